@@ -1,0 +1,173 @@
+"""The values that cross the library's border: what a loader gets and gives, and what a caller gets back."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol, TypeAlias, final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Missing(Enum):
+    """The type of `MISSING`: one member, so that type checkers narrow on `is MISSING`."""
+
+    MISSING = "missing"
+
+    def __repr__(self) -> str:
+        return "MISSING"
+
+    def __bool__(self) -> bool:
+        return False
+
+
+MISSING: Final = Missing.MISSING
+"""Stands for 'no value', since `None` is an ordinary value that is cached."""
+
+Tier: TypeAlias = Literal["l1", "l2", "origin"]
+
+
+class Reason(str, Enum):
+    """Why a caller got the answer it got."""
+
+    FRESH = "fresh"
+    """A tier held it and vouches for it."""
+    LOADED = "loaded"
+    """The origin was asked, by this call or by one that this call joined."""
+    REVALIDATING = "revalidating"
+    """Stale, within `stale_while_revalidate`; a refresh is owed or under way."""
+    UNCONFIRMED = "unconfirmed"
+    """L1's own time is up and L2 cannot be asked; the data are fresh by their own limit."""
+    LOAD_FAILED = "load_failed"
+    """Stale, within `stale_if_error`: the load failed for a passing reason, just now or so lately that it is not tried."""
+    LOAD_SLOW = "load_slow"
+    """Stale: the load took longer than `soft_timeout`, or could not end before the deadline; it is owed."""
+    LOAD_PENDING = "load_pending"
+    """Stale, while a resumable load goes on."""
+
+    __str__ = str.__str__
+
+
+class Answer(NamedTuple):
+    """A value and its provenance, as `get_entry_or_load` gives it."""
+
+    value: Any
+    """What the loader gave, or an equal copy of it."""
+    tier: Tier
+    """Where it was found: `"l1"`, `"l2"` or `"origin"`."""
+    age: float
+    """Seconds since its load began."""
+    stale: bool
+    """True if it is past its freshness."""
+    reason: Reason
+    """Why this is the answer."""
+
+
+@final
+class Loaded:
+    """What a loader may return in place of the bare value, to set facts about it.
+
+    `ttl`: how long these data are fresh, in any duration form; the cache's own where None.
+    `tags`: names under which `invalidate_tag` finds the entry.
+    `etag`, `last_modified`: validators as the origin wrote them, given back to the loader at the next load.
+    """
+
+    __slots__ = ("etag", "last_modified", "tags", "ttl", "value")
+
+    def __init__(
+        self,
+        value: Any,
+        ttl: Any = None,
+        tags: tuple[str, ...] | list[str] | set[str] | frozenset[str] = (),
+        etag: str | None = None,
+        last_modified: str | None = None,
+    ) -> None:
+        from tiered_cache._options import checked_tags
+        from tiered_cache._units import seconds
+
+        self.value = value
+        self.ttl: float | None = None if ttl is None else seconds("ttl", ttl)
+        self.tags: tuple[str, ...] = checked_tags(tags)
+        self.etag = etag
+        self.last_modified = last_modified
+
+    def __repr__(self) -> str:
+        return f"Loaded(<{type(self.value).__name__}>, ttl={self.ttl}, tags={len(self.tags)})"
+
+
+class Outcome(Enum):
+    """What a loader says instead of giving a value, by way of its context."""
+
+    NOT_MODIFIED = "not_modified"
+
+
+@final
+class Pending(NamedTuple):
+    """A load that goes on elsewhere under `handle`; made by `LoadContext.pending`."""
+
+    handle: str
+
+
+class LoadContext:
+    """What a loader that wants it gets: an object loader's `load(context)` is called with one.
+
+    key: the key as the caller wrote it.
+    stale: the value held so far, though no longer fresh, or `MISSING`.
+    etag, last_modified: its validators, or None.
+    handle: what an earlier `pending(handle)` left for this key, or None.
+    """
+
+    __slots__ = ("_remaining", "etag", "handle", "key", "last_modified", "skipped", "stale")
+
+    def __init__(
+        self,
+        key: str,
+        *,
+        stale: Any = MISSING,
+        etag: str | None = None,
+        last_modified: str | None = None,
+        handle: str | None = None,
+        remaining: Callable[[], float | None] = lambda: None,
+    ) -> None:
+        self.key = key
+        self.stale = stale
+        self.etag = etag
+        self.last_modified = last_modified
+        self.handle = handle
+        self.skipped = False
+        self._remaining = remaining
+
+    def remaining(self) -> float | None:
+        """Seconds this load may still take: until `hard_timeout` or the invocation's deadline. None: no limit is known."""
+        return self._remaining()
+
+    def not_modified(self) -> Outcome:
+        """`return context.not_modified()`: the origin vouches for the stale value, which becomes fresh again.
+
+        Raises ValueError where there is no stale value to vouch for.
+        """
+        if self.stale is MISSING:
+            raise ValueError("not_modified() needs a stale value, and this key has none: return the value")
+        return Outcome.NOT_MODIFIED
+
+    def skip(self, value: Any = None) -> Any:
+        """`return context.skip(value)`: the caller gets the value, and no tier keeps it."""
+        self.skipped = True
+        return value
+
+    def pending(self, handle: str) -> Pending:
+        """`return context.pending(handle)`: the load goes on elsewhere, and a later call takes it up by `handle`."""
+        return Pending(handle)
+
+    def __repr__(self) -> str:
+        return f"LoadContext(stale={self.stale is not MISSING}, validator={bool(self.etag or self.last_modified)})"
+
+
+class ObjectLoader(Protocol):
+    """A loader that wants to know more; every adapter's request is one.
+
+    `load` may be called from any thread, several at once for different keys. It returns the value, a `Loaded`, or what
+    one of the context's verbs returns; it raises `NotFound` only where the origin surely has no such thing.
+    """
+
+    def load(self, context: LoadContext, /) -> Any: ...
