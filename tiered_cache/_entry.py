@@ -1,0 +1,96 @@
+"""What L1 holds under a key: a value, what is known about it, and the times that matter."""
+
+from __future__ import annotations
+
+from math import inf
+from typing import TYPE_CHECKING, Any, TypeAlias, final
+
+from tiered_cache._rules import Freshness, early_at, fresh_until, jittered
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Position: TypeAlias = tuple[int, int]
+"""A place in an invalidation log. L2's are the ids of its stream: (milliseconds, sequence)."""
+
+START: Position = (0, 0)
+
+
+@final
+class Entry:
+    """A value with its times, validators and tags. Nothing changes after it was made, but for the counting of hits.
+
+    `negative`: the origin said NotFound, and the value is the text of that error.
+    `born`: the position in the invalidation log before its load began.
+    """
+
+    __slots__ = (
+        "born",
+        "confirmed_at",
+        "early_at",
+        "etag",
+        "fresh_for",
+        "hits",
+        "last_modified",
+        "load_time",
+        "loaded_at",
+        "local_stale",
+        "local_ttl",
+        "negative",
+        "settled",
+        "size",
+        "stale_if_error",
+        "stale_while_revalidate",
+        "tags",
+        "value",
+    )
+
+    def __init__(
+        self,
+        value: Any,
+        *,
+        loaded_at: float,
+        fresh_for: float,
+        stale_while_revalidate: float = 0.0,
+        stale_if_error: float = 0.0,
+        load_time: float = 0.0,
+        etag: str | None = None,
+        last_modified: str | None = None,
+        tags: tuple[str, ...] = (),
+        negative: bool = False,
+        born: Position = START,
+    ) -> None:
+        self.value = value
+        self.loaded_at = loaded_at
+        self.fresh_for = fresh_for
+        self.stale_while_revalidate = stale_while_revalidate
+        self.stale_if_error = stale_if_error
+        self.load_time = load_time
+        self.etag = etag
+        self.last_modified = last_modified
+        self.tags = tags
+        self.negative = negative
+        self.born = born
+        self.confirmed_at = loaded_at
+        self.local_ttl = fresh_for
+        self.local_stale = 0.0
+        self.early_at = inf
+        self.hits = 0
+        self.settled = 0
+        self.size = 0
+
+    def held(self, local: Freshness, confirmed_at: float, early_refresh: float, uniform: Callable[[], float]) -> Entry:
+        """This entry as L1 holds it from `confirmed_at` on under the policy `local`."""
+        self.confirmed_at = confirmed_at
+        self.local_ttl = jittered(local.ttl, local.jitter, uniform())
+        self.local_stale = local.stale_while_revalidate
+        expiry = self.loaded_at + self.fresh_for
+        self.early_at = early_at(expiry, self.load_time, early_refresh, 1.0 - uniform()) if early_refresh else inf
+        return self
+
+    def hit_until(self) -> float:
+        """Until when a plain hit may answer with this entry."""
+        return min(fresh_until(self), self.early_at)
+
+    def __repr__(self) -> str:
+        return f"Entry(<{type(self.value).__name__}>, loaded_at={self.loaded_at:.3f}, fresh_for={self.fresh_for:g})"
