@@ -18,7 +18,7 @@ START: Position = (0, 0)
 
 @final
 class Entry:
-    """A value with its times, validators and tags. Nothing changes after it was made, but for the counting of hits.
+    """A value with its times, validators and tags. They never change; what L1 adds to them is set by `held`.
 
     `negative`: the origin said NotFound, and the value is the text of that error.
     `born`: the position in the invalidation log before its load began.
@@ -79,11 +79,14 @@ class Entry:
         self.settled = 0
         self.size = 0
 
-    def held(self, local: Freshness, confirmed_at: float, early_refresh: float, uniform: Callable[[], float]) -> Entry:
-        """This entry as L1 holds it from `confirmed_at` on under the policy `local`."""
-        self.confirmed_at = confirmed_at
-        self.local_ttl = jittered(local.ttl, local.jitter, uniform())
-        self.local_stale = local.stale_while_revalidate
+    def held(
+        self, local: Freshness | None, confirmed_at: float, early_refresh: float, uniform: Callable[[], float]
+    ) -> Entry:
+        """This entry as L1 holds it from `confirmed_at` on; `local` is L1's policy where an L2 stands behind it."""
+        if local is not None:
+            self.confirmed_at = confirmed_at
+            self.local_ttl = jittered(local.ttl, local.jitter, uniform())
+            self.local_stale = local.stale_while_revalidate
         expiry = self.loaded_at + self.fresh_for
         self.early_at = early_at(expiry, self.load_time, early_refresh, 1.0 - uniform()) if early_refresh else inf
         return self

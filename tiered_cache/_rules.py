@@ -115,16 +115,20 @@ def on_l1(verdict: Verdict, *, early: bool, stale_ok: bool, backing_off: bool) -
             return Move.ASK
 
 
-def on_l2(verdict: Verdict, *, vouched: bool, refreshing: bool, stale_ok: bool, backing_off: bool) -> Move:
+def on_l2(
+    verdict: Verdict, *, vouched: bool, reached: bool, refreshing: bool, stale_ok: bool, backing_off: bool
+) -> Move:
     """The move after a look into L2, for the newest data that L1 and L2 hold.
 
-    `vouched`: L2 holds these data (False where it is down, or has them not, or there is none).
+    `vouched`: L2 holds data that settle the question. `reached`: L2 could be asked (True too where there is none).
     `refreshing`: this is the owed refresh of stale data, for which only fresh ones will do.
     """
     match verdict:
         case Verdict.FRESH if vouched:
             return Move.SERVE
-        case Verdict.REVALIDATE if vouched and stale_ok and not refreshing:
+        case Verdict.FRESH if not reached:
+            return Move.SERVE_UNCONFIRMED
+        case Verdict.REVALIDATE if stale_ok and not refreshing:
             return Move.SERVE_STALE if backing_off else Move.SERVE_AND_REFRESH
         case Verdict.FAILING if stale_ok and backing_off:
             return Move.SERVE_STALE

@@ -1,0 +1,56 @@
+"""The read-through cache that understands AWS Lambda.
+
+L1 in the memory of the warm container, an optional L2 in Redis or Valkey, and loaders for S3, DynamoDB, Athena or
+anything that can be called. Importing this loads no SDK.
+"""
+
+from tiered_cache._cache import TieredCache
+from tiered_cache._errors import (
+    ClosedError,
+    ConfigurationError,
+    InvalidationNotDelivered,
+    LoadPending,
+    LoadTimeout,
+    NotFound,
+    OriginDenied,
+    OriginError,
+    OriginMalformed,
+    OriginThrottled,
+    ReentrantLoadError,
+    SerializationError,
+    SizeLimitExceeded,
+    TieredCacheError,
+)
+from tiered_cache._l2.tier import RedisTier
+from tiered_cache._memory import MemoryTier
+from tiered_cache._stats import MemoryStats, OriginStats, SharedStats, Stats
+from tiered_cache._values import MISSING, Answer, Loaded, LoadContext, Reason
+
+__all__ = [
+    "MISSING",
+    "Answer",
+    "ClosedError",
+    "ConfigurationError",
+    "InvalidationNotDelivered",
+    "LoadContext",
+    "LoadPending",
+    "LoadTimeout",
+    "Loaded",
+    "MemoryStats",
+    "MemoryTier",
+    "NotFound",
+    "OriginDenied",
+    "OriginError",
+    "OriginMalformed",
+    "OriginStats",
+    "OriginThrottled",
+    "Reason",
+    "RedisTier",
+    "ReentrantLoadError",
+    "SerializationError",
+    "SharedStats",
+    "SizeLimitExceeded",
+    "Stats",
+    "TieredCache",
+    "TieredCacheError",
+]

@@ -1,0 +1,37 @@
+"""The pauses after failed loads, so that a dead origin is not asked by each call while a stale value is served."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tiered_cache._rules import pause_after
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MOST = 10_000
+"""Keys remembered; beyond it the oldest is forgotten, which costs one more try."""
+
+
+class Backoff:
+    """For each key whose last load failed: how often in a row, and until when none is tried."""
+
+    def __init__(self, uniform: Callable[[], float]) -> None:
+        self._uniform = uniform
+        self._by_key: dict[str, tuple[int, float, float]] = {}
+
+    def note(self, key: str, backoff: float, now: float) -> None:
+        """A load of `key` failed at `now`, and a stale value was served."""
+        failures = self._by_key.pop(key, (0, 0.0, 0.0))[0] + 1
+        self._by_key[key] = (failures, now, now + pause_after(failures, backoff, self._uniform()))
+        while len(self._by_key) > MOST:
+            self._by_key.pop(next(iter(self._by_key)), None)
+
+    def holds(self, key: str, now: float) -> bool:
+        """Whether no load of `key` is to be tried at `now`."""
+        found = self._by_key.get(key)
+        return found is not None and found[1] <= now < found[2]
+
+    def forget(self, key: str) -> None:
+        """A load of `key` went well, or said that there is nothing."""
+        self._by_key.pop(key, None)

@@ -1,0 +1,238 @@
+"""TieredCache: what users see. It checks what it is given; `ReadThrough` has the way of a read."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from tiered_cache._backoff import Backoff
+from tiered_cache._entry import Entry
+from tiered_cache._errors import ConfigurationError, InvalidationNotDelivered
+from tiered_cache._hit import plain_hit
+from tiered_cache._invocation import Invocation
+from tiered_cache._memory import MemoryStore, MemoryTier
+from tiered_cache._options import CACHE_WIDE, Plan, check_key, checked_tags, one_of, refuse_unknown_options
+from tiered_cache._owed import Refresh, carrier_for
+from tiered_cache._read_through import ReadThrough
+from tiered_cache._rules import Verdict, jittered, judge_data
+from tiered_cache._shared import NoSharedStore, Outbox
+from tiered_cache._stats import Counters, OriginStats, Stats
+from tiered_cache._units import Duration, seconds, shown
+from tiered_cache._values import MISSING, Answer
+from tiered_cache._watch import Uniform, Watch
+from tiered_cache.interfaces import Clock, SharedStore, SharedTier, is_shared_tier
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from types import TracebackType
+
+    from typing_extensions import Self, Unpack
+
+    from tiered_cache._options import LoadOptions
+
+Coherence = Literal["ttl", "invocation"] | Duration
+
+
+class TieredCache:
+    """A read-through cache: L1 in this process, an optional L2 that containers share, and a loader for what neither has.
+
+    l1, l2: the tiers' policies. The outermost one's says how long data live; L1's how long it may answer without L2.
+    namespace: part of every key in L2; letters, digits and `._:-`.
+    negative_ttl, soft_timeout, hard_timeout, early_refresh, error_backoff, stale_ok: see `LoadOptions`; for all loads.
+    coherence: how soon invalidations by other containers reach L1: by its ttl alone, so far.
+    refresh: who refreshes a stale value that was served: `"inline"`, the caller that found it; `"thread"`, a thread;
+        an object with `submit(work)`; `"auto"`: inline on Lambda, a thread elsewhere.
+    clock: gives wall-clock seconds; for tests.
+    on_failure: `"raise"` InvalidationNotDelivered when L2 does not take an invalidation, or `"queue"` it and be silent.
+        It is tried again at the next contact with L2 in either case.
+
+    Raises ConfigurationError for an option that cannot mean anything. Methods may be called from any thread.
+    """
+
+    @refuse_unknown_options
+    def __init__(
+        self,
+        l1: MemoryTier | None = None,
+        l2: SharedTier | None = None,
+        *,
+        namespace: str = "default",
+        negative_ttl: Duration | None = None,
+        coherence: Coherence = "invocation",
+        refresh: Refresh = "auto",
+        clock: Clock = time.time,
+        on_failure: Literal["raise", "queue"] = "raise",
+        soft_timeout: Duration | None = None,
+        hard_timeout: Duration | None = None,
+        early_refresh: float = 0.0,
+        error_backoff: Duration = 1.0,
+        stale_ok: bool = True,
+    ) -> None:
+        given = locals()
+        plan = Plan().with_options({name: given[name] for name in CACHE_WIDE})
+        l1 = MemoryTier(ttl=60) if l1 is None else l1
+        _check_tiers(l1, l2)
+        _check_namespace(namespace)
+        _check_coherence(coherence)
+        if not callable(clock):
+            raise ConfigurationError(f"clock must be a function that gives wall-clock seconds; got {shown(clock)}")
+        self._raises = one_of("on_failure", on_failure, ("raise", "queue")) == "raise"
+        self._namespace = namespace
+        self._has_l2 = l2 is not None
+        self._policy = l1.freshness if l2 is None else l2.freshness
+        self._local = None if l2 is None else l1.freshness
+        self._memory = MemoryStore(l1)
+        self._shared: SharedStore = NoSharedStore() if l2 is None else Outbox(l2.bind(namespace))
+        self._counts = Counters()
+        self._uniform = Uniform()
+        self._invocation = Invocation()
+        hit, not_before = plain_hit(self._memory.hot, clock, self._long_way)
+        self._watch = Watch(clock, self._memory.unconfirm, not_before)
+        self._reads = ReadThrough(
+            memory=self._memory,
+            shared=self._shared,
+            policy=self._policy,
+            local=self._local,
+            plan=plan,
+            watch=self._watch,
+            carrier=carrier_for(refresh),
+            backoff=Backoff(self._uniform),
+            invocation=self._invocation,
+            uniform=self._uniform,
+            counts=self._counts,
+        )
+        if type(self).get_or_load is TieredCache.get_or_load:
+            self.get_or_load = hit  # type: ignore[method-assign]  # the same method in fewer steps
+
+    def get_or_load(self, key: str, loader: Any, **options: Unpack[LoadOptions]) -> Any:
+        """The value of `key`; runs `loader` at most once, and only if no tier has a value that may be served.
+
+        loader: a callable without arguments, or an object with `load(context)`, as all adapters' requests are.
+        options: see `LoadOptions`.
+
+        Raises what the loader raises, NotFound if it says so or said so within `negative_ttl`, LoadTimeout, LoadPending,
+        ReentrantLoadError, ConfigurationError, ClosedError, and TypeError or ValueError for a key that is none.
+        """
+        return self._long_way(key, loader, cast("dict[str, Any]", options))
+
+    def _long_way(self, key: str, loader: Any, options: dict[str, Any]) -> Any:
+        return self._reads.obtain(key, loader, options).value
+
+    def get_entry_or_load(self, key: str, loader: Any, **options: Unpack[LoadOptions]) -> Answer:
+        """As `get_or_load`, with where the value was found, how old it is, whether it is stale, and why."""
+        return self._reads.obtain(key, loader, cast("dict[str, Any]", options))
+
+    def get(self, key: str, default: Any = MISSING) -> Any:
+        """The fresh value that L1 or L2 holds for `key`, else `default`; no loader runs, and nothing stale is given."""
+        check_key(key)
+        return self._reads.peek(key, default)
+
+    def set(self, key: str, value: Any, *, ttl: Duration | None = None, tags: Iterable[str] = ()) -> None:
+        """Keep `value` under `key` in all tiers, as if it had been loaded now.
+
+        Raises SerializationError if L2 cannot carry it; L1 keeps it all the same. Trouble with L2 is counted only.
+        """
+        check_key(key)
+        now = self._watch.now()
+        life = self._policy.ttl if ttl is None else seconds("ttl", ttl)
+        entry = Entry(
+            value,
+            loaded_at=now,
+            fresh_for=jittered(life, self._policy.jitter, self._uniform()),
+            stale_while_revalidate=self._policy.stale_while_revalidate,
+            stale_if_error=self._policy.stale_if_error,
+            tags=checked_tags(tags),
+            born=self._memory.invalidated.position,
+        )
+        self._reads.flights.detach(key)
+        self._memory.store(key, entry.held(self._local, now, 0.0, self._uniform))
+        self._shared.write(key, entry, now)
+
+    def delete(self, key: str) -> None:
+        """Forget `key` in all tiers. No load that began before this call returned is kept in L1 after it.
+
+        Raises InvalidationNotDelivered if L2 did not take it and `on_failure="raise"`.
+        """
+        check_key(key)
+        now = self._watch.now()
+        self._memory.invalidate(key)
+        self._reads.flights.detach(key)
+        if not self._shared.delete(key, now) and self._raises:
+            raise InvalidationNotDelivered(
+                "L2 did not take the deletion, which will be tried again at the next contact with it; "
+                f"until then other containers may serve the old value for at most {self._policy.ttl:g} s of freshness"
+            )
+
+    def invocation(self, remaining: Callable[[], float] | None = None) -> AbstractContextManager[None]:
+        """`with cache.invocation(remaining):` marks an invocation; `aws_lambda.lambda_handler` does it for a handler.
+
+        remaining: a function that gives the seconds that the invocation has left; None: no limit is known.
+        Values asked for with `scope="invocation"` are gone when it ends. Raises RuntimeError if one is running.
+        """
+        return self._invocation.running(remaining)
+
+    def warm_up(self) -> bool:
+        """Import what the tiers need and connect to L2, ahead of the first call. Whether L2 answered; True without one."""
+        return self._shared.warm_up(self._watch.now())
+
+    def stats(self) -> Stats:
+        """All counters since this cache was made; also after it was closed."""
+        counts = self._counts
+        return Stats(
+            l1=self._memory.stats(),
+            l2=self._shared.stats(self._watch.last) if self._has_l2 else None,
+            origin=OriginStats(
+                loads=counts["loads"],
+                shared=counts["shared"],
+                not_modified=counts["not_modified"],
+                not_found=counts["not_found"],
+                failures=counts["failures"],
+                covered=counts["covered"],
+                timeouts=counts["timeouts"],
+                seconds=self._reads.load_seconds,
+                refreshes=counts["refreshes"],
+                refresh_failures=counts["refresh_failures"],
+            ),
+        )
+
+    def close(self) -> None:
+        """Give back connections and memory. A second call does nothing; any other call after it raises ClosedError."""
+        self._watch.closed = True
+        self._memory.clear()
+        self._shared.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"TieredCache(namespace={self._namespace!r}, l2={self._has_l2})"
+
+
+def _check_tiers(l1: object, l2: object) -> None:
+    if not isinstance(l1, MemoryTier):
+        raise ConfigurationError(f"l1 must be a MemoryTier, such as MemoryTier(ttl=60); got {shown(l1)}")
+    if l2 is None or (is_shared_tier(l2) and not isinstance(l2, MemoryTier)):
+        return
+    hint = "write RedisTier(url, ttl=…)" if isinstance(l2, str) or hasattr(l2, "connection_pool") else "one, or None"
+    kind = "a str" if isinstance(l2, str) else f"an object of type {type(l2).__qualname__}"  # a URL may hold a password
+    raise ConfigurationError(f"l2 must be a RedisTier: {hint}; got {kind}")
+
+
+def _check_namespace(namespace: object) -> None:
+    allowed = "1 to 64 letters, digits and ._:- (no |, {, } or spaces)"
+    if not isinstance(namespace, str):
+        raise ConfigurationError(f"namespace must be a str of {allowed}; got {shown(namespace)}")
+    plain = namespace.isascii() and all(letter.isalnum() or letter in "._:-" for letter in namespace)
+    if not plain or not 1 <= len(namespace) <= 64:
+        raise ConfigurationError(f"namespace must have {allowed}; got {shown(namespace)}")
+
+
+def _check_coherence(coherence: object) -> None:
+    if coherence not in ("ttl", "invocation"):
+        seconds('coherence (other than "ttl" and "invocation")', coherence)

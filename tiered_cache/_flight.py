@@ -1,0 +1,158 @@
+"""Single flight: in one process at most one load per key runs, and whoever asks meanwhile shares its outcome."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from tiered_cache._errors import LoadTimeout, OriginError, ReentrantLoadError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
+
+
+def _nothing() -> None:
+    return None
+
+
+class Flight(Generic[T]):
+    """One run of the work for a key. `fallback` gives what a caller who will not wait longer may have, or None."""
+
+    __slots__ = ("_done", "error", "fallback", "key", "leader", "result")
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self.leader = 0
+        self.fallback: Callable[[], T | None] = _nothing
+        self.result: T | None = None
+        self.error: BaseException | None = None
+        self._done = threading.Event()
+
+    def perform(self, work: Callable[[Flight[T]], T]) -> None:
+        """Do the work in this thread and keep its outcome, whatever that is."""
+        self.leader = threading.get_ident()
+        try:
+            self.result = work(self)
+        except BaseException as error:  # noqa: BLE001  # each caller raises it again: see `outcome`
+            self.error = error
+
+    def land(self) -> None:
+        """Wake all who wait."""
+        self.leader = 0
+        self._done.set()
+
+    def wait(self, limit: float | None) -> bool:
+        """True once the flight has landed; False if it has not after `limit` seconds."""
+        return self._done.wait(limit)
+
+    def outcome(self, *, joined: bool) -> T:
+        """The result, or the error raised. Who only joined does not get the leader's KeyboardInterrupt."""
+        if self.error is None:
+            return self.result  # type: ignore[return-value]  # landed without an error: there is a result
+        if joined and not isinstance(self.error, Exception):
+            kind = type(self.error).__name__
+            raise OriginError(f"the load that this call waited for was ended by {kind}") from self.error
+        raise self.error
+
+
+class Flights(Generic[T]):
+    """The flights of a cache by key."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._by_key: dict[str, Flight[T]] = {}
+        self._awaited: dict[int, Flight[T]] = {}  # by the thread that waits: who waits for whom must have no circle
+        self._pid = os.getpid()
+
+    def busy(self, key: str) -> bool:
+        """Whether a load of this key is under way in this process."""
+        return key in self._by_key
+
+    def run(
+        self, key: str, work: Callable[[Flight[T]], T], *, soft: float | None = None, hard: float | None = None
+    ) -> tuple[T, bool]:
+        """What `work` gives for `key`, and whether it was another caller's flight that gave it.
+
+        The first caller does the work, in a thread of its own if there is a time limit. After `soft` seconds a caller
+        takes the flight's fallback where there is one; after `hard` seconds it takes that or gets LoadTimeout. The work
+        goes on.
+        Raises ReentrantLoadError where waiting would be for ever, since the work waits for this very caller.
+        """
+        flight, joined = self._join_or_start(key)
+        if joined:
+            return self._wait(flight, soft, hard, joined=True), True
+        if soft is None and hard is None:
+            self._perform(flight, work)
+            return flight.outcome(joined=False), False
+        self._launch(flight, work)
+        return self._wait(flight, soft, hard, joined=False), False
+
+    def detach(self, key: str | None = None) -> None:
+        """Let no later caller join the flight of `key`, or of any key: what it brings is of before an invalidation."""
+        with self._lock:
+            if key is None:
+                self._by_key.clear()
+            else:
+                self._by_key.pop(key, None)
+
+    def _join_or_start(self, key: str) -> tuple[Flight[T], bool]:
+        with self._lock:
+            if self._pid != os.getpid():  # a fork took the table along, but not the threads that would land the flights
+                self._by_key, self._awaited, self._pid = {}, {}, os.getpid()
+            flight = self._by_key.get(key)
+            if flight is None:
+                flight = self._by_key[key] = Flight(key)
+                flight.leader = threading.get_ident()
+                return flight, False
+            self._refuse_circle(flight)
+            return flight, True
+
+    def _refuse_circle(self, flight: Flight[T]) -> None:
+        me, ahead = threading.get_ident(), flight
+        while ahead.leader != me:
+            following = self._awaited.get(ahead.leader)
+            if following is None:
+                self._awaited[me] = flight
+                return
+            ahead = following
+        raise ReentrantLoadError(
+            "the loader of this key asks the cache for a key whose load waits for it: "
+            "let the inner value have a key of its own, or call the inner loader directly"
+        )
+
+    def _perform(self, flight: Flight[T], work: Callable[[Flight[T]], T]) -> None:
+        flight.perform(work)
+        with self._lock:
+            if self._by_key.get(flight.key) is flight:
+                del self._by_key[flight.key]
+        flight.land()
+
+    def _launch(self, flight: Flight[T], work: Callable[[Flight[T]], T]) -> None:
+        with self._lock:
+            self._awaited[threading.get_ident()] = flight
+        started = threading.Thread(
+            target=self._perform, args=(flight, work), name="tiered_cache-load", daemon=True
+        )
+        flight.leader = 0  # until the thread says who it is
+        started.start()
+
+    def _wait(self, flight: Flight[T], soft: float | None, hard: float | None, *, joined: bool) -> T:
+        try:
+            patience = soft if soft is not None and (hard is None or soft < hard) else None
+            if patience is not None:
+                if flight.wait(patience):
+                    return flight.outcome(joined=joined)
+                if (instead := flight.fallback()) is not None:
+                    return instead
+            rest = None if hard is None else hard - (patience or 0.0)
+            if flight.wait(rest):
+                return flight.outcome(joined=joined)
+            if (instead := flight.fallback()) is not None:
+                return instead
+        finally:
+            with self._lock:
+                self._awaited.pop(threading.get_ident(), None)
+        raise LoadTimeout(f"the load took longer than hard_timeout, {hard:g} s; it goes on, and its value will be kept")

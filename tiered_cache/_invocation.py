@@ -1,0 +1,59 @@
+"""The invocation under way, if there is one: its deadline, and the values that must not outlive it."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from tiered_cache._errors import ConfigurationError
+from tiered_cache._load import run_loader
+from tiered_cache._values import Answer, Loaded, Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tiered_cache._load import Call
+    from tiered_cache._values import LoadContext
+
+
+class Invocation:
+    """At most one at a time: an execution environment of Lambda serves one event after another."""
+
+    def __init__(self) -> None:
+        self._remaining: Callable[[], float] | None = None
+        self._running = False
+        self._values: dict[str, tuple[float, Any]] = {}
+
+    @contextmanager
+    def running(self, remaining: Callable[[], float] | None) -> Iterator[None]:
+        """From begin to end of an invocation that has `remaining()` seconds left; None: no limit is known."""
+        if self._running:
+            raise RuntimeError("an invocation of this cache is running already")
+        self._running, self._remaining = True, remaining
+        try:
+            yield
+        finally:
+            self._running, self._remaining = False, None
+            self._values = {}  # not cleared: a thread that still reads the old dict must not fill the next one's
+
+    def remaining(self, _now: float) -> float | None:
+        """Seconds until the invocation's deadline, or None where none is known."""
+        return None if self._remaining is None else max(0.0, self._remaining())
+
+    def obtain(self, call: Call, context: LoadContext) -> Answer:
+        """The value of a call with `scope="invocation"`: kept here alone, until the invocation ends."""
+        if not self._running:
+            raise ConfigurationError(
+                'scope="invocation" needs an invocation: decorate the handler with '
+                "tiered_cache.aws_lambda.lambda_handler(cache), or use `with cache.invocation():`"
+            )
+        values = self._values
+        found = values.get(call.key)
+        if found is not None and not call.plan.force_refresh:
+            return Answer(found[1], "l1", max(0.0, call.now - found[0]), False, Reason.FRESH)
+        outcome = run_loader(call.loader, context)
+        if not isinstance(outcome, Loaded):
+            raise TypeError('with scope="invocation" a loader must give the value: nothing older is held to fall back on')
+        if not context.skipped:
+            values[call.key] = (call.now, outcome.value)
+        return Answer(outcome.value, "origin", 0.0, False, Reason.LOADED)

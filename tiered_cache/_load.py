@@ -1,0 +1,94 @@
+"""Running a loader, and reading what it gives."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tiered_cache._errors import (
+    ConfigurationError,
+    NotFound,
+    OriginDenied,
+    ReentrantLoadError,
+    SerializationError,
+)
+from tiered_cache._options import Plan
+from tiered_cache._values import MISSING, Loaded, Outcome, Pending
+
+if TYPE_CHECKING:
+    from tiered_cache._entry import Entry
+    from tiered_cache._rules import Freshness
+    from tiered_cache._values import LoadContext
+
+_DENIED_CODES = frozenset({
+    "AccessDenied", "AccessDeniedException", "ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId",
+    "InvalidClientTokenId", "NotAuthorized", "SignatureDoesNotMatch", "UnauthorizedOperation",
+    "UnrecognizedClientException",
+})  # fmt: skip
+
+
+class Call(NamedTuple):
+    """One call: what was asked, how, and when."""
+
+    key: str
+    loader: Any
+    plan: Plan
+    now: float
+
+
+def run_loader(loader: Any, context: LoadContext) -> Loaded | Outcome | Pending:
+    """What the loader gives for `context`, a bare value wrapped. Raises what it raises, TypeError for an awaitable."""
+    load = getattr(loader, "load", None)
+    given = load(context) if callable(load) else loader()
+    if isinstance(given, Loaded | Outcome | Pending):
+        return given
+    if hasattr(type(given), "__await__"):
+        close = getattr(given, "close", None)
+        if callable(close):
+            close()
+        raise TypeError("loader gave an awaitable, and this cache is synchronous: let the loader return the value")
+    return Loaded(given)
+
+
+def is_passing(error: Exception) -> bool:
+    """Whether a stale value may cover for this failure of a load.
+
+    Not for 'denied', after which a value must not be shown, nor for errors that only people can mend. Denial is known by
+    our own error, by PermissionError, and by the error codes of AWS in what botocore raises.
+    """
+    if isinstance(
+        error, NotFound | OriginDenied | PermissionError | ConfigurationError | SerializationError | ReentrantLoadError
+    ):
+        return False
+    response = getattr(error, "response", None)  # botocore's ClientError, without importing it
+    if isinstance(response, dict):
+        details = response.get("Error")
+        return not (isinstance(details, dict) and details.get("Code") in _DENIED_CODES)
+    return True
+
+
+def stamp(loaded: Loaded, call: Call, policy: Freshness, fresh_for: float, load_time: float, born: Any) -> Entry:
+    """The entry for what was loaded: its times by `policy`, the outermost tier's, counted from when the load began."""
+    from tiered_cache._entry import Entry
+
+    return Entry(
+        loaded.value,
+        loaded_at=call.now,
+        fresh_for=fresh_for,
+        stale_while_revalidate=policy.stale_while_revalidate,
+        stale_if_error=policy.stale_if_error,
+        load_time=load_time,
+        etag=loaded.etag,
+        last_modified=loaded.last_modified,
+        tags=tuple(dict.fromkeys((*call.plan.tags, *loaded.tags))),
+        born=born,
+    )
+
+
+def renewed(held: Entry) -> Loaded:
+    """What 'not modified' stands for: the value that is held, with its validators and tags."""
+    return Loaded(held.value, tags=held.tags, etag=held.etag, last_modified=held.last_modified)
+
+
+def stale_value(held: Entry | None) -> Any:
+    """The value that a loader may see as the stale one."""
+    return MISSING if held is None or held.negative else held.value

@@ -1,0 +1,278 @@
+"""L1: entries in the memory of this process, bounded in bytes.
+
+A fresh entry is *armed*: it stands in `hot` as (value, until, entry), and a plain hit reads nothing else. Recency is the
+entry's count of hits, settled only when something must go (CLOCK's second chance on top of cachetools' LRU order), so
+that a hit takes no lock. All else happens under one lock, which is never held during I/O or a loader.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from math import inf
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from tiered_cache._errors import ConfigurationError
+from tiered_cache._invalidation import Invalidations
+from tiered_cache._options import flag, number, one_of, refuse_unknown_options
+from tiered_cache._rules import Freshness
+from tiered_cache._stats import MemoryStats
+from tiered_cache._units import Duration, Size, seconds, shown, size
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cachetools import Cache
+
+    from tiered_cache._entry import Entry
+
+Share: TypeAlias = Literal["reference", "copy"]
+
+FUNCTION_MEMORY = "AWS_LAMBDA_FUNCTION_MEMORY_SIZE"
+AUTO_SHARE = 0.25
+"""The share of the function's memory that `max_bytes="auto"` takes."""
+AUTO_ELSEWHERE = 64 * 2**20
+"""Bytes that `max_bytes="auto"` takes where the function's memory is not known."""
+ENTRY_OVERHEAD = 900
+"""Bytes an entry costs besides its key and value: measured by `python -m benchmarks memory`."""
+
+
+class MemoryTier:
+    """The policy of L1.
+
+    ttl: how long a container may answer without asking the next tier; without an L2, how long the data are fresh.
+    stale_while_revalidate: for how long after that a value is served at once while a refresh is owed.
+    stale_if_error: without an L2, for how long after freshness a value covers for a failing load. With one, L2's counts.
+    max_bytes: the budget, values measured deeply; `"auto"` is a quarter of the function's memory, 64 MiB elsewhere.
+    max_entries: a second bound, on their number.
+    policy: what goes first: `"lru"`, or any class with the interface of `cachetools.Cache` (a hit then takes its lock).
+    jitter: the share of `ttl` by which an entry may be cut short, so that entries do not expire together.
+    share: `"reference"`: callers get the cached object itself; `"copy"`: a deep copy each, at its price.
+    detect_mutation: for tests: raise RuntimeError when a caller has changed a cached value. Compares by a deep copy.
+    sizer: a function (value) -> bytes in place of the built-in one.
+
+    Raises ConfigurationError for an option that cannot mean anything.
+    """
+
+    @refuse_unknown_options
+    def __init__(
+        self,
+        *,
+        ttl: Duration,
+        stale_while_revalidate: Duration = 0,
+        stale_if_error: Duration = 0,
+        max_bytes: Size | Literal["auto"] = "auto",
+        max_entries: int | None = None,
+        policy: Literal["lru"] | type[Cache[Any, Any]] = "lru",
+        jitter: float = 0.1,
+        share: Share = "reference",
+        detect_mutation: bool = False,
+        sizer: Callable[[Any], int] | None = None,
+    ) -> None:
+        self.freshness = Freshness(
+            seconds("ttl", ttl),
+            seconds("stale_while_revalidate", stale_while_revalidate, zero=True),
+            seconds("stale_if_error", stale_if_error, zero=True),
+            number("jitter", jitter, 0, 0.9),
+        )
+        self.max_bytes = _byte_budget(max_bytes)
+        if max_entries is not None and (not isinstance(max_entries, int) or isinstance(max_entries, bool) or max_entries < 1):
+            raise ConfigurationError(f"max_entries must be a whole number of at least 1, or None; got {shown(max_entries)}")
+        self.max_entries = max_entries
+        if not (isinstance(policy, type) and hasattr(policy, "popitem")):
+            one_of("policy", policy, ("lru",))
+        self.policy = policy
+        self.share = one_of("share", share, ("reference", "copy"))
+        self.detect_mutation = flag("detect_mutation", detect_mutation)
+        if sizer is not None and not callable(sizer):
+            raise ConfigurationError(f"sizer must be a function of a value that gives bytes; got {shown(sizer)}")
+        self.sizer = sizer
+
+    def __repr__(self) -> str:
+        return f"MemoryTier(ttl={self.freshness.ttl:g}, max_bytes={self.max_bytes})"
+
+
+def _byte_budget(given: object) -> int:
+    memory = _function_memory()
+    if given == "auto":
+        return AUTO_ELSEWHERE if memory is None else int(memory * AUTO_SHARE)
+    budget = size("max_bytes", given)
+    if memory is not None and budget >= memory:
+        raise ConfigurationError(
+            f"max_bytes must leave room within the function's memory of {memory // 2**20} MiB; got {budget} bytes"
+        )
+    return budget
+
+
+def _function_memory() -> int | None:
+    stated = os.environ.get(FUNCTION_MEMORY)
+    if stated is None:
+        return None
+    if not stated.isdecimal() or int(stated) == 0:
+        raise ConfigurationError(f"{FUNCTION_MEMORY} must be the function's memory in MB, such as 512; got {shown(stated)}")
+    return int(stated) * 2**20
+
+
+class MemoryStore:
+    """The entries of one cache."""
+
+    def __init__(self, tier: MemoryTier) -> None:
+        self.freshness = tier.freshness
+        self.invalidated = Invalidations()
+        self.hot: dict[str, tuple[Any, float, Entry]] = {}
+        self._tier = tier
+        self._lock = threading.RLock()
+        self._entries, self._armable = _policy(tier, self._evicted)
+        self._settled_hits = 0
+        self._evictions = 0
+        self._oversized = 0
+        self.stale_hits = 0
+        self.misses = 0
+        if tier.sizer is None:
+            from tiered_cache._sizer import sizeof
+
+            self._sizer: Callable[[Any], int] = sizeof
+        else:
+            self._sizer = tier.sizer
+        self._arms = self._armable and tier.share == "reference" and not tier.detect_mutation
+        self._copies: dict[str, Any] = {}
+
+    def look(self, key: str) -> Entry | None:
+        """The entry of `key`, whatever its age."""
+        with self._lock:
+            if self._armable:
+                return self._entries.get_quietly(key)  # type: ignore[no-any-return, attr-defined]
+            entry: Entry | None = self._entries.get(key)
+            return entry
+
+    def store(self, key: str, entry: Entry) -> bool:
+        """Keep `entry` for `key`, unless it was invalidated since its load began, or a later load is held already.
+
+        False if it is not kept. One larger than the whole budget is not, and then the key is not held at all.
+        """
+        if not entry.size:
+            entry.size = self._sizer(entry.value) + len(key) + ENTRY_OVERHEAD
+        with self._lock:
+            held = self.look(key)
+            if held is entry:
+                self.arm(key, entry)
+                return True
+            if self.invalidated.kills(key, entry.tags, entry.born) or _is_later(held, entry):
+                return False
+            self.drop(key)
+            if entry.size > self._tier.max_bytes:
+                self._oversized += 1
+                return False
+            if self._tier.max_entries is not None:
+                while len(self._entries) >= self._tier.max_entries:
+                    self._entries.popitem()
+            self._entries[key] = entry
+            self.arm(key, entry)
+            if self._tier.detect_mutation:
+                self._copies[key] = _deepcopy(entry.value)
+        return True
+
+    def arm(self, key: str, entry: Entry) -> None:
+        """Let plain hits find a fresh, positive entry; one that L1 shares by reference."""
+        if self._arms and not entry.negative:
+            self.hot[key] = (entry.value, entry.hit_until(), entry)
+
+    def disarm(self) -> None:
+        """Let each key's next call take the long way."""
+        self.hot.clear()
+
+    def value(self, key: str, entry: Entry) -> Any:
+        """The value of `entry` for a caller: itself, a copy, or an error where a caller changed it."""
+        if self._tier.detect_mutation and key in self._copies and self._copies[key] != entry.value:
+            raise RuntimeError(
+                f"a cached value of type {type(entry.value).__qualname__} was changed by a caller: "
+                'copy it before changing it, or set MemoryTier(share="copy")'
+            )
+        return entry.value if self._tier.share == "reference" else _deepcopy(entry.value)
+
+    def invalidate(self, key: str) -> None:
+        """Forget `key`, and refuse what was loaded for it before this moment."""
+        with self._lock:
+            self.invalidated.note_key(key)
+            self.drop(key)
+
+    def drop(self, key: str) -> bool:
+        """Forget `key`; True if it was held."""
+        with self._lock:
+            self.hot.pop(key, None)
+            self._copies.pop(key, None)
+            entry: Entry | None = self._entries.pop(key, None)
+            if entry is None:
+                return False
+            self._settled_hits += entry.hits
+            return True
+
+    def drop_where(self, doomed: Callable[[str, Entry], bool]) -> None:
+        """Forget every key whose entry is `doomed`."""
+        with self._lock:
+            for key in [key for key in self._entries if doomed(key, self._peek(key))]:
+                self.drop(key)
+
+    def unconfirm(self) -> None:
+        """Let no entry be served before the next tier has vouched for it."""
+        with self._lock:
+            self.hot.clear()
+            for key in self._entries:
+                self._peek(key).confirmed_at = -inf
+
+    def clear(self) -> None:
+        """Forget everything, and refuse what was loaded before this moment."""
+        with self._lock:
+            self.invalidated.note_all()
+            self.drop_where(lambda _key, _entry: True)
+
+    def stats(self) -> MemoryStats:
+        """The counters, and what is held."""
+        with self._lock:
+            hits = self._settled_hits + sum(self._peek(key).hits for key in self._entries)
+            return MemoryStats(
+                hits=hits,
+                stale_hits=self.stale_hits,
+                misses=self.misses,
+                entries=len(self._entries),
+                bytes=int(self._entries.currsize),
+                max_bytes=self._tier.max_bytes,
+                evictions=self._evictions,
+                oversized=self._oversized,
+            )
+
+    def _peek(self, key: str) -> Entry:
+        if self._armable:
+            return self._entries.get_quietly(key)  # type: ignore[no-any-return, attr-defined]
+        entry: Entry = self._entries[key]
+        return entry
+
+    def _evicted(self, key: str, entry: Entry) -> None:
+        self._evictions += 1
+        self._settled_hits += entry.hits
+        self.hot.pop(key, None)
+        self._copies.pop(key, None)
+
+
+def _is_later(held: Entry | None, entry: Entry) -> bool:
+    """Whether what is held was loaded later. What is unconfirmed cannot say: the clock may have stepped back since."""
+    return held is not None and held.loaded_at > entry.loaded_at and held.confirmed_at > -inf
+
+
+def _policy(tier: MemoryTier, evicted: Callable[[str, Entry], None]) -> tuple[Any, bool]:
+    """The eviction policy as a cachetools cache of entries, and whether hits may go unseen by it until it evicts."""
+    from tiered_cache._eviction import observed, second_chance_lru
+
+    def entry_size(entry: Entry) -> int:
+        return entry.size
+
+    if tier.policy == "lru":
+        return second_chance_lru(tier.max_bytes, entry_size, evicted), True
+    assert isinstance(tier.policy, type)  # noqa: S101  # MemoryTier let nothing else through
+    return observed(tier.policy, tier.max_bytes, entry_size, evicted), False
+
+
+def _deepcopy(value: Any) -> Any:
+    import copy
+
+    return copy.deepcopy(value)

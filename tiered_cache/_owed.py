@@ -1,0 +1,113 @@
+"""Owed work: the refreshes that stale hits leave behind, and who carries them out."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from math import inf
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from tiered_cache._errors import ConfigurationError
+from tiered_cache._log import log
+from tiered_cache._units import shown
+from tiered_cache.interfaces import Carrier
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tiered_cache._stats import Counters
+    from tiered_cache._values import Answer
+
+LOST_AFTER = 60.0
+"""Seconds after which work that a carrier took and never ended is owed anew."""
+
+Refresh: TypeAlias = Literal["auto", "inline", "thread"] | Carrier
+
+
+def carrier_for(refresh: object) -> Carrier | None:
+    """Who carries refreshes out; None: the caller of the stale hit, at once. Raises ConfigurationError."""
+    if refresh == "auto":
+        refresh = "inline" if "AWS_LAMBDA_RUNTIME_API" in os.environ else "thread"
+    if refresh == "inline":
+        return None
+    if refresh == "thread":
+        return ThreadCarrier()
+    if isinstance(refresh, Carrier):
+        return refresh
+    raise ConfigurationError(
+        f'refresh must be "auto", "inline", "thread" or an object with submit(work); got {shown(refresh)}'
+    )
+
+
+class ThreadCarrier:
+    """Daemon threads, started when there is work and gone when there is none. Not for a container that is frozen."""
+
+    def __init__(self, threads: int = 4) -> None:
+        self._most = threads
+        self._running = 0
+        self._work: deque[Callable[[], None]] = deque()
+        self._lock = threading.Lock()
+
+    def submit(self, work: Callable[[], None], /) -> None:
+        """Do `work` soon."""
+        with self._lock:
+            self._work.append(work)
+            if self._running >= self._most:
+                return
+            self._running += 1
+        threading.Thread(target=self._run, name="tiered_cache-refresh", daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            with self._lock:
+                if not self._work:
+                    self._running -= 1
+                    return
+                work = self._work.popleft()
+            work()
+
+
+class Owed:
+    """The refreshes owed by one cache, at most one per key."""
+
+    def __init__(self, carrier: Carrier | None, counts: Counters) -> None:
+        self._carrier = carrier
+        self._counts = counts
+        self._since: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    def owe(self, key: str, refresh: Callable[[], Answer], now: float) -> Answer | None:
+        """Have `refresh` done. Its answer where it was done at once; None where it is under way, or owed already."""
+        with self._lock:
+            if 0 <= now - self._since.get(key, -inf) < LOST_AFTER:
+                return None
+            self._since[key] = now
+        self._counts["refreshes"] += 1
+        if self._carrier is None:
+            try:
+                return refresh()
+            finally:
+                self._settle(key)
+        try:
+            self._carrier.submit(lambda: self._carry(key, refresh))
+        except Exception as error:  # noqa: BLE001  # a carrier that fails owes no work, and the caller has its answer
+            self._settle(key)
+            self._failed("the carrier of refreshes took no work", error)
+        return None
+
+    def _carry(self, key: str, refresh: Callable[[], Answer]) -> None:
+        try:
+            refresh()
+        except Exception as error:  # noqa: BLE001  # nobody waits for it: it is counted, and a later stale hit tries again
+            self._failed("a refresh in the background came to nothing", error)
+        finally:
+            self._settle(key)
+
+    def _settle(self, key: str) -> None:
+        with self._lock:
+            self._since.pop(key, None)
+
+    def _failed(self, what: str, error: Exception) -> None:
+        self._counts["refresh_failures"] += 1
+        log().warning("%s: %s", what, type(error).__name__)  # its text may hold a key or a value

@@ -1,0 +1,90 @@
+"""Counters, and the frozen picture of them that `cache.stats()` gives."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class MemoryStats(NamedTuple):
+    """L1: what it answered and what it holds."""
+
+    hits: int
+    """Answers from fresh entries."""
+    stale_hits: int
+    """Answers from entries past their freshness, for whatever reason."""
+    misses: int
+    """Calls that had to go on to the next tier."""
+    entries: int
+    bytes: int
+    """What the entries cost in memory, as the sizer measures it."""
+    max_bytes: int
+    evictions: int
+    """Entries dropped to make room."""
+    oversized: int
+    """Values returned but not stored, being larger than the whole budget."""
+
+
+class SharedStats(NamedTuple):
+    """L2: what it answered, and why it did not."""
+
+    hits: int
+    misses: int
+    """Reads that it answered with 'not here'."""
+    writes: int
+    deletes: int
+    skipped: int
+    """Calls not made, since the breaker was open."""
+    errors: Mapping[str, int]
+    """Failed calls by class of failure: timeout, refused, reset, resolve, auth, permission, tls, out_of_memory, ..."""
+    unreadable: Mapping[str, int]
+    """Entries that were there and not to be trusted, each a miss, by what was wrong: checksum, key, version, ..."""
+    unserializable: int
+    """Values that the codec could not carry, kept in L1 alone."""
+    breaker: str
+    """`"closed"`, `"open"` or `"half-open"`."""
+    connects: int
+    """Connections made."""
+
+
+class OriginStats(NamedTuple):
+    """The loaders: how often they ran, and what came of it."""
+
+    loads: int
+    """Loader runs that gave a value, or 'not modified'."""
+    shared: int
+    """Calls that got the outcome of a load that another call ran."""
+    not_modified: int
+    not_found: int
+    failures: int
+    """Loader runs that raised something else than NotFound."""
+    covered: int
+    """Failures that a stale value covered for."""
+    timeouts: int
+    """Calls that stopped waiting for a load: a stale answer after `soft_timeout`, or a LoadTimeout."""
+    seconds: float
+    """Time spent in loaders."""
+    refreshes: int
+    """Refreshes owed by stale hits."""
+    refresh_failures: int
+    """Refreshes handed to a carrier that came to nothing."""
+
+
+class Stats(NamedTuple):
+    """All counters of one cache since it was made."""
+
+    l1: MemoryStats
+    l2: SharedStats | None
+    origin: OriginStats
+
+
+class Counters(Counter[str]):
+    """Counters by name, as the parts of a cache keep them: a missing one is 0, and none is ever removed."""
+
+    def group(self, prefix: str) -> dict[str, int]:
+        """The counters whose name begins with `prefix` and a dot, without both."""
+        start = prefix + "."
+        return {name[len(start) :]: count for name, count in self.items() if name.startswith(start)}
