@@ -6,116 +6,18 @@ import itertools
 import queue
 import threading
 import time
-import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any
+
+from tiered_cache.local._athena_execution import ENGINE_VERSION, ApiError, Body, Execution, Failure, invalid
+from tiered_cache.local._needs import need
 
 if TYPE_CHECKING:
-    from tiered_cache.local._athena_engine import Engine, Result, Statement
-
-Body: TypeAlias = dict[str, Any]
-State: TypeAlias = Literal["QUEUED", "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED"]
+    from tiered_cache.local._athena_engine import Engine
 
 MAX_QUERY_BYTES = 262_144
 PAGE = 1000
-_QUERY_WORDS = ("select", "with", "values", "(")
-_ENGINE_VERSION = {"SelectedEngineVersion": "AUTO", "EffectiveEngineVersion": "Athena engine version 3"}
-
-
-class ApiError(Exception):
-    """An answer that is an error: its code as Athena names it, and its text."""
-
-    def __init__(self, code: str, text: str) -> None:
-        super().__init__(text)
-        self.code = code
-
-
-def invalid(text: str) -> ApiError:
-    """The error for a request that cannot be served as it stands."""
-    return ApiError("InvalidRequestException", text)
-
-
-@dataclass
-class Failure:
-    """Why an execution FAILED; `category` is 1 for the system's fault, 2 for the user's, 3 for any other (AthenaError)."""
-
-    reason: str
-    category: int = 2
-    type: int = 1006
-    retryable: bool = False
-
-    def error(self) -> Body:
-        """The `AthenaError` of the execution's status."""
-        return {
-            "ErrorCategory": self.category,
-            "ErrorType": self.type,
-            "Retryable": self.retryable,
-            "ErrorMessage": self.reason,
-        }
-
-
-@dataclass
-class Execution:
-    """One query execution. Its state is changed under the API's lock only."""
-
-    request: Body
-    output: str
-    statement: Statement
-    id: str = field(default_factory=lambda: str(uuid.uuid4()))
-    state: State = "QUEUED"
-    submitted: float = field(default_factory=time.time)
-    started: float | None = None
-    completed: float | None = None
-    failure: Failure | None = None
-    result: Result | None = None
-
-    @property
-    def query(self) -> str:
-        """The statement as it was given."""
-        return str(self.request["QueryString"])
-
-    @property
-    def ddl(self) -> bool:
-        """True for a statement that is no query."""
-        return not self.query.lstrip().lower().startswith(_QUERY_WORDS)
-
-    @property
-    def context(self) -> Body:
-        """Database and catalogue, as they were given."""
-        return self.request.get("QueryExecutionContext") or {}
-
-    def describe(self) -> Body:
-        """The `QueryExecution` of `GetQueryExecution`."""
-        status: Body = {"State": self.state, "SubmissionDateTime": self.submitted}
-        if self.completed is not None:
-            status["CompletionDateTime"] = self.completed
-        if self.failure is not None:
-            status |= {"StateChangeReason": self.failure.reason, "AthenaError": self.failure.error()}
-        return {
-            "QueryExecutionId": self.id,
-            "Query": self.query,
-            "StatementType": "DDL" if self.ddl else "DML",
-            "ResultConfiguration": {"OutputLocation": self.output},
-            "QueryExecutionContext": self.context,
-            "Status": status,
-            "Statistics": self._statistics(),
-            "WorkGroup": self.request.get("WorkGroup") or "primary",
-            "EngineVersion": _ENGINE_VERSION,
-            "ExecutionParameters": self.request.get("ExecutionParameters") or [],
-        }
-
-    def _statistics(self) -> Body:
-        end = self.completed or time.time()
-        started = self.started or end
-        return {
-            "EngineExecutionTimeInMillis": int(1000 * (end - started)),
-            "TotalExecutionTimeInMillis": int(1000 * (end - self.submitted)),
-            "QueryQueueTimeInMillis": int(1000 * (started - self.submitted)),
-            "DataScannedInBytes": self.result.scanned if self.result else 0,
-            "ResultReuseInformation": {"ReusedPreviousResult": False},
-        }
 
 
 class AthenaApi:
@@ -140,7 +42,7 @@ class AthenaApi:
         for worker in self._workers:
             worker.start()
 
-    # -- what tests set and see
+    # What tests set and see
 
     @property
     def delay(self) -> float:
@@ -168,9 +70,7 @@ class AthenaApi:
         with self._changed:
             for execution in self._executions.values():
                 self._cancel(execution)
-            for forgotten in (self._executions, self._tokens, self._faults, self._failures, self.calls):
-                forgotten.clear()
-            self.executions_started = 0
+                self.executions_started = 0
             self._delay = 0.0
             self._changed.notify_all()
         self._engine.forget()
@@ -185,7 +85,7 @@ class AthenaApi:
         for worker in self._workers:
             worker.join()
 
-    # -- a call
+    # A call
 
     def answer(self, operation: str, body: Body) -> Body:
         """The answer to one call. Raises ApiError."""
@@ -234,7 +134,8 @@ class AthenaApi:
         workgroup = body.get("WorkGroup") or "primary"
         if workgroup not in self._workgroups:
             raise invalid(f"WorkGroup {workgroup} is not found.")
-        given = (body.get("ResultConfiguration") or {}).get("OutputLocation") or self._workgroups[workgroup]
+        asked: Body = body.get("ResultConfiguration") or {}
+        given: str | None = asked.get("OutputLocation") or self._workgroups[workgroup]
         if not given:
             raise invalid(
                 "No output location provided. An output location is required either through the "
@@ -242,7 +143,7 @@ class AthenaApi:
             )
         if not given.startswith("s3://") or not given[5:].strip("/"):
             raise invalid(f"outputLocation is not a valid S3 path: {given}")
-        return str(given)
+        return given
 
     def _same(self, known: Execution, body: Body) -> Body:
         if known.request != body:
@@ -271,7 +172,7 @@ class AthenaApi:
             return execution.describe()
 
     def _batch(self, body: Body) -> Body:
-        asked = body.get("QueryExecutionIds") or []
+        asked: list[str] = body.get("QueryExecutionIds") or []
         if not 1 <= len(asked) <= 50:
             raise invalid("QueryExecutionIds must have 1 to 50 entries")
         with self._changed:
@@ -310,14 +211,12 @@ class AthenaApi:
 
     def _require_object(self, output: str) -> None:
         """Athena reads the pages from the result file; without it there are none."""
-        from botocore.exceptions import ClientError
-
         from tiered_cache.local._athena_tables import bucket_and_key
 
         bucket, key = bucket_and_key(output)
         try:
             self._s3.head_object(Bucket=bucket, Key=key)
-        except ClientError as error:
+        except need("botocore.exceptions").ClientError as error:
             raise invalid("Could not find results") from error
 
     def _stop(self, body: Body) -> Body:
@@ -347,11 +246,11 @@ class AthenaApi:
         configuration = {
             "ResultConfiguration": {"OutputLocation": location} if location else {},
             "EnforceWorkGroupConfiguration": False,
-            "EngineVersion": _ENGINE_VERSION,
+            "EngineVersion": ENGINE_VERSION,
         }
         return {"WorkGroup": {"Name": name, "State": "ENABLED", "Configuration": configuration}}
 
-    # -- an execution
+    # An execution
 
     def _cancel(self, execution: Execution) -> None:
         if execution.state in ("QUEUED", "RUNNING"):
@@ -386,7 +285,7 @@ class AthenaApi:
         from tiered_cache.local._athena_tables import QueryFailed, bucket_and_key
         from tiered_cache.local._athena_text import csv
 
-        parameters = execution.request.get("ExecutionParameters") or []
+        parameters: list[str] = execution.request.get("ExecutionParameters") or []
         schema = execution.context.get("Database") or "default"
         try:
             result = self._engine.run(execution.query, parameters, schema, execution.statement)

@@ -10,7 +10,6 @@ import duckdb
 import sqlglot
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
-from sqlglot.tokens import TokenType
 
 from tiered_cache.local._athena_tables import QueryFailed, Table, Tables, first_line
 from tiered_cache.local._athena_text import Column, texts
@@ -25,6 +24,8 @@ _REASONS: tuple[tuple[type[duckdb.Error], str], ...] = (
     (duckdb.InvalidInputException, "INVALID_FUNCTION_ARGUMENT"),
     (duckdb.Error, "GENERIC_INTERNAL_ERROR"),
 )
+
+_INSTANT = "timestamp with time zone"
 
 
 class Result(NamedTuple):
@@ -118,6 +119,8 @@ class Engine:
                 raise QueryFailed(f"{reason}: {first_line(error)}") from error
             finally:
                 statement.hold(None)
+        if isinstance(tree, exp.Values):
+            columns = [column._replace(name=f"_col{place}") for place, column in enumerate(columns)]
         return Result(columns, texts(columns, rows), scanned)
 
     def _resolve(self, tree: exp.Expr, schema: str) -> int:
@@ -159,17 +162,30 @@ def _parsed(sql: str) -> exp.Expr:
 def _bound(sql: str, parameters: Sequence[str]) -> str:
     """The query with the `?` of its text replaced one by one. Each parameter is the text of an SQL literal."""
     try:
-        marks = [token for token in sqlglot.tokenize(sql, read="athena") if token.token_type is TokenType.PLACEHOLDER]
+        marks = [token for token in sqlglot.tokenize(sql, read="athena") if token.token_type.name == "PLACEHOLDER"]
     except SqlglotError as error:
         raise QueryFailed(f"SYNTAX_ERROR: {first_line(error)}") from error
     if len(marks) != len(parameters):
         count = f"expected {len(marks)} but found {len(parameters)}"
         raise QueryFailed(f"INVALID_PARAMETER_USAGE: line 1:1: Incorrect number of parameters: {count}")
     for mark, parameter in reversed(list(zip(marks, parameters, strict=True))):
-        value = _parsed(f"select {parameter}").selects[0]  # nothing but one expression can take the place
+        value = _single(_parsed(f"select {parameter}"))
         value = value if isinstance(value, exp.Literal) else exp.paren(value)
         sql = sql[: mark.start] + value.sql("athena") + sql[mark.end + 1 :]
     return sql
+
+
+def _single(tree: exp.Expr) -> exp.Expr:
+    """The one expression that the parameter's text is; with anything beside it the text could change the query."""
+    if (
+        not isinstance(tree, exp.Select)
+        or len(tree.expressions) != 1
+        or tree.args.get("from_")
+        or tree.args.get("where")
+    ):
+        raise QueryFailed("INVALID_PARAMETER_USAGE: a parameter must be one SQL literal")
+    value: exp.Expr = tree.expressions[0]
+    return value
 
 
 def _name_columns(tree: exp.Expr) -> None:
@@ -186,11 +202,10 @@ def _name(node: exp.Table, schema: str) -> tuple[str, str]:
 
 
 def _run(cursor: duckdb.DuckDBPyConnection, sql: str) -> tuple[list[Column], list[Any]]:
-    cursor.execute(sql)
+    cursor.execute(sql)  # binds only; the work is done as rows are fetched
     columns = [Column.of(str(name), str(kind)) for name, kind, *_ in cursor.description or ()]
-    instants = [c.name for c in columns if c.type == "timestamp with time zone"]
-    if instants:  # DuckDB's own conversion wants a time zone library
-        named = (name.replace('"', '""') for name in instants)
-        replaced = ", ".join(f'epoch_ms("{name}") as "{name}"' for name in named)
-        cursor.execute(f"select * replace ({replaced}) from ({sql})")
+    if any(column.type == _INSTANT for column in columns):  # DuckDB's own conversion wants a time zone library
+        names = [f"c{place}" for place in range(len(columns))]
+        chosen = [f"epoch_ms({n})" if c.type == _INSTANT else n for n, c in zip(names, columns, strict=True)]
+        cursor.execute(f"select {', '.join(chosen)} from ({sql}) as t({', '.join(names)})")
     return columns, cursor.fetchall()

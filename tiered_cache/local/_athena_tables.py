@@ -44,7 +44,9 @@ class Table:
         location = found.get("location")
         columns = tuple((c.name.lower(), _type(c)) for c in create.this.find_all(exp.ColumnDef))
         if not location or urlsplit(location).scheme != "s3" or not columns:
-            raise QueryFailed("NOT_SUPPORTED: only CREATE EXTERNAL TABLE with columns and LOCATION 's3://…' is served here")
+            raise QueryFailed(
+                "NOT_SUPPORTED: only CREATE EXTERNAL TABLE with columns and LOCATION 's3://…' is served here"
+            )
         if create.find(exp.PartitionedByProperty):
             raise QueryFailed("NOT_SUPPORTED: partitioned tables are not served here")
         serde = found.get("serde", "")
@@ -152,8 +154,7 @@ class Tables:
     def _fetch(self, bucket: str, key: str, path: Path) -> str:
         body = self._s3.get_object(Bucket=bucket, Key=key)["Body"]
         with open(path, "wb") as file:
-            for chunk in body.iter_chunks(1 << 20):
-                file.write(chunk)
+            file.writelines(body.iter_chunks(1 << 20))
         return str(path)
 
 

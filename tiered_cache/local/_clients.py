@@ -10,7 +10,7 @@ from tiered_cache.local._needs import need
 
 REGION = "us-east-1"
 ACCESS_KEY = "local"
-SECRET_KEY = "local-secret"  # noqa: S105 - no secret: the local services accept any
+SECRET_KEY = "local-secret"  # no secret: the local services accept any
 
 
 def new_client(service: str, endpoint: str, *, read_timeout: float = 30.0) -> Any:

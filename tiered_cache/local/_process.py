@@ -167,18 +167,26 @@ def start_server(
     A server that ends before it is ready is tried again with another port if its output says that the port is taken.
     Raises ServiceUnavailable with the end of its output otherwise, and where it is not ready within `seconds`.
     """
-    tries = 5 if port is None else 1
-    for attempt in range(tries):
+    for attempt in range(5):
         chosen = free_port() if port is None else port
         child = ChildProcess(command(chosen), environment=environment)
         try:
-            if poll(lambda: ready(chosen, child) or not child.running, seconds=seconds) and child.running:
-                return child, chosen
-            output, state = child.log(), "is not ready" if child.running else "ended at once"
+            trouble = _wait_ready(child, lambda: ready(chosen, child), seconds)  # noqa: B023 - called at once
+            output = child.log()
         except BaseException:
             child.stop()
             raise
+        if trouble is None:
+            return child, chosen
         child.stop()
-        if attempt == tries - 1 or "in use" not in output.lower():
-            break
-    raise ServiceUnavailable(f"{name} {state} at port {chosen}; it said: {output[-2000:].strip() or 'nothing'}")
+        if port is not None or attempt == 4 or "in use" not in output.lower():
+            said = output[-2000:].strip() or "nothing"
+            raise ServiceUnavailable(f"{name} {trouble} at port {chosen}; it said: {said}")
+    raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def _wait_ready(child: ChildProcess, ready: Callable[[], bool], seconds: float) -> str | None:
+    """None once the child is ready; else what became of it."""
+    if poll(lambda: ready() or not child.running, seconds=seconds):
+        return None if child.running else "ended at once"
+    return f"is not ready after {seconds:g} s"

@@ -31,7 +31,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from tiered_cache._errors import ConfigurationError
-from tiered_cache.local._athena_api import ApiError, AthenaApi, Body, Failure
+from tiered_cache.local._athena_api import AthenaApi
+from tiered_cache.local._athena_execution import ApiError, Body, Failure
 from tiered_cache.local._needs import ServiceUnavailable, need
 from tiered_cache.local._process import HOST, bind_somewhere
 
@@ -203,7 +204,8 @@ def _controlled(api: AthenaApi, body: Body) -> Body:
     if fault := body.get("fail_next"):
         api.fail_next(fault["code"], times=fault.get("times", 1), operation=fault.get("operation"))
     if failure := body.get("fail_next_query"):
-        api.fail_next_query(Failure(**{"category": 1, "retryable": True, **failure}))
+        category, retryable = failure.get("category", 1), failure.get("retryable", True)
+        api.fail_next_query(Failure(failure["reason"], category=category, retryable=retryable))
     return {"delay": api.delay, "executions_started": api.executions_started, "calls": dict(api.calls)}
 
 
@@ -253,19 +255,21 @@ def _shut(connection: socket.socket) -> None:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server: _Server
+    wbufsize = -1  # headers and body in one send: two would meet Nagle's algorithm and delayed acknowledgements
 
     def setup(self) -> None:
         self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         super().setup()
 
     def do_POST(self) -> None:
+        assert isinstance(self.server, _Server)
+        api = self.server.api
         body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or b"{}")
         try:
             if self.path == CONTROL:
-                answer = _controlled(self.server.api, body)
+                answer = _controlled(api, body)
             else:
-                answer = self.server.api.answer(self.headers.get("X-Amz-Target", "").rpartition(".")[2], body)
+                answer = api.answer(self.headers.get("X-Amz-Target", "").rpartition(".")[2], body)
             status = 200
         except ApiError as error:
             status = 500 if error.code.startswith("InternalServer") else 400
@@ -277,12 +281,11 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(status, json.dumps(answer).encode())
 
     def _send(self, status: int, content: bytes) -> None:
-        """Headers and body in one send: two would meet Nagle's algorithm and delayed acknowledgements."""
         self.send_response(status)
         self.send_header("Content-Type", "application/x-amz-json-1.1")
         self.send_header("Content-Length", str(len(content)))
-        self._headers_buffer.append(b"\r\n" + content)
-        self.flush_headers()
+        self.end_headers()
+        self.wfile.write(content)
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name is the base class's
+    def log_message(self, format: str, *args: Any) -> None:
         """A local server does not write to the terminal."""

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from tiered_cache.local import _clients
 from tiered_cache.local._needs import ServiceUnavailable, need
 from tiered_cache.local.athena import AthenaServer
 from tiered_cache.local.aws import AWSServer
 from tiered_cache.local.valkey import ValkeyServer
+
+T = TypeVar("T")
+_NONE = "there is no such service here: it takes LocalServices({}=True), and started"
 
 
 class LocalServices:
@@ -76,7 +79,7 @@ class LocalServices:
         """The boto3 client for `"s3"`, `"dynamodb"` or `"athena"`; closed when the services stop."""
         if service == "athena":
             if self._athena_clients is None:
-                return _wanted("athena", None)
+                raise ServiceUnavailable(_NONE.format("athena"))
             return self._athena_clients[service]
         return self.aws.client(service)
 
@@ -110,7 +113,7 @@ class LocalServices:
         return f"LocalServices(redis={self._valkey!r}, aws={self._aws!r}, athena={self._athena!r})"
 
 
-def _wanted(option: str, server: Any) -> Any:
+def _wanted(option: str, server: T | None) -> T:
     if server is None:
-        raise ServiceUnavailable(f"there is no such service here: LocalServices({option}=True), and started")
+        raise ServiceUnavailable(_NONE.format(option))
     return server

@@ -1,0 +1,38 @@
+"""On Lambda: the decorator that tells a cache where an invocation begins and ends, and how long it may take."""
+
+from __future__ import annotations
+
+from functools import wraps
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tiered_cache._cache import TieredCache
+
+Handler = TypeVar("Handler", bound="Callable[..., Any]")
+
+RESERVE = 0.3
+"""Seconds kept back from the remaining time for the answer itself."""
+
+
+def lambda_handler(cache: TieredCache) -> Callable[[Handler], Handler]:
+    """Decorate a handler: `@lambda_handler(cache)` above `def handler(event, context)`.
+
+    Loads learn the invocation's remaining time, limits such as `soft_timeout="40%"` are counted from it, and values
+    asked for with `scope="invocation"` are gone when the handler returns or raises. The remaining time is that of
+    `context.get_remaining_time_in_millis()` (AWS Lambda Developer Guide, "Using the Lambda context object") less
+    RESERVE; a context without that method has no limit.
+    """
+
+    def decorate(handler: Handler) -> Handler:
+        @wraps(handler)
+        def wrapped(event: Any, context: Any = None, *args: Any, **named: Any) -> Any:
+            milliseconds = getattr(context, "get_remaining_time_in_millis", None)
+            remaining = (lambda: milliseconds() / 1000 - RESERVE) if callable(milliseconds) else None
+            with cache.invocation(remaining):
+                return handler(event, context, *args, **named)
+
+        return wrapped  # type: ignore[return-value]  # it takes and gives what the handler does
+
+    return decorate
