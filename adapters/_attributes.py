@@ -16,6 +16,9 @@ from tiered_cache._errors import ConfigurationError
 Attribute: TypeAlias = dict[str, Any]
 """A value as the API writes it, such as `{"S": "a"}` or `{"N": "1"}`."""
 
+Identity: TypeAlias = frozenset[tuple[str, object]]
+"""A primary key, comparable with others."""
+
 _DIGITS = 38
 _KEY_TYPES = "a non-empty str, an int, a Decimal or non-empty bytes"
 
@@ -77,8 +80,8 @@ def _set(where: str, values: AbstractSet[object]) -> Attribute:
 
 def key_attributes(where: str, key: object) -> dict[str, Attribute]:
     """The primary key `{"pk": "a"}` as DynamoDB writes it. Raises TypeError or ConfigurationError for what cannot be one."""
+    given = type(key).__qualname__
     if not isinstance(key, Mapping) or not key:
-        given = type(cast("object", key)).__qualname__
         raise TypeError(f'{where} must be a dict of the key attributes, such as {{"pk": "a"}}; got {given}')
     written: dict[str, Attribute] = {}
     for name, value in cast("Mapping[object, object]", key).items():
@@ -91,7 +94,7 @@ def key_attributes(where: str, key: object) -> dict[str, Attribute]:
     return written
 
 
-def identity(key: Mapping[str, Attribute]) -> frozenset[tuple[str, object]]:
+def identity(key: Mapping[str, Attribute]) -> Identity:
     """`key`, so that equal keys are equal however they are written: 1, 1.0 and 1E0 are one number."""
     return frozenset((name, python(value)) for name, value in key.items())
 

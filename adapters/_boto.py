@@ -146,7 +146,7 @@ _BY_CLASS: dict[str, Verdict] = {
         "UnsupportedServiceProtocolsError UnsupportedS3AccesspointConfigurationError UnsupportedS3ConfigurationError "
         "UnsupportedOutpostResourceError UnsupportedS3ControlArnError UnsupportedS3ControlConfigurationError "
         "UnknownCredentialError UnknownTokenProviderError DataNotFoundError ServiceNotInRegionError "
-        "MissingDependencyException MissingServiceIdError InfiniteLoopConfigError RefreshWithMFAUnsupportedError",
+        "InvalidEndpointConfigurationError MissingDependencyException MissingServiceIdError InfiniteLoopConfigError RefreshWithMFAUnsupportedError",
         _SETTINGS,
     ),
     "BotoCoreError": Verdict(OriginError, "the SDK failed"),

@@ -23,12 +23,12 @@ from tiered_cache.adapters._attributes import attribute, identity, item, key_att
 from tiered_cache.adapters._boto import Call, Clients, paused
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from decimal import Decimal
 
     from tiered_cache._units import Duration
     from tiered_cache._values import LoadContext
-    from tiered_cache.adapters._attributes import Attribute
+    from tiered_cache.adapters._attributes import Attribute, Identity
 
 T = TypeVar("T")
 
@@ -216,8 +216,8 @@ class ItemsRequest(NamedTuple):
         In chunks of 100, each item asked for once. Raises OriginThrottled if keys are still unprocessed when the budget is
         spent, since nobody then knows whether their items exist; else what `ItemRequest.load` raises, but for NotFound.
         """
-        keys: dict[frozenset[tuple[str, object]], dict[str, Attribute]] = {}
-        wanted_by: dict[frozenset[tuple[str, object]], list[str]] = {}
+        keys: dict[Identity, dict[str, Attribute]] = {}
+        wanted_by: dict[Identity, list[str]] = {}
         for cache_key in missing_keys:
             key = key_attributes("what key_of gave", self.key_of(cache_key))
             keys[identity(key)] = key
@@ -225,18 +225,19 @@ class ItemsRequest(NamedTuple):
         items = self._fetch(keys)
         return {cache_key: items[wanted] for wanted in items for cache_key in wanted_by[wanted]}
 
-    def _fetch(
-        self, keys: dict[frozenset[tuple[str, object]], dict[str, Attribute]]
-    ) -> dict[frozenset[tuple[str, object]], dict[str, Any]]:
+    def _fetch(self, keys: dict[Identity, dict[str, Attribute]]) -> dict[Identity, dict[str, Any]]:
         end = time.monotonic() + self.budget
         waiting = list(keys.values())
-        found: dict[frozenset[tuple[str, object]], dict[str, Any]] = {}
+        shapes = {frozenset(key) for key in waiting}
+        found: dict[Identity, dict[str, Any]] = {}
         fruitless = 0
         while waiting:
             asked, waiting = waiting[:_BATCH], waiting[_BATCH:]
             call, answers, unprocessed = self._ask(asked, lambda: end - time.monotonic())
             for attributes in answers:
-                wanted = self._match(call, attributes, keys)
+                wanted = next((key for key in _keys_of(attributes, shapes) if key in keys), None)
+                if wanted is None:
+                    raise OriginMalformed(call.says("the answer has an item that was not asked for"))
                 read = self.origin._read(call, attributes)
                 if read is not None:
                     found[wanted] = read
@@ -262,22 +263,15 @@ class ItemsRequest(NamedTuple):
             answers = []
         return call, answers, unprocessed
 
-    def _match(
-        self,
-        call: Call,
-        attributes: dict[str, Attribute],
-        keys: dict[frozenset[tuple[str, object]], dict[str, Attribute]],
-    ) -> frozenset[tuple[str, object]]:
-        """Whose item this is, by its own key attributes: answers come in any order."""
-        for names in {frozenset(key) for key in keys.values()}:
-            if names <= attributes.keys():
-                wanted = identity({name: attributes[name] for name in names})
-                if wanted in keys:
-                    return wanted
-        raise OriginMalformed(call.says("the answer has an item that was not asked for"))
-
     def __repr__(self) -> str:
         return f"<items of {self.origin!r}>"
+
+
+def _keys_of(attributes: dict[str, Attribute], shapes: set[frozenset[str]]) -> Iterator[Identity]:
+    """What may be the key of an item, by its own attributes: answers come in any order."""
+    for names in shapes:
+        if names <= attributes.keys():
+            yield identity({name: attributes[name] for name in names})
 
 
 class QueryRequest(NamedTuple):
