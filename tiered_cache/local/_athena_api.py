@@ -195,7 +195,7 @@ class AthenaApi:
             raise invalid(f"Query has not yet finished. Current state: {execution.state}")
         self._require_object(execution.output)
         columns, rows, _ = execution.result
-        header = [[column.name for column in columns]] if columns else []
+        header: list[list[str | None]] = [[column.name for column in columns]] if columns else []
         first = _offset(body.get("NextToken"), len(rows) + len(header))
         page = itertools.islice(itertools.chain(header, rows), first, first + size)
         answer: Body = {

@@ -202,10 +202,10 @@ def _name(node: exp.Table, schema: str) -> tuple[str, str]:
 
 
 def _run(cursor: duckdb.DuckDBPyConnection, sql: str) -> tuple[list[Column], list[Any]]:
-    cursor.execute(sql)  # binds only; the work is done as rows are fetched
-    columns = [Column.of(str(name), str(kind)) for name, kind, *_ in cursor.description or ()]
+    relation = cursor.sql(sql)  # bound, not yet run
+    columns = [Column.of(name, str(kind)) for name, kind in zip(relation.columns, relation.types, strict=True)]
     if any(column.type == _INSTANT for column in columns):  # DuckDB's own conversion wants a time zone library
         names = [f"c{place}" for place in range(len(columns))]
         chosen = [f"epoch_ms({n})" if c.type == _INSTANT else n for n, c in zip(names, columns, strict=True)]
-        cursor.execute(f"select {', '.join(chosen)} from ({sql}) as t({', '.join(names)})")
-    return columns, cursor.fetchall()
+        relation = cursor.sql(f"select {', '.join(chosen)} from ({sql}) as t({', '.join(names)})")
+    return columns, relation.fetchall()
