@@ -44,15 +44,15 @@ _FEWEST: Final = 64
 _HEAVY: Final = 65_536
 """Bytes from which on an element of a huge container counts by itself."""
 
-_FREE: Final = frozenset(
-    id(one)
-    for one in (
-        *(None, True, False, Ellipsis, NotImplemented, (), "", b"", frozenset()),
-        *range(-5, 257),
-        *map(chr, range(256)),
-        *(bytes((code,)) for code in range(256)),
-    )
+_SINGLES: Final[tuple[object, ...]] = (
+    *(None, True, False, Ellipsis, NotImplemented, (), "", b""),
+    *range(-5, 257),
+    *map(chr, range(256)),
+    *(bytes((code,)) for code in range(256)),
 )
+_FREE: Final = frozenset(
+    map(id, _SINGLES)
+)  # the objects are kept too: an id means something only while its object lives
 _NOT_THE_VALUES: Final = (
     type,
     ModuleType,
