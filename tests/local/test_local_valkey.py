@@ -111,9 +111,11 @@ def test_options_reach_the_server() -> None:
 
 def test_a_server_with_a_password_is_seen_to_be_ready() -> None:
     """A server that answers nobody without a password starts too."""
-    with ValkeyServer(config=("--requirepass", "secret")) as server:
-        with redis.Redis.from_url(server.url, password="secret") as client:
-            assert client.ping()
+    with (
+        ValkeyServer(config=("--requirepass", "secret")) as server,
+        redis.Redis.from_url(server.url, password="secret") as client,
+    ):
+        assert client.ping()
 
 
 def test_a_bad_option_is_an_error_with_the_servers_own_words() -> None:

@@ -70,7 +70,12 @@ class AthenaApi:
         with self._changed:
             for execution in self._executions.values():
                 self._cancel(execution)
-                self.executions_started = 0
+            self._executions.clear()
+            self._tokens.clear()
+            self._faults.clear()
+            self._failures.clear()
+            self.calls.clear()
+            self.executions_started = 0
             self._delay = 0.0
             self._changed.notify_all()
         self._engine.forget()

@@ -40,22 +40,30 @@ class Statement:
     """One statement on its way; `cancel` may be called from any thread at any time."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
         self._cursor: duckdb.DuckDBPyConnection | None = None
-        self.cancelled = False
+        self._cancelled = False
 
     def cancel(self) -> None:
-        """Interrupt the engine, or keep it from beginning."""
-        with self._lock:
-            self.cancelled = True
+        """Keep the engine from beginning, or interrupt it."""
+        with self._changed:
+            self._cancelled = True
             if self._cursor is not None:
+                threading.Thread(target=self._interrupt, daemon=True).start()
+
+    def _interrupt(self) -> None:
+        """Interrupt until the statement has ended: DuckDB forgets an interrupt that comes just before it begins."""
+        with self._changed:
+            while self._cursor is not None:
                 self._cursor.interrupt()
+                self._changed.wait(0.01)
 
     def hold(self, cursor: duckdb.DuckDBPyConnection | None) -> None:
         """Say which cursor to interrupt from now on. Raises QueryFailed where the statement is cancelled already."""
-        with self._lock:
-            self._cursor = cursor
-            if self.cancelled and cursor is not None:
+        with self._changed:
+            self._cursor = None if self._cancelled else cursor
+            self._changed.notify_all()
+            if self._cancelled and cursor is not None:
                 raise QueryFailed("QUERY_CANCELLED")
 
 
