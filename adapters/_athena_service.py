@@ -112,7 +112,7 @@ class Service(NamedTuple):
                 call, remaining, lambda client: client.get_query_execution(QueryExecutionId=execution_id)
             )
         except ConfigurationError as error:
-            if isinstance(error.__cause__, Exception) and service_code(error.__cause__) == "InvalidRequestException":
+            if _invalid_request(error):
                 raise UnknownExecution(call.says("Athena does not know this execution")) from error.__cause__
             raise
         try:
@@ -157,7 +157,12 @@ class Service(NamedTuple):
         wish: dict[str, Any] = {"QueryExecutionId": execution_id, "MaxResults": size}
         if token is not None:
             wish["NextToken"] = token
-        answer: dict[str, Any] = self.athena.run(call, remaining, lambda client: client.get_query_results(**wish))
+        try:
+            answer: dict[str, Any] = self.athena.run(call, remaining, lambda client: client.get_query_results(**wish))
+        except ConfigurationError as error:
+            if _invalid_request(error):
+                raise OriginError(call.says("Athena cannot find the result")) from error.__cause__
+            raise
         if "ResultSet" not in answer:
             raise OriginMalformed(call.says("the answer has no result set"))
         return answer
@@ -220,6 +225,11 @@ class Where(NamedTuple):
         if self.output_location is not None:
             wish["ResultConfiguration"] = {"OutputLocation": self.output_location}
         return wish
+
+
+def _invalid_request(error: ConfigurationError) -> bool:
+    """True if Athena called a request invalid that only names an execution: it does not know that one, or not any more."""
+    return isinstance(error.__cause__, Exception) and service_code(error.__cause__) == "InvalidRequestException"
 
 
 def _execution(found: dict[str, Any]) -> Execution:

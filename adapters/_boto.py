@@ -162,7 +162,7 @@ def verdict(error: Exception) -> Verdict:
     if known is not None:
         return known
     status = http_status(error)
-    if status == 404 and "x-amz-request-id" in answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}):
+    if status == 404 and "x-amz-request-id" in _headers(error):
         return _ABSENT
     return _BY_STATUS.get(status) or (_FAILED if status >= 500 else _MALFORMED if status < 300 else _REFUSED)
 
@@ -179,12 +179,20 @@ def http_status(error: Exception) -> int:
     return int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
+def _headers(error: Exception) -> Mapping[str, str]:
+    answer: Mapping[str, Any] = getattr(error, "response", None) or {}
+    headers: Mapping[str, str] = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    return headers
+
+
 def translated(error: Exception, call: Call) -> TieredCacheError:
     """Our error for `error` of the SDK, naming the operation and the resource; raise it `from error`."""
     kind, reason, _ = verdict(error)
     code, status = service_code(error), http_status(error)
     facts = [code] if re.fullmatch(r"[A-Za-z][\w.]{0,63}", code, re.ASCII) else []
     facts += [f"HTTP {status}"] if status else []
+    region = _headers(error).get("x-amz-bucket-region", "")
+    facts += [region] if re.fullmatch(r"[a-z\d-]{1,40}", region, re.ASCII) else []
     return kind(call.says(reason + (f" ({', '.join(facts)})" if facts else "")))
 
 

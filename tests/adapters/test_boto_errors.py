@@ -54,7 +54,10 @@ CALL = Call("GetItem", "table 'users'")
 
 
 def client_error(code: str, status: int, headers: dict[str, str] | None = None) -> ClientError:
-    answer: Any = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status, "HTTPHeaders": headers or {}}}
+    answer: Any = {
+        "Error": {"Code": code},
+        "ResponseMetadata": {"HTTPStatusCode": status, "HTTPHeaders": headers or {}},
+    }
     return ClientError(answer, "GetItem")
 
 
@@ -62,7 +65,10 @@ def modelled() -> list[str]:
     session = botocore.session.get_session()
     models = {service: session.get_service_model(service) for service in USED}
     shapes = [
-        shape for service, names in USED.items() for name in names for shape in models[service].operation_model(name).error_shapes
+        shape
+        for service, names in USED.items()
+        for name in names
+        for shape in models[service].operation_model(name).error_shapes
     ]
     return sorted({shape.error_code for shape in shapes})
 

@@ -92,7 +92,7 @@ def test_no_item_is_not_found(client: Any) -> None:
 
 @pytest.mark.parametrize(
     ("table", "key", "named"),
-    [("none", {"pk": "a", "sk": 1}, "ResourceNotFound"), ("users", {"id": "a"}, "given: id"), ("users", {"pk": 1, "sk": 1}, "pk, sk")],
+    [("none", {"pk": "a", "sk": 1}, "ResourceNotFound"), ("users", {"id": "a"}, "given: id")],
 )
 def test_a_wrong_table_or_key_is_a_mistake(client: Any, table: str, key: dict[str, Any], named: str) -> None:
     """A missing table or another key schema is a ConfigurationError that names the table and the key attributes given."""
@@ -151,9 +151,10 @@ BAD = [
     (json_error("AccessDeniedException"), OriginDenied),
     (json_error("UnrecognizedClientException"), OriginDenied),
     (json_error("ResourceNotFoundException"), ConfigurationError),
+    (json_error("ValidationException"), ConfigurationError),
     (HTML, OriginMalformed),
     (Reply(200, b'{"Item": {"pk": {"S": "a'), OriginMalformed),
-    (Reply(200, b'{"Consumed', length=900), OriginError),
+    (Reply(200, b'{"Consumed', length=900), OriginMalformed),
     (Reply(200, b"{}"), OriginMalformed),
     (CLOSED, OriginError),
 ]
@@ -219,7 +220,12 @@ def test_an_item_that_was_not_asked_for_is_malformed(users: DynamoDBOrigin, faul
 
 def test_a_query_that_turns_in_circles_ends(users: DynamoDBOrigin, faults: FaultServer) -> None:
     """The same page twice is malformed, and so is a page with fewer items than it counts."""
-    page: dict[str, Any] = {"ConsumedCapacity": CAPACITY, "Items": [], "Count": 0, "LastEvaluatedKey": {"pk": {"S": "a"}}}
+    page: dict[str, Any] = {
+        "ConsumedCapacity": CAPACITY,
+        "Items": [],
+        "Count": 0,
+        "LastEvaluatedKey": {"pk": {"S": "a"}},
+    }
     faults.script(json_reply(**page))
     with pytest.raises(OriginMalformed, match="again and again"):
         users.query("pk = :pk", {":pk": "a"}).load(CONTEXT)
@@ -282,7 +288,9 @@ def test_reprs_are_short_and_tell_no_key() -> None:
     assert repr(origin.item({"pk": "alice"})) == "<item of DynamoDBOrigin('users')>"
 
 
-decimals = st.integers(-(10**20), 10**20) | st.decimals(allow_nan=False, allow_infinity=False, places=4, min_value=-1000, max_value=1000)
+decimals = st.integers(-(10**20), 10**20) | st.decimals(
+    allow_nan=False, allow_infinity=False, places=4, min_value=-1000, max_value=1000
+)
 scalars = st.none() | st.booleans() | st.text() | st.binary() | decimals
 sets = st.sets(st.text(), min_size=1) | st.sets(st.binary(), min_size=1) | st.sets(decimals, min_size=1)
 values = st.recursive(scalars | sets, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=10)
