@@ -129,7 +129,7 @@ def test_truncate_cuts_after_so_many_bytes(proxy: FaultProxy, client: socket.soc
 
 def test_truncate_counts_from_its_own_beginning(proxy: FaultProxy, client: socket.socket) -> None:
     """Replies before the mode was set do not count."""
-    assert ask(client) == REPLY
+    assert ask(client) + ask(client) == 2 * REPLY
     proxy.truncate(5)
     assert ask(client, 1000) == REPLY[:5]
 
@@ -226,8 +226,8 @@ def test_bad_numbers_and_use_before_the_start_are_clear_errors(proxy: FaultProxy
             use()
 
 
-def test_stopping_ends_held_connections_too(upstream: Upstream) -> None:
-    """A proxy that holds a reply back can be stopped at once."""
+def test_stopping_ends_held_connections_too(upstream: Upstream, caplog: pytest.LogCaptureFixture) -> None:
+    """A proxy that holds a reply back can be stopped at once, and nothing is logged about it."""
     with FaultProxy("127.0.0.1", upstream.server_address[1]) as proxy:
         proxy.hang()
         client = socket.create_connection(("127.0.0.1", proxy.port), 5)
@@ -235,3 +235,4 @@ def test_stopping_ends_held_connections_too(upstream: Upstream) -> None:
         assert upstream.asked.wait(5)  # type: ignore[attr-defined]
     with client, pytest.raises(ConnectionResetError):
         client.recv(1)
+    assert caplog.text == ""

@@ -143,8 +143,9 @@ def test_without_any_server_the_error_says_what_to_install(monkeypatch: pytest.M
 def test_a_taken_port_is_left_to_its_owner() -> None:
     """A server that finds its port taken is not mistaken for the one that holds it."""
     with ValkeyServer() as owner:
-        second = ValkeyServer(config=("--port", str(owner.port)))
-        with pytest.raises(ServiceUnavailable):
+        second = ValkeyServer()
+        second._port = owner.port  # as if it had been there before, and another took the port meanwhile
+        with pytest.raises(ServiceUnavailable, match=f"port {owner.port}"):
             second.start()
         assert owner.running
 

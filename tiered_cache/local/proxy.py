@@ -223,6 +223,12 @@ class FaultProxy:
         assert task is not None
         self._connections.add(connection)
         self._tasks.add(task)
+        with contextlib.suppress(asyncio.CancelledError):  # by stop(); Python 3.11's streams would log it as an error
+            await self._stand_between(reader, connection)
+        self._connections.discard(connection)
+        self._tasks.discard(task)
+
+    async def _stand_between(self, reader: asyncio.StreamReader, connection: _Connection) -> None:
         upstream: asyncio.StreamWriter | None = None
         try:
             while self._mode.kind == "blackhole":
@@ -234,9 +240,7 @@ class FaultProxy:
         except* (OSError, _Cut):
             pass
         finally:
-            self._connections.discard(connection)
-            self._tasks.discard(task)
-            writer.close()
+            connection.writer.close()
             if upstream is not None:
                 upstream.close()
 
