@@ -4,6 +4,8 @@ L1 in the memory of the warm container, an optional L2 in Redis or Valkey, and l
 anything that can be called. Importing this loads no SDK.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from tiered_cache._cache import TieredCache
 from tiered_cache._errors import (
     ClosedError,
@@ -21,10 +23,12 @@ from tiered_cache._errors import (
     SizeLimitExceeded,
     TieredCacheError,
 )
-from tiered_cache._l2.tier import RedisTier
 from tiered_cache._memory import MemoryTier
 from tiered_cache._stats import MemoryStats, OriginStats, SharedStats, Stats
 from tiered_cache._values import MISSING, Answer, Loaded, LoadContext, Reason
+
+if TYPE_CHECKING:
+    from tiered_cache._l2.tier import RedisTier
 
 __all__ = [
     "MISSING",
@@ -54,3 +58,17 @@ __all__ = [
     "TieredCache",
     "TieredCacheError",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """RedisTier, imported when first asked for: who has no L2 does not pay for it at the cold start (PEP 562)."""
+    if name != "RedisTier":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from tiered_cache._l2.tier import RedisTier
+
+    globals()[name] = RedisTier
+    return RedisTier
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

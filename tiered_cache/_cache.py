@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from tiered_cache._backoff import Backoff
 from tiered_cache._entry import Entry
 from tiered_cache._errors import ConfigurationError, InvalidationNotDelivered
 from tiered_cache._hit import plain_hit
-from tiered_cache._invocation import Invocation
+from tiered_cache._invocation import Invocation, Running
 from tiered_cache._memory import MemoryStore, MemoryTier
 from tiered_cache._options import CACHE_WIDE, Plan, check_key, checked_tags, one_of, refuse_unknown_options
-from tiered_cache._owed import Refresh, carrier_for
+from tiered_cache._owed import carrier_for
 from tiered_cache._read_through import ReadThrough
 from tiered_cache._rules import Verdict, jittered, judge_data
 from tiered_cache._shared import NoSharedStore, Outbox
@@ -22,7 +21,6 @@ from tiered_cache._stats import Counters, OriginStats, Stats
 from tiered_cache._units import Duration, seconds, shown
 from tiered_cache._values import MISSING, Answer
 from tiered_cache._watch import Uniform, Watch
-from tiered_cache.interfaces import Clock, SharedStore, SharedTier, is_shared_tier
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -31,6 +29,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
     from tiered_cache._options import LoadOptions
+    from tiered_cache._owed import Refresh
+    from tiered_cache.interfaces import Clock, SharedStore, SharedTier
 
 Coherence = Literal["ttl", "invocation"] | Duration
 
@@ -164,13 +164,13 @@ class TieredCache:
                 f"until then other containers may serve the old value for at most {self._policy.ttl:g} s of freshness"
             )
 
-    def invocation(self, remaining: Callable[[], float] | None = None) -> AbstractContextManager[None]:
+    def invocation(self, remaining: Callable[[], float] | None = None) -> Running:
         """`with cache.invocation(remaining):` marks an invocation; `aws_lambda.lambda_handler` does it for a handler.
 
         remaining: a function that gives the seconds that the invocation has left; None: no limit is known.
         Values asked for with `scope="invocation"` are gone when it ends. Raises RuntimeError if one is running.
         """
-        return self._invocation.running(remaining)
+        return Running(self._invocation, remaining)
 
     def warm_up(self) -> bool:
         """Import what the tiers need and connect to L2, ahead of the first call. Whether L2 answered; True without one."""
@@ -217,7 +217,7 @@ class TieredCache:
 def _check_tiers(l1: object, l2: object) -> None:
     if not isinstance(l1, MemoryTier):
         raise ConfigurationError(f"l1 must be a MemoryTier, such as MemoryTier(ttl=60); got {shown(l1)}")
-    if l2 is None or (is_shared_tier(l2) and not isinstance(l2, MemoryTier)):
+    if l2 is None or (callable(getattr(l2, "bind", None)) and hasattr(l2, "freshness")):
         return
     hint = "write RedisTier(url, ttl=…)" if isinstance(l2, str) or hasattr(l2, "connection_pool") else "one, or None"
     kind = "a str" if isinstance(l2, str) else f"an object of type {type(l2).__qualname__}"  # a URL may hold a password

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from tiered_cache._errors import ConfigurationError
@@ -10,7 +9,8 @@ from tiered_cache._load import run_loader
 from tiered_cache._values import Answer, Loaded, Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+    from types import TracebackType
 
     from tiered_cache._load import Call
     from tiered_cache._values import LoadContext
@@ -24,17 +24,16 @@ class Invocation:
         self._running = False
         self._values: dict[str, tuple[float, Any]] = {}
 
-    @contextmanager
-    def running(self, remaining: Callable[[], float] | None) -> Iterator[None]:
-        """From begin to end of an invocation that has `remaining()` seconds left; None: no limit is known."""
+    def begin(self, remaining: Callable[[], float] | None) -> None:
+        """An invocation begins that has `remaining()` seconds left; None: no limit is known."""
         if self._running:
             raise RuntimeError("an invocation of this cache is running already")
         self._running, self._remaining = True, remaining
-        try:
-            yield
-        finally:
-            self._running, self._remaining = False, None
-            self._values = {}  # not cleared: a thread that still reads the old dict must not fill the next one's
+
+    def end(self) -> None:
+        """It ends, and its values are gone."""
+        self._running, self._remaining = False, None
+        self._values = {}  # not cleared: a thread that still has the old dict must not fill the next one's
 
     def remaining(self, _now: float) -> float | None:
         """Seconds until the invocation's deadline, or None where none is known."""
@@ -57,3 +56,19 @@ class Invocation:
         if not context.skipped:
             values[call.key] = (call.now, outcome.value)
         return Answer(outcome.value, "origin", 0.0, False, Reason.LOADED)
+
+
+class Running:
+    """`with cache.invocation(remaining):`"""
+
+    def __init__(self, invocation: Invocation, remaining: Callable[[], float] | None) -> None:
+        self._invocation = invocation
+        self._remaining = remaining
+
+    def __enter__(self) -> None:
+        self._invocation.begin(self._remaining)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._invocation.end()

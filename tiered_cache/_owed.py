@@ -6,23 +6,24 @@ import os
 import threading
 from collections import deque
 from math import inf
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, cast
 
 from tiered_cache._errors import ConfigurationError
 from tiered_cache._log import log
 from tiered_cache._units import shown
-from tiered_cache.interfaces import Carrier
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Literal, TypeAlias
 
     from tiered_cache._stats import Counters
     from tiered_cache._values import Answer
+    from tiered_cache.interfaces import Carrier
+
+    Refresh: TypeAlias = Literal["auto", "inline", "thread"] | Carrier
 
 LOST_AFTER = 60.0
 """Seconds after which work that a carrier took and never ended is owed anew."""
-
-Refresh: TypeAlias = Literal["auto", "inline", "thread"] | Carrier
 
 
 def carrier_for(refresh: object) -> Carrier | None:
@@ -33,8 +34,8 @@ def carrier_for(refresh: object) -> Carrier | None:
         return None
     if refresh == "thread":
         return ThreadCarrier()
-    if isinstance(refresh, Carrier):
-        return refresh
+    if callable(getattr(refresh, "submit", None)):
+        return cast("Carrier", refresh)
     raise ConfigurationError(
         f'refresh must be "auto", "inline", "thread" or an object with submit(work); got {shown(refresh)}'
     )

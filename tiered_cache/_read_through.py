@@ -17,7 +17,7 @@ from tiered_cache._options import check_key, check_loader
 from tiered_cache._owed import Owed
 from tiered_cache._rules import Freshness, Move, Verdict, covers, jittered, judge, judge_data, on_l1, on_l2
 from tiered_cache._values import Answer, Loaded, LoadContext, Outcome, Pending, Reason, Tier
-from tiered_cache.interfaces import ABSENT
+from tiered_cache._reply import ABSENT
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,7 +9,33 @@ from __future__ import annotations
 
 from enum import Enum, auto
 from math import inf, log
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class Data(Protocol):
+        """How long data live: stamped when their load starts, by the outermost tier's policy, and the same in every tier."""
+
+        @property
+        def loaded_at(self) -> float: ...
+        @property
+        def fresh_for(self) -> float: ...
+        @property
+        def stale_while_revalidate(self) -> float: ...
+        @property
+        def stale_if_error(self) -> float: ...
+
+
+    class Held(Data, Protocol):
+        """Data held in L1, which may answer for `local_ttl` after L2 or the origin last vouched for them."""
+
+        @property
+        def confirmed_at(self) -> float: ...
+        @property
+        def local_ttl(self) -> float: ...
+        @property
+        def local_stale(self) -> float: ...
 
 SKEW = 1.0
 """Seconds by which another host's clock may be ahead, or our own may step back, before an age counts as negative."""
@@ -22,30 +48,6 @@ class Freshness(NamedTuple):
     stale_while_revalidate: float = 0.0
     stale_if_error: float = 0.0
     jitter: float = 0.0
-
-
-class Data(Protocol):
-    """How long data live: stamped when their load starts, by the outermost tier's policy, and the same in every tier."""
-
-    @property
-    def loaded_at(self) -> float: ...
-    @property
-    def fresh_for(self) -> float: ...
-    @property
-    def stale_while_revalidate(self) -> float: ...
-    @property
-    def stale_if_error(self) -> float: ...
-
-
-class Held(Data, Protocol):
-    """Data held in L1, which may answer for `local_ttl` after L2 or the origin last vouched for them."""
-
-    @property
-    def confirmed_at(self) -> float: ...
-    @property
-    def local_ttl(self) -> float: ...
-    @property
-    def local_stale(self) -> float: ...
 
 
 class Verdict(Enum):

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tiered_cache._stats import SharedStats
-from tiered_cache.interfaces import ABSENT, Reply, SharedStore
+from tiered_cache._reply import ABSENT, Reply
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tiered_cache._entry import Entry
+    from tiered_cache.interfaces import SharedStore
 
 MOST_UNDELIVERED = 10_000
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol, TypeAlias, final
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias, final
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -163,13 +163,3 @@ class LoadContext:
 
     def __repr__(self) -> str:
         return f"LoadContext(stale={self.stale is not MISSING}, validator={bool(self.etag or self.last_modified)})"
-
-
-class ObjectLoader(Protocol):
-    """A loader that wants to know more; every adapter's request is one.
-
-    `load` may be called from any thread, several at once for different keys. It returns the value, a `Loaded`, or what
-    one of the context's verbs returns; it raises `NotFound` only where the origin surely has no such thing.
-    """
-
-    def load(self, context: LoadContext, /) -> Any: ...

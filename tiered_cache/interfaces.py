@@ -5,9 +5,10 @@ Each docstring states the implementer's duties. All methods may be called from s
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol
 
-from tiered_cache._values import LoadContext, ObjectLoader
+from tiered_cache._reply import Reply
+from tiered_cache._values import LoadContext
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,7 +26,16 @@ class Clock(Protocol):
     def __call__(self) -> float: ...
 
 
-@runtime_checkable
+class ObjectLoader(Protocol):
+    """A loader that wants to know more; every adapter's request is one.
+
+    `load` may be called from any thread, several at once for different keys. It returns the value, a `Loaded`, or what
+    one of the context's verbs returns; it raises `NotFound` only where the origin surely has no such thing.
+    """
+
+    def load(self, context: LoadContext, /) -> Any: ...
+
+
 class Carrier(Protocol):
     """Takes owed work to be done later: a thread pool, a queue, whatever has `submit`.
 
@@ -34,19 +44,6 @@ class Carrier(Protocol):
     """
 
     def submit(self, work: Callable[[], None], /) -> object: ...
-
-
-class Reply(NamedTuple):
-    """What the shared tier says of a key."""
-
-    entry: Entry | None
-    """What it holds, whatever its age; None if nothing, or nothing readable."""
-    reached: bool
-    """False if it could not be asked."""
-
-
-ABSENT = Reply(None, True)
-UNREACHED = Reply(None, False)
 
 
 class SharedTier(Protocol):
@@ -95,8 +92,3 @@ class SharedStore(Protocol):
     def close(self) -> None:
         """Give back connections. May be called twice."""
         ...
-
-
-def is_shared_tier(given: Any) -> bool:
-    """Whether `given` can serve as `l2`."""
-    return callable(getattr(given, "bind", None)) and hasattr(given, "freshness")

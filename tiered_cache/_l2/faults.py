@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -90,7 +89,9 @@ def _by_type(error: BaseException, text: str, redis_errors: object) -> Failure: 
         return Failure.TIMEOUT
     if is_a("ResponseError"):
         return Failure.REPLY
-    if any(isinstance(part, socket.gaierror) for part in _chain(error)) or any(sign in text for sign in _NOT_RESOLVED):
+    from socket import gaierror
+
+    if any(isinstance(part, gaierror) for part in _chain(error)) or any(sign in text for sign in _NOT_RESOLVED):
         return Failure.RESOLVE
     if is_a("ConnectionError") or isinstance(error, OSError):
         return Failure.REFUSED if _refused(error, text) else Failure.RESET

@@ -16,7 +16,7 @@ from tiered_cache._options import flag, number, refuse_unknown_options
 from tiered_cache._rules import Freshness, kept_for
 from tiered_cache._stats import Counters, SharedStats
 from tiered_cache._units import Duration, Size, seconds, shown, size
-from tiered_cache.interfaces import ABSENT, UNREACHED, Reply
+from tiered_cache._reply import ABSENT, Reply, UNREACHED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -21,18 +21,20 @@ WAREHOUSE = "demo-warehouse"
 DATABASE = "shop"
 MAPPING_ROWS = 200_000
 CUSTOMER_ITEMS = 100
+DOCUMENT_COPIES = 6
 
 
 def fill(services: LocalServices, told: Callable[[str], object] = lambda step: None) -> None:
-    """Put a document of over a megabyte into S3, 100 items into DynamoDB and a table of 200,000 rows under Athena.
+    """Put six copies of a document of over a megabyte into S3, 100 items into DynamoDB and a table of 200,000 rows under Athena.
 
     told: called with a word on each step as it begins.
     """
     s3 = services.client("s3")
     for bucket in (DOCUMENTS, RESULTS, WAREHOUSE):
         s3.create_bucket(Bucket=bucket)
-    told("a JSON document into S3")
-    s3.put_object(Bucket=DOCUMENTS, Key="endpoints.json", Body=document())
+    told("JSON documents into S3")
+    for copy in range(DOCUMENT_COPIES):
+        s3.put_object(Bucket=DOCUMENTS, Key=document_name(copy), Body=document())
     told("customers into DynamoDB")
     _fill_table(services.client("dynamodb"))
     told(f"a mapping of {MAPPING_ROWS:,} rows under Athena")
@@ -42,6 +44,11 @@ def fill(services: LocalServices, told: Callable[[str], object] = lambda step: N
         "CREATE EXTERNAL TABLE customer_mapping (customer_id string, account string, region string) "
         f"ROW FORMAT DELIMITED FIELDS TERMINATED BY ',' LOCATION 's3://{WAREHOUSE}/customer_mapping/'",
     )
+
+
+def document_name(copy: int) -> str:
+    """The key of that copy of the document."""
+    return "endpoints.json" if copy == 0 else f"endpoints-{copy}.json"
 
 
 def document() -> bytes:

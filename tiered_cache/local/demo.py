@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tiered_cache.local._needs import need
 from tiered_cache.local.container import Container
-from tiered_cache.local.content import CUSTOMER_ITEMS, customer_id, fill
+from tiered_cache.local.content import CUSTOMER_ITEMS, DOCUMENT_COPIES, customer_id, document_name, fill
 from tiered_cache.local.services import LocalServices
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def run(examples: Path, told: Callable[[str], object], *, short: bool = False) -
 
     examples: the folder with the handler's module. told: called with a word on each step as it begins.
     """
-    customers = 10 if short else CUSTOMER_ITEMS // 2
+    events = _events(10 if short else CUSTOMER_ITEMS // 2)
     told("Starting Valkey, S3, DynamoDB and Athena")
     with LocalServices() as services:
         fill(services, lambda step: told(f"Putting {step}"))
@@ -51,40 +51,41 @@ def run(examples: Path, told: Callable[[str], object], *, short: bool = False) -
 
         told("Container A: a cold start, then each origin")
         with container() as first:
-            rows = [
-                _measure(first, "S3 object, 1.2 MB of JSON", [{"want": "document"}]),
-                _measure(first, "DynamoDB item", [_customer(number) for number in range(customers)]),
-                _measure(first, "Athena, 200,000 rows", [{"want": "mapping"}]),
-            ]
+            rows = [_measure(first, content, wanted) for content, wanted in events.items()]
             told("Container A: the same keys again, from L1")
-            rows = [_again(first, row, 200 if short else L1_CALLS) for row in rows]
+            rows = [_again(first, row, events[row.content][0], 200 if short else L1_CALLS) for row in rows]
             for name in ("B",) if short else ("B", "C"):
                 told(f"Container {name}: the same keys, from L2")
                 with container() as other:
                     other.invoke(_customer(CUSTOMER_ITEMS - 1))  # imports and connects
-                    rows = [_from_l2(other, row, customers) for row in rows]
+                    rows = [_from_l2(other, row, events[row.content]) for row in rows]
             told("Killing Redis")
             services.valkey.kill()
             outages = [_outage("container A, a key that it holds", first, _customer(0))]
-            outages.append(_outage("container A, a key that it does not hold", first, _customer(customers + 1)))
-            outages.append(_outage("container A, the next such key", first, _customer(customers + 2)))
+            outages.append(_outage("container A, a key that it does not hold", first, _customer(CUSTOMER_ITEMS - 2)))
+            outages.append(_outage("container A, the next such key", first, _customer(CUSTOMER_ITEMS - 3)))
         told("A new container, with Redis dead")
         with container() as late:
-            outages.append(_outage("a new container, S3 object", late, {"want": "document"}))
-            outages.append(_outage("a new container, DynamoDB item", late, _customer(0)))
+            outages.append(_outage("a new container, its first call ever", late, _customer(0)))
+            outages.append(_outage("a new container, an object from S3", late, _document(0)))
     return rows, outages
+
+
+def _events(customers: int) -> dict[str, list[dict[str, Any]]]:
+    """The events to be measured, by what they ask for."""
+    return {
+        "S3: JSON of 1.2 MB": [_document(copy) for copy in range(DOCUMENT_COPIES)],
+        "DynamoDB: an item": [_customer(number) for number in range(customers)],
+        "Athena: 200,000 rows": [{"want": "mapping"}],
+    }
 
 
 def _customer(number: int) -> dict[str, Any]:
     return {"want": "customer", "customer_id": customer_id(number)}
 
 
-def _events(row: Row, customers: int) -> list[dict[str, Any]]:
-    if row.content.startswith("S3"):
-        return [{"want": "document"}]
-    if row.content.startswith("Athena"):
-        return [{"want": "mapping"}]
-    return [_customer(number) for number in range(customers)]
+def _document(copy: int) -> dict[str, Any]:
+    return {"want": "document", "document": document_name(copy)}
 
 
 def _measure(container: Container, content: str, events: list[dict[str, Any]]) -> Row:
@@ -92,14 +93,13 @@ def _measure(container: Container, content: str, events: list[dict[str, Any]]) -
     return Row(content, seconds[:1], seconds[1:] or seconds[:1], [], [])
 
 
-def _again(container: Container, row: Row, calls: int) -> Row:
-    event = _events(row, 1)[0]
+def _again(container: Container, row: Row, event: dict[str, Any], calls: int) -> Row:
     _expect(container, event, "l1")
     return row._replace(l1=container.invoke(event, times=calls).seconds)
 
 
-def _from_l2(container: Container, row: Row, customers: int) -> Row:
-    return row._replace(l2=row.l2 + [_expect(container, event, "l2") for event in _events(row, customers)])
+def _from_l2(container: Container, row: Row, events: list[dict[str, Any]]) -> Row:
+    return row._replace(l2=row.l2 + [_expect(container, event, "l2") for event in events])
 
 
 def _expect(container: Container, event: dict[str, Any], tier: str) -> float:
@@ -116,21 +116,19 @@ def _outage(what: str, container: Container, event: dict[str, Any]) -> Outage:
 
 def show(rows: list[Row], outages: list[Outage], console: Any) -> None:
     """Print what was measured as two tables."""
-    table = need("rich.table").Table(title="One handler, three tiers (median time of a whole invocation)")
+    table = need("rich.table").Table(title="One handler, three tiers: median time of an invocation")
     table.add_column("content")
-    for heading in ("cold: first call", "origin", "L2 hit", "L1 hit", "L2 : origin", "L1 : origin"):
+    for heading in ("first call", "origin", "L2", "L1"):
         table.add_column(heading, justify="right")
     for row in rows:
-        origin, l2, l1 = median(row.origin), median(row.l2), median(row.l1)
-        table.add_row(
-            row.content, _time(row.cold[0]), _time(origin), _time(l2), _time(l1), _ratio(origin / l2), _ratio(origin / l1)
-        )
+        origin = median(row.origin)
+        hits = (f"{_time(median(tier))} ({_ratio(origin / median(tier))})" for tier in (row.l2, row.l1))
+        table.add_row(row.content, _time(row.cold[0]), _time(origin), *hits)
     console.print(table)
-    counts = ", ".join(
-        f"{row.content.split(',')[0]}: {len(row.origin)} / {len(row.l2)} / {len(row.l1)}" for row in rows
-    )
-    console.print(f"Calls measured (origin / L2 / L1): {counts}.")
-    console.print("S3 and DynamoDB are moto, Athena is DuckDB, all on this machine: real ones are slower.\n")
+    for row in rows:
+        console.print(f"{row.content}: {len(row.origin)} calls of the origin, {len(row.l2)} of L2, {len(row.l1)} of L1")
+    console.print("In brackets: how many times faster than the origin. S3 and DynamoDB are moto and Athena is DuckDB,")
+    console.print("all on this machine: the real ones are slower.\n")
     outage = need("rich.table").Table(title="After Redis was killed")
     for heading in ("asked", "answered by", "why", "time"):
         outage.add_column(heading, justify="right" if heading == "time" else "left")
@@ -147,4 +145,4 @@ def _time(seconds: float) -> str:
 
 
 def _ratio(times: float) -> str:
-    return f"{times:,.0f} x faster" if times >= 10 else f"{times:.1f} x faster"
+    return f"{times:,.0f}x" if times >= 10 else f"{times:.1f}x"

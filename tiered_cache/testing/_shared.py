@@ -10,7 +10,7 @@ from tiered_cache._entry import Entry
 from tiered_cache._rules import Freshness, kept_for
 from tiered_cache._stats import Counters, SharedStats
 from tiered_cache._units import Duration, seconds
-from tiered_cache.interfaces import ABSENT, UNREACHED, Reply
+from tiered_cache._reply import ABSENT, Reply, UNREACHED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

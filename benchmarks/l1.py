@@ -1,0 +1,111 @@
+"""L1: a hit through `get_or_load` beside a dict look-up and the read-through of other caches."""
+
+import random
+import threading
+import time
+
+from benchmarks.harness import interleaved, table
+from tiered_cache import MemoryTier, TieredCache
+
+KEYS = 1_000
+
+
+def run(*, quick):
+    calls = 20_000 if quick else 200_000
+    rng = random.Random(7)
+    keys = [f"customer:{rng.randrange(KEYS)}" for _ in range(calls)]
+    value = {"id": 1, "name": "Ada"}
+
+    def looped(get):
+        for key in set(keys):
+            get(key)
+
+        def loop():
+            for key in keys:
+                get(key)
+
+        return loop
+
+    def looped_with_loader(get, load=lambda: value):
+        for key in set(keys):
+            get(key, load)
+
+        def loop():
+            for key in keys:
+                get(key, load)
+
+        return loop
+
+    plain = dict.fromkeys(keys, value)
+
+    def dict_loop():
+        for key in keys:
+            plain[key]
+
+    cache = TieredCache(MemoryTier(ttl=600), refresh="inline")
+    operations = {
+        "dict[key]": dict_loop,
+        "tiered_cache get_or_load": looped_with_loader(cache.get_or_load),
+        "tiered_cache get_entry_or_load": looped_with_loader(cache.get_entry_or_load),
+    }
+    operations |= {name: (looped_with_loader if wants_loader else looped)(get) for name, get, wants_loader in peers(value)}
+    timings = interleaved(operations, rounds=7 if quick else 15, calls=calls)
+    table("L1 hit (budget: at most 7 x dict, and ahead of each peer's read-through)", timings, "dict[key]")
+    return timings
+
+
+def peers(value):
+    """(name, get, whether it takes a loader) of each peer that is installed, in its own documented form."""
+    import cachetools
+
+    yield "cachetools cached(TTLCache, lock)", cachetools.cached(cachetools.TTLCache(2 * KEYS, 600), lock=threading.RLock())(lambda _key: value), False
+    try:
+        import moka_py
+
+        yield "moka-py get_with", moka_py.Moka(2 * KEYS, ttl=600).get_with, True
+    except ImportError:
+        print("moka-py is not installed: skipped")
+    try:
+        import cachebox
+
+        yield "cachebox cached(TTLCache)", cachebox.cached(cachebox.TTLCache(2 * KEYS, 600))(lambda _key: value), False
+    except ImportError:
+        print("cachebox is not installed: skipped")
+
+
+def growth(*, quick):
+    """The cost of a hit as the number of entries grows."""
+    rng = random.Random(7)
+    calls = 20_000 if quick else 100_000
+    operations = {}
+    for entries in (1_000, 10_000) if quick else (1_000, 10_000, 100_000, 1_000_000):
+        cache = TieredCache(MemoryTier(ttl=600, max_bytes="4 GiB", sizer=lambda _value: 1), refresh="inline")
+        for number in range(entries):
+            cache.set(f"key:{number}", number)
+        keys = [f"key:{rng.randrange(entries)}" for _ in range(calls)]
+
+        def loop(get=cache.get_or_load, keys=keys):
+            for key in keys:
+                get(key, None)
+
+        operations[f"{entries:,} entries"] = loop
+    timings = interleaved(operations, rounds=5, calls=calls)
+    table("L1 hit as the cache grows (the processor's caches, not ours, make the difference)", timings, "1,000 entries")
+    return timings
+
+
+def inserts(*, quick):
+    """L1 stays within its budget under many inserts; the time of one, with eviction."""
+    count = 20_000 if quick else 1_000_000
+    cache = TieredCache(MemoryTier(ttl=600, max_bytes="16 MiB"), refresh="inline")
+    most = 0
+    started = time.perf_counter()
+    for number in range(count):
+        cache.get_or_load(f"key:{number}", lambda number=number: {"id": number, "name": f"customer {number}"})
+        if number % 1_000 == 0:
+            most = max(most, cache.stats().l1.bytes)
+    seconds = time.perf_counter() - started
+    stats = cache.stats().l1
+    print(f"\nL1 under {count:,} inserts with a budget of {stats.max_bytes:,} bytes")
+    print(f"  most bytes held {max(most, stats.bytes):,}; entries {stats.entries:,}; evictions {stats.evictions:,}")
+    print(f"  {seconds / count * 1e6:.1f} µs for a load, a sizing, an insert and an eviction (stats() every 1,000)")

@@ -1,0 +1,53 @@
+"""L1's memory: what the process really grows by, beside what the sizer says, and the overhead of an entry."""
+
+import gc
+import subprocess
+import sys
+
+SHAPES = {
+    "small dicts": "{'id': n, 'name': f'customer {n}', 'balance': n * 1.5, 'tags': [f'a{n}', f'b{n}']}",
+    "strings of 1 kB": "chr(65 + n % 26) * 1000 + str(n)",
+    "bytes of 100": "n.to_bytes(100, 'big')",
+    "integers": "10**12 + n",
+    "lists of 20 floats": "[n + i / 7 for i in range(20)]",
+}
+BUDGET = 64 * 2**20
+
+
+def child(shape):
+    """Fill an L1 and print the growth of the process in bytes, and what L1 says of itself."""
+    import tiered_cache
+
+    cache = tiered_cache.TieredCache(tiered_cache.MemoryTier(ttl=600, max_bytes=BUDGET), refresh="inline")
+    make = eval(f"lambda n: {SHAPES[shape]}")  # noqa: S307  # one of the texts above
+    cache.get_or_load("warm", lambda: make(0))
+    gc.collect()
+    before, number = resident(), 0
+    while cache.stats().l1.evictions == 0:
+        for _ in range(2_000):
+            cache.get_or_load(f"key:{number}", lambda: make(number))
+            number += 1
+    stats = cache.stats().l1
+    print(resident() - before, stats.bytes, stats.entries)
+
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096
+
+
+def run(*, quick):
+    print(f"\nL1's memory with a budget of {BUDGET:,} bytes (budget: the process grows by at most 1.2 x that)")
+    if sys.platform != "linux":
+        print("  skipped: the size of a process is read from /proc, which this system has not")
+        return
+    print(f"  {'content':22}{'process grew by':>18}{'L1 says':>14}{'entries':>10}{'ratio':>8}")
+    for shape in ("small dicts",) if quick else SHAPES:
+        answer = subprocess.run(
+            [sys.executable, "-c", f"from benchmarks.memory import child; child({shape!r})"],
+            capture_output=True,
+            check=True,
+            text=True,
+        )
+        grew, said, entries = map(int, answer.stdout.split())
+        print(f"  {shape:22}{grew:>18,}{said:>14,}{entries:>10,}{grew / BUDGET:>8.2f}")
