@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import time
+from itertools import count
 from typing import TYPE_CHECKING, Any, final
 
 from tiered_cache._errors import LoadTimeout, OriginDenied, OriginError, OriginThrottled
@@ -17,12 +18,12 @@ from tiered_cache.adapters._athena_service import (
     QueryStatistics,
     Service,
     Start,
-    UnknownExecution,
+    UnknownExecutionError,
 )
 from tiered_cache.adapters._boto import spread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from tiered_cache._values import LoadContext
 
@@ -101,7 +102,7 @@ class QueryRequest:
             return None
         try:
             execution = self._await(context.handle, 0.0, left, context)
-        except UnknownExecution:
+        except UnknownExecutionError:
             return None
         if execution is not None and execution.retryable and execution.state == "FAILED":
             return None
@@ -129,31 +130,48 @@ class QueryRequest:
         A query that is not resumable does not outlive this: it is stopped, unless it is another's who was first.
         """
         end = time.monotonic() + (0 if context.stale is not MISSING else self._wait)
-        execution: Execution | None = None
-        looks = 0
+
+        def rest() -> float:
+            most = left() - STOP_TIME
+            return min(most, end - time.monotonic()) if self._resumable else most
+
+        last: Execution | None = None
         try:
-            while True:
-                execution = self._look(execution_id, left) or execution
-                rest = left() - STOP_TIME
-                if self._resumable:
-                    rest = min(rest, end - time.monotonic())
-                if (execution is not None and execution.over) or (self._resumable and rest <= 0):
-                    return execution
-                if rest <= 0:
-                    raise LoadTimeout(self._service.where.call("the query").says("not done in time, and stopped"))
-                looks += 1
-                time.sleep(min(spread(looks), rest))
+            for last in self._looks(execution_id, left, rest):
+                if last is not None and last.over:
+                    return last
         except BaseException:
-            others = execution is not None and execution.submitted < asked
-            if not (self._resumable or others):
-                self._service.stop(execution_id)
+            self._give_up(execution_id, last, asked)
             raise
+        if self._resumable:
+            return last
+        self._give_up(execution_id, last, asked)
+        raise LoadTimeout(self._service.where.call("the query").says("not done in time, and stopped"))
+
+    def _looks(
+        self, execution_id: str, left: Callable[[], float], rest: Callable[[], float]
+    ) -> Iterator[Execution | None]:
+        """The execution as it looks now and, with growing pauses, later, for as long as `rest` is above zero."""
+        execution: Execution | None = None
+        for looks in count(1):
+            execution = self._look(execution_id, left) or execution
+            yield execution
+            pause = min(spread(looks), rest())
+            if pause <= 0:
+                return
+            time.sleep(pause)
+
+    def _give_up(self, execution_id: str, last: Execution | None, asked: float) -> None:
+        """Stop the execution, unless it may go on: it is resumable, or another's who was first and waits for it."""
+        others = last is not None and last.submitted < asked
+        if not (self._resumable or others):
+            self._service.stop(execution_id)
 
     def _look(self, execution_id: str, left: Callable[[], float]) -> Execution | None:
         """One look; None where only the looking failed and the query may well go on."""
         try:
             return self._service.look(execution_id, left)
-        except (OriginDenied, UnknownExecution):
+        except (OriginDenied, UnknownExecutionError):
             raise
         except OriginThrottled:
             return None
@@ -196,7 +214,7 @@ class QueryRequest:
 
 
 def _unfit(execution: Execution, start: Start) -> bool:
-    """True if the query must be started anew: it was over before it was asked for, another's failed, or ours may be repeated."""
+    """True if the query must be started anew: it was over before, another's failed, or ours may be repeated."""
     if not execution.over:
         return False
     if execution.completed is not None and execution.completed < start.at:

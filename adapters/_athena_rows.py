@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 Cells: TypeAlias = list[str | None]
 """One row as text; None is NULL."""
 
-# Every value is in quotes, a quote inside is doubled, and NULL is nothing at all between two commas. Python's csv module
-# cannot tell that from an empty string before 3.12.
+# Every value is in quotes, a quote inside is doubled, and NULL is nothing at all between two commas. Python's csv
+# module cannot tell that from an empty string before 3.12.
 _CELL = re.compile(r'(?:"((?:[^"]|"")*)")?(,|\r?\n)')
 
 
@@ -30,7 +30,7 @@ class Column(NamedTuple):
 
 
 def columns(result_set: Mapping[str, Any], call: Call) -> tuple[Column, ...]:
-    """The columns of a GetQueryResults answer. Raises ConfigurationError if two share a name: a dict cannot hold both."""
+    """The columns of a GetQueryResults answer. Raises ConfigurationError if two share a name."""
     described: Sequence[Mapping[str, Any]] = result_set.get("ResultSetMetadata", {}).get("ColumnInfo", ())
     if not described:
         raise OriginMalformed(call.says("the answer does not describe its columns"))
@@ -48,7 +48,7 @@ def cells_of_page(result_set: Mapping[str, Any]) -> list[Cells]:
 
 
 def cells_of_csv(text: str, call: Call) -> Iterator[Cells]:
-    """The rows of a result file, its header first. Raises OriginMalformed where it is not Athena's CSV or is cut off."""
+    """The rows of a result file, its header first. Raises OriginMalformed if it is not Athena's CSV or is cut off."""
     row: Cells = []
     place = 0
     for cell in _CELL.finditer(text):
@@ -67,7 +67,8 @@ def cells_of_csv(text: str, call: Call) -> Iterator[Cells]:
 def rows(head: Sequence[Column], cells: Iterable[Cells], max_rows: int, call: Call) -> list[dict[str, Any]]:
     """The rows as dicts with Python values.
 
-    Raises SizeLimitExceeded beyond `max_rows`, and OriginMalformed for a row that is too short or a value not of its type.
+    Raises SizeLimitExceeded beyond `max_rows`, and OriginMalformed for a row that is too short or a value not of its
+    type.
     """
     names = [column.name for column in head]
     readers = [_READERS.get(column.type, str) for column in head]

@@ -35,7 +35,7 @@ STOP_TIME = 0.5
 """Seconds that a load keeps back for stopping its query."""
 
 
-class UnknownExecution(OriginError):
+class UnknownExecutionError(OriginError):
     """Athena does not know the execution id; it keeps them for 45 days."""
 
 
@@ -105,7 +105,7 @@ class Service(NamedTuple):
         return Start(answer["QueryExecutionId"], _server_time(answer))
 
     def look(self, execution_id: str, remaining: Remaining) -> Execution:
-        """The execution's state. Raises UnknownExecution if Athena does not know it (any more)."""
+        """The execution's state. Raises UnknownExecutionError if Athena does not know it (any more)."""
         call = self.where.call("GetQueryExecution")
         try:
             answer = self.athena.run(
@@ -113,7 +113,7 @@ class Service(NamedTuple):
             )
         except ConfigurationError as error:
             if _invalid_request(error):
-                raise UnknownExecution(call.says("Athena does not know this execution")) from error.__cause__
+                raise UnknownExecutionError(call.says("Athena does not know this execution")) from error.__cause__
             raise
         try:
             return _execution(answer["QueryExecution"])
@@ -138,7 +138,7 @@ class Service(NamedTuple):
         )
 
     def rows(self, execution: Execution, remaining: Remaining) -> list[dict[str, Any]]:
-        """The rows of a succeeded execution: from its file in S3 in one go, or from Athena by pages where there is no CSV."""
+        """The rows of a succeeded execution: from its file in S3 in one go, or by pages where there is no CSV."""
         call = self.where.call("GetQueryResults")
         in_file = execution.output.endswith(".csv")
         first = self._page(call, execution.id, 2 if in_file else _PAGE, None, remaining)
@@ -228,7 +228,7 @@ class Where(NamedTuple):
 
 
 def _invalid_request(error: ConfigurationError) -> bool:
-    """True if Athena called a request invalid that only names an execution: it does not know that one, or not any more."""
+    """True if Athena called a request invalid that only names an execution: it does not know that one (any more)."""
     return isinstance(error.__cause__, Exception) and service_code(error.__cause__) == "InvalidRequestException"
 
 

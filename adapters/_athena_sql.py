@@ -58,7 +58,7 @@ def _literal(position: int, value: object) -> str:
     return text
 
 
-def _written(position: int, value: object) -> str:
+def _written(position: int, value: object) -> str:  # noqa: C901, PLR0911 - one line for each type
     match value:
         case None:
             return "NULL"

@@ -1,7 +1,7 @@
 """DynamoDB's attribute values and Python's, exactly and both ways.
 
-boto3's own `TypeDeserializer` wraps bytes in a class of its own and rounds numbers by a context, and importing it imports
-boto3, which a request must not do; hence this table. A test holds it against boto3's.
+boto3's own `TypeDeserializer` wraps bytes in a class of its own and rounds numbers by a context, and importing it
+imports boto3, which a request must not do; hence this table. A test holds it against boto3's.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ _DIGITS = 38
 _KEY_TYPES = "a non-empty str, an int, a Decimal or non-empty bytes"
 
 
-def attribute(where: str, value: object) -> Attribute:
+def attribute(where: str, value: object) -> Attribute:  # noqa: PLR0911 - one line for each type
     """`value` as DynamoDB writes it. `where` names the place for the error texts.
 
-    Raises TypeError for a type that DynamoDB does not have, float above all, and ConfigurationError for a number out of range.
+    Raises TypeError for a type that DynamoDB does not have, float above all, and ConfigurationError for a number out
+    of range.
     """
     match value:
         case None:
@@ -79,7 +80,7 @@ def _set(where: str, values: AbstractSet[object]) -> Attribute:
 
 
 def key_attributes(where: str, key: object) -> dict[str, Attribute]:
-    """The primary key `{"pk": "a"}` as DynamoDB writes it. Raises TypeError or ConfigurationError for what cannot be one."""
+    """The primary key `{"pk": "a"}` as DynamoDB writes it. Raises TypeError or ConfigurationError if it cannot be."""
     given = type(key).__qualname__
     if not isinstance(key, Mapping) or not key:
         raise TypeError(f'{where} must be a dict of the key attributes, such as {{"pk": "a"}}; got {given}')
@@ -100,7 +101,7 @@ def identity(key: Mapping[str, Attribute]) -> Identity:
 
 
 def python(value: Attribute) -> Any:
-    """The Python value of `value`. Raises KeyError, ValueError, TypeError or ArithmeticError if it is not an attribute."""
+    """The Python value of `value`. Raises an everyday error if it is not an attribute."""
     ((tag, given),) = value.items()
     return _PYTHON[tag](given)
 

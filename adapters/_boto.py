@@ -141,12 +141,13 @@ _BY_CLASS: dict[str, Verdict] = {
         "InvalidRetryConfigurationError InvalidRetryModeError InvalidMaxRetryAttemptsError InvalidProxiesConfigError "
         "InvalidDefaultsMode InvalidIMDSEndpointError InvalidIMDSEndpointModeError InvalidS3AddressingStyleError "
         "InvalidS3UsEast1RegionalEndpointConfigError InvalidSTSRegionalEndpointsConfigError InvalidChecksumConfigError "
-        "InvalidEndpointDiscoveryConfigurationError InvalidDNSNameError InvalidHostLabelError BaseEndpointResolverError "
-        "EndpointProviderError UnknownServiceError UnknownSignatureVersionError UnsupportedSignatureVersionError "
+        "InvalidEndpointDiscoveryConfigurationError InvalidDNSNameError InvalidHostLabelError EndpointProviderError "
+        "BaseEndpointResolverError UnknownServiceError UnknownSignatureVersionError UnsupportedSignatureVersionError "
         "UnsupportedServiceProtocolsError UnsupportedS3AccesspointConfigurationError UnsupportedS3ConfigurationError "
         "UnsupportedOutpostResourceError UnsupportedS3ControlArnError UnsupportedS3ControlConfigurationError "
         "UnknownCredentialError UnknownTokenProviderError DataNotFoundError ServiceNotInRegionError "
-        "InvalidEndpointConfigurationError MissingDependencyException MissingServiceIdError InfiniteLoopConfigError RefreshWithMFAUnsupportedError",
+        "InvalidEndpointConfigurationError MissingDependencyException MissingServiceIdError "
+        "InfiniteLoopConfigError RefreshWithMFAUnsupportedError",
         _SETTINGS,
     ),
     "BotoCoreError": Verdict(OriginError, "the SDK failed"),
@@ -208,7 +209,7 @@ _making = threading.Lock()
 
 
 def _renew_lock() -> None:
-    global _making
+    global _making  # noqa: PLW0603 - a lock for the process, which is another one after a fork
     _making = threading.Lock()  # a thread of the parent may have held it
 
 
@@ -227,7 +228,7 @@ def unlimited() -> float | None:
 
 
 def spread(attempt: int) -> float:
-    """Seconds to pause before repetition number `attempt`: evenly between 0 and 0.1 times 2 to the `attempt`, at most 5.
+    """Seconds to pause before repetition number `attempt`: evenly in 0 to 0.1 times 2 to the `attempt`, at most 5.
 
     Full jitter, https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
     """
@@ -247,10 +248,11 @@ def paused(attempt: int, left: float | None) -> bool:
 class Clients:
     """One service's clients for one origin, made at the first call and again after a fork.
 
-    botocore's timeouts belong to a client, not to a call, and its retries multiply them. So a client here tries once, and
-    there is one for each patience (`read_timeout`, half of it, a quarter, ...), made when a call first needs it (5 ms and
-    0.3 MB after the first). A call takes the longest that fits the time left and is repeated only after a passing failure and only
-    within that time. A client that was handed in is used as it is, with its own timeouts and retries.
+    botocore's timeouts belong to a client, not to a call, and its retries multiply them. So a client here tries once,
+    and there is one for each patience (`read_timeout`, half of it, a quarter, ...), made when a call first needs it (5
+    ms and 0.3 MB after the first). A call takes the longest that fits the time left and is repeated only after a
+    passing failure and only within that time. A client that was handed in is used as it is, with its own timeouts and
+    retries.
     """
 
     __slots__ = ("_closed", "_given", "_made", "_options", "_prepare", "_read_timeout", "_service")
@@ -345,7 +347,7 @@ class Clients:
         return client
 
     def close(self) -> None:
-        """Close the clients made here, not one that was handed in. Later calls raise ClosedError; closing again does nothing."""
+        """Close the clients made here, not one that was handed in. Later calls raise ClosedError."""
         self._closed = True
         while self._made:
             _, client = self._made.popitem()

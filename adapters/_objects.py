@@ -18,9 +18,9 @@ _CHUNK = 64 * 1024
 def body(answer: Mapping[str, Any], max_bytes: int, call: Call, remaining: Callable[[], float | None]) -> bytes:
     """The bytes of a GetObject answer; its stream is closed in every case.
 
-    Raises SizeLimitExceeded before anything is read if there are more than `max_bytes`, OriginMalformed if the answer is
-    not an object of S3 (no ETag, no length) or its length is not the one announced, and LoadTimeout when `remaining` is up:
-    it is looked at after each 64 KiB.
+    Raises SizeLimitExceeded before anything is read if there are more than `max_bytes`, OriginMalformed if the answer
+    is not an object of S3 (no ETag, no length) or its length is not the one announced, and LoadTimeout when
+    `remaining` is up: it is looked at after each 64 KiB.
     """
     stream = answer["Body"]
     try:

@@ -27,8 +27,8 @@ class AthenaOrigin:
     """One database by way of one workgroup.
 
     Needs `athena:StartQueryExecution`, `GetQueryExecution`, `GetQueryResults`, `StopQueryExecution` on the workgroup,
-    `glue:GetTable`, `glue:GetPartitions` and `glue:GetDatabase` on the tables, `s3:GetObject` and `s3:ListBucket` on their data,
-    and `s3:GetObject`, `s3:PutObject`, `s3:GetBucketLocation` on the output location.
+    `glue:GetTable`, `glue:GetPartitions` and `glue:GetDatabase` on the tables, `s3:GetObject` and `s3:ListBucket` on
+    their data, and `s3:GetObject`, `s3:PutObject`, `s3:GetBucketLocation` on the output location.
 
     output_location: `s3://bucket/prefix/`; not needed where the workgroup has one or manages its results.
     client, s3_client: boto3 clients, used as they are; by default made at the first load.
@@ -96,11 +96,11 @@ class AthenaOrigin:
 
         sql: one statement that reads. A `?` outside of quotes and comments stands for a parameter.
         parameters: str, int, Decimal, float, bool, date, datetime, bytes or None; sent beside the SQL, never inside it.
-        resumable: the query outlives a load that is too short for it. A load waits for at most `wait` (not at all where a stale
-            value can be served meanwhile), then answers 'pending', and a later load, in any container, takes the query up. By default
-            a load waits for its query and stops it when its time is up.
-        bucket_seconds: loads that start the same query within the same so many seconds share one execution, so a load may get
-            data that old. 0: each load runs its own, for callers who invalidate and must then see what is new.
+        resumable: the query outlives a load that is too short for it. A load waits for at most `wait` (not at all
+            where a stale value can be served meanwhile), then answers 'pending', and a later load, in any container,
+            takes the query up. By default a load waits for its query and stops it when its time is up.
+        bucket_seconds: loads that start the same query within the same so many seconds share one execution, so a load
+            may get data that old. 0: each load runs its own, for callers who invalidate and must then see what is new.
 
         Raises ConfigurationError or TypeError for a statement or parameters that Athena could not accept.
         """

@@ -43,7 +43,8 @@ class DynamoDBOrigin:
 
     table: its name or ARN.
     client: a boto3 DynamoDB client (not a resource), used as it is; by default one is made at the first load.
-    ttl_attribute: the table's TTL attribute; an expired item counts as absent, though DynamoDB deletes it only days later.
+    ttl_attribute: the table's TTL attribute; an expired item counts as absent, though DynamoDB deletes it only days
+    later.
     read_timeout: the longest wait for any one piece of an answer, cut to fit the time that a load has left.
     clock: wall-clock seconds, against which `ttl_attribute` is held.
 
@@ -97,7 +98,7 @@ class DynamoDBOrigin:
         values: Mapping[str, Any],
         *,
         names: Mapping[str, str] | None = None,
-        filter: str | None = None,
+        filter_expression: str | None = None,
         index: str | None = None,
         forward: bool = True,
         consistent: bool = False,
@@ -107,7 +108,7 @@ class DynamoDBOrigin:
         """The loader of all items that `key_condition` finds, as a list, over all pages.
 
         key_condition, values: such as `"pk = :pk"` and `{":pk": "a"}`; names: for reserved words, `{"#n": "name"}`.
-        filter: a filter expression, applied after reading. index: a secondary index.
+        filter_expression: applied after reading. index: a secondary index.
         limit: stop after so many items, in the order of the sort key, or against it with `forward=False`.
         max_items: more raise SizeLimitExceeded.
         """
@@ -124,9 +125,13 @@ class DynamoDBOrigin:
             "ScanIndexForward": bool(forward),
             "ConsistentRead": bool(consistent),
         }
-        optional = {"ExpressionAttributeNames": dict(names or {}), "FilterExpression": filter, "IndexName": index}
+        optional = {
+            "ExpressionAttributeNames": dict(names or {}),
+            "FilterExpression": filter_expression,
+            "IndexName": index,
+        }
         parameters |= {name: given for name, given in optional.items() if given}
-        if limit is not None and filter is None:  # DynamoDB counts before it filters
+        if limit is not None and filter_expression is None:  # DynamoDB counts before it filters
             parameters["Limit"] = limit
         return QueryRequest(self, parameters, limit, max_items)
 
@@ -172,7 +177,7 @@ class DynamoDBOrigin:
 
 
 # pyright: reportPrivateUsage=false
-# The requests below are one module with their origin.
+# ruff: noqa: SLF001 - the requests below are one module with their origin
 
 
 class ItemRequest(NamedTuple):
@@ -185,8 +190,9 @@ class ItemRequest(NamedTuple):
     def load(self, context: LoadContext, /) -> dict[str, Any]:
         """The item as a dict: N is Decimal, B bytes, sets are sets, NULL is None.
 
-        Raises NotFound only on a whole answer of DynamoDB that has no item; OriginDenied, OriginThrottled, OriginMalformed,
-        OriginError, ConfigurationError for a wrong table or key, or LoadTimeout if too little time is left.
+        Raises NotFound only on a whole answer of DynamoDB that has no item; OriginDenied, OriginThrottled,
+        OriginMalformed, OriginError, ConfigurationError for a wrong table or key, or LoadTimeout if too little time is
+        left.
         """
         table = self.origin.table
         parameters = {"TableName": table, "Key": self.key, "ConsistentRead": self.consistent}
@@ -213,8 +219,9 @@ class ItemsRequest(NamedTuple):
     def __call__(self, missing_keys: Sequence[str], /) -> dict[str, dict[str, Any]]:
         """The items by cache key; a key whose item does not exist is left out.
 
-        In chunks of 100, each item asked for once. Raises OriginThrottled if keys are still unprocessed when the budget is
-        spent, since nobody then knows whether their items exist; else what `ItemRequest.load` raises, but for NotFound.
+        In chunks of 100, each item asked for once. Raises OriginThrottled if keys are still unprocessed when the
+        budget is spent, since nobody then knows whether their items exist; else what `ItemRequest.load` raises, but
+        for NotFound.
         """
         keys: dict[Identity, dict[str, Attribute]] = {}
         wanted_by: dict[Identity, list[str]] = {}
@@ -244,7 +251,7 @@ class ItemsRequest(NamedTuple):
             waiting += unprocessed
             fruitless = 0 if len(unprocessed) < len(asked) else fruitless + 1
             if unprocessed and not paused(fruitless, end - time.monotonic()):
-                text = f"{len(waiting)} of {len(keys)} keys still unprocessed when the budget of {self.budget:g} s was spent"
+                text = f"{len(waiting)} of {len(keys)} keys still unprocessed after the budget of {self.budget:g} s"
                 raise OriginThrottled(call.says(text))
         return found
 

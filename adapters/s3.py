@@ -117,11 +117,11 @@ class ObjectRequest(NamedTuple):
     def load(self, context: LoadContext, /) -> Any:
         """The decoded object as a `Loaded` with its validators, or 'not modified'.
 
-        A stale value's ETag goes along as If-None-Match (RFC 9110, 13.1.2), so that an unchanged object is not moved again.
-        Raises NotFound where S3 says that there is no such key, OriginDenied, OriginThrottled, OriginMalformed,
+        A stale value's ETag goes along as If-None-Match (RFC 9110, 13.1.2), so that an unchanged object is not moved
+        again. Raises NotFound where S3 says that there is no such key, OriginDenied, OriginThrottled, OriginMalformed,
         SizeLimitExceeded, OriginError, ConfigurationError, or LoadTimeout if too little time is left.
         """
-        return self.origin._load(self, context)  # pyright: ignore[reportPrivateUsage] one module
+        return self.origin._load(self, context)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] one module
 
     def __repr__(self) -> str:
         return f"<object of {self.origin!r}>"  # a key may be personal

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 
 class Reply(NamedTuple):
-    """One scripted answer. `length` announces another length than the body has; `hang` waits until the server closes."""
+    """One scripted answer. `length` announces another length than it has; `hang` waits until the server closes."""
 
     status: int = 200
     body: bytes = b""
@@ -113,7 +113,7 @@ def _handler(faults: FaultServer) -> type[BaseHTTPRequestHandler]:
 
         do_GET = do_POST = do_HEAD = answer
 
-        def log_message(self, format: str, *args: Any) -> None:
+        def log_message(self, *_: Any) -> None:
             pass
 
     return Handler

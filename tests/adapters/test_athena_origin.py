@@ -314,7 +314,7 @@ def test_a_result_over_its_limits_is_refused(lake: Lake) -> None:
 
 
 def test_a_resumable_query_outlives_a_short_load(lake: Lake) -> None:
-    """The first load answers 'pending' with the execution's id; a later one, elsewhere, takes the rows; one query in all."""
+    """The first load answers 'pending' with the execution's id; a later one elsewhere takes the rows."""
     lake.athena.delay = 60
 
     def request() -> QueryRequest:

@@ -43,11 +43,11 @@ USED = {
 }
 # Of paginators, waiters, stubs, request bodies, event streams and other services: no call made here can raise them.
 IMPOSSIBLE = (
-    "AliasConflictParameterError ApiVersionNotFoundError AwsChunkedWrapperError CapacityNotAvailableError EndpointVariantError "
-    "InvalidExpressionError MD5UnavailableError OperationNotPageableError PaginationError RangeError StubAssertionError "
-    "StubResponseError UnStubbedResponseError UndefinedModelAttributeError UnknownClientMethodError UnknownEndpointError "
-    "UnknownFIPSEndpointError UnknownKeyError UnknownParameterError UnknownRegionError UnknownServiceStyle "
-    "UnseekableStreamError WaiterConfigError WaiterError"
+    "AliasConflictParameterError ApiVersionNotFoundError AwsChunkedWrapperError CapacityNotAvailableError "
+    "EndpointVariantError InvalidExpressionError MD5UnavailableError OperationNotPageableError PaginationError "
+    "RangeError StubAssertionError StubResponseError UnStubbedResponseError UndefinedModelAttributeError "
+    "UnknownClientMethodError UnknownEndpointError UnknownFIPSEndpointError UnknownKeyError UnknownParameterError "
+    "UnknownRegionError UnseekableStreamError WaiterConfigError WaiterError"
 )
 NO_ITEM = json_reply(ConsumedCapacity={"TableName": "users", "CapacityUnits": 0.5})
 CALL = Call("GetItem", "table 'users'")

@@ -95,7 +95,7 @@ def test_no_item_is_not_found(client: Any) -> None:
     [("none", {"pk": "a", "sk": 1}, "ResourceNotFound"), ("users", {"id": "a"}, "given: id")],
 )
 def test_a_wrong_table_or_key_is_a_mistake(client: Any, table: str, key: dict[str, Any], named: str) -> None:
-    """A missing table or another key schema is a ConfigurationError that names the table and the key attributes given."""
+    """A missing table or another key schema is refused with the table's name and the key attributes given."""
     with pytest.raises(ConfigurationError, match=named) as caught:
         DynamoDBOrigin(table, client).item(key).load(CONTEXT)
     assert repr(table) in str(caught.value)
@@ -137,7 +137,7 @@ def test_a_query_gives_all_pages_up_to_its_limit(client: Any) -> None:
 
     assert keys() == list(range(8))
     assert keys(limit=3, forward=False) == [7, 6, 5]
-    assert keys(limit=3, filter="#s > :pk", names={"#s": "pk"}) == []
+    assert keys(limit=3, filter_expression="#s > :pk", names={"#s": "pk"}) == []
     with pytest.raises(SizeLimitExceeded, match="max_items allows 7"):
         keys(max_items=7)
     assert origin.query("pk = :pk", {":pk": "none"}).load(CONTEXT) == []

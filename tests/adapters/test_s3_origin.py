@@ -20,7 +20,7 @@ from tiered_cache._errors import (
     SizeLimitExceeded,
     TieredCacheError,
 )
-from tiered_cache._values import Loaded, LoadContext, Outcome
+from tiered_cache._values import LoadContext, Loaded, Outcome
 from tiered_cache.adapters.s3 import S3Origin
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def test_only_a_stale_value_makes_the_request_conditional(s3: S3Origin, faults: 
 
 @pytest.mark.parametrize("handed_in", [False, True])
 def test_a_304_with_a_checksum_header_is_not_modified(faults: FaultServer, handed_in: bool) -> None:
-    """boto3 fails with a TypeError on a 304 that has a checksum header; the origin does not, with either kind of client."""
+    """boto3 fails with a TypeError on a 304 that has a checksum header; the origin does not."""
     faults.script(NOT_MODIFIED)
     client = boto3.client("s3") if handed_in else None
     origin = S3Origin("rates", client)
@@ -226,7 +226,7 @@ def test_a_bucket_that_cannot_be_one_is_refused(bucket: Any) -> None:
 )
 def test_a_request_that_cannot_be_one_is_refused(arguments: tuple[Any, ...], kind: type[Exception]) -> None:
     """Keys and decode are checked when the request is made."""
-    with pytest.raises(kind, match="must be|must have"):
+    with pytest.raises(kind, match=r"must be|must have"):
         S3Origin("rates").object(*arguments)
 
 
