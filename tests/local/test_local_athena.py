@@ -8,10 +8,8 @@ import threading
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Iterator, Sequence
 from decimal import Decimal
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pytest
@@ -24,6 +22,10 @@ from tiered_cache.local import AthenaServer, AWSServer, ServiceUnavailable
 from tiered_cache.local._athena_text import Column, csv, text, texts
 from tiered_cache.local._process import poll
 from tiered_cache.local.athena import control
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
 ORDERS = 'id,amount,name,day\n1,1.50,ann,2024-01-01\n2,bad,,2024-01-02\n3,2.25,"q",\\N\n'
 ORDERS_DDL = """CREATE EXTERNAL TABLE orders (id bigint, amount decimal(10,2), name string, `day` date)
@@ -375,7 +377,8 @@ def test_no_more_run_at_once_than_there_are_workers(local_aws: AWSServer) -> Non
 
 def test_stop_interrupts_a_query_at_work(athena: Session) -> None:
     """A query that would take for ever is CANCELLED at once, and its worker is free again."""
-    endless = "select count(*) as n from unnest(sequence(1, 100000)) as a(x), unnest(sequence(1, 100000)) as b(y) where x % 7 = y % 5"
+    many = "unnest(sequence(1, 100000))"
+    endless = f"select count(*) as n from {many} as a(x), {many} as b(y) where x % 7 = y % 5"
     names = [athena.start(endless) for _ in range(4)]  # as many as there are workers
     assert poll(lambda: all(athena.state(name) == "RUNNING" for name in names), seconds=10)
     for name in names:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import socketserver
 import threading
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -15,6 +15,9 @@ from tiered_cache._errors import ConfigurationError
 from tiered_cache.local import FaultProxy, ServiceUnavailable
 from tiered_cache.local._process import poll
 from tiered_cache.local.proxy import _flipped
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 REPLY = bytes(range(200))
 

@@ -8,8 +8,8 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import redis
@@ -19,6 +19,9 @@ from redis.retry import Retry
 from tiered_cache import local
 from tiered_cache.local import ServiceUnavailable, ValkeyServer
 from tiered_cache.local._process import PORTS, poll
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROOT = Path(local.__file__).parents[2]
 

@@ -4,8 +4,9 @@
         local.client("s3").create_bucket(Bucket="data")
         os.environ.update(local.environment())      # an unmodified handler module now runs on them
 
-Each service is a context manager of its own too, and a pytest fixture by `tiered_cache.local.pytest_plugin`. All listen on
-free ports of loopback, are stopped by handle, and end with the process that started them. `pip install 'tiered-cache[local]'`.
+Each service is a context manager of its own too, and a pytest fixture by `tiered_cache.local.pytest_plugin`. All listen
+on free ports of loopback, are stopped by handle, and end with the process that started them. `pip install
+'tiered-cache[local]'`.
 """
 
 from __future__ import annotations

@@ -7,13 +7,14 @@ import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from tiered_cache.local._athena_execution import ENGINE_VERSION, ApiError, Body, Execution, Failure, invalid
 from tiered_cache.local._needs import need
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from tiered_cache.local._athena_engine import Engine
 
 MAX_QUERY_BYTES = 262_144

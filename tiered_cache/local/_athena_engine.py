@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import duckdb
 import sqlglot
@@ -13,6 +12,9 @@ from sqlglot.errors import SqlglotError
 
 from tiered_cache.local._athena_tables import QueryFailed, Table, Tables, first_line
 from tiered_cache.local._athena_text import Column, texts
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 # DuckDB's errors, most specific first, and the name under which Athena reports the like.
 _REASONS: tuple[tuple[type[duckdb.Error], str], ...] = (
@@ -86,7 +88,7 @@ class Engine:
             self._catalogue.clear()
 
     def run(self, sql: str, parameters: Sequence[str], schema: str, statement: Statement) -> Result:
-        """Run one statement; names without a schema are in `schema`. Raises QueryFailed with Athena's kind of reason."""
+        """Run one statement; names without a schema are in `schema`. Raises QueryFailed with Athena's reason."""
         tree = _parsed(_bound(sql, parameters))
         match tree:
             case exp.Create() | exp.Drop():

@@ -32,7 +32,7 @@ def invalid(text: str) -> ApiError:
 
 @dataclass
 class Failure:
-    """Why an execution FAILED; `category` is 1 for the system's fault, 2 for the user's, 3 for any other (AthenaError)."""
+    """Why an execution FAILED; `category` is 1 for the system's fault, 2 for the user's, 3 for any other."""
 
     reason: str
     category: int = 2

@@ -20,7 +20,7 @@ _KEPT = 3
 """How many states of one table stay loaded: a query that was planned on the last state but one can still run."""
 
 
-class QueryFailed(Exception):
+class QueryFailed(Exception):  # noqa: N818 - the state is FAILED
     """A query or statement that ends as FAILED; the text begins with Athena's name for the reason."""
 
 
@@ -153,7 +153,7 @@ class Tables:
 
     def _fetch(self, bucket: str, key: str, path: Path) -> str:
         body = self._s3.get_object(Bucket=bucket, Key=key)["Body"]
-        with open(path, "wb") as file:
+        with path.open("wb") as file:
             file.writelines(body.iter_chunks(1 << 20))
         return str(path)
 
@@ -163,7 +163,7 @@ def _parquet(table: Table) -> str:
 
 
 def _csv(table: Table) -> str:
-    """The objects read as text and cast to the columns' types.
+    r"""The objects read as text and cast to the columns' types.
 
     What a delimited row cannot mean is NULL, and so is `\\N`; OpenCSVSerde fails on it. (Athena: SerDe reference.)
     """

@@ -5,9 +5,11 @@ from __future__ import annotations
 import datetime as dt
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
 
 # DuckDB's name of a type: Athena's name, and the precision that GetQueryResults reports for it.
 _TYPES = {
@@ -120,7 +122,7 @@ def _timestamp(value: dt.datetime) -> str:
 
 def _instant(milliseconds: int) -> str:
     """A timestamp with time zone, which the engine hands over as milliseconds since 1970."""
-    return _timestamp(dt.datetime(1970, 1, 1) + dt.timedelta(milliseconds=milliseconds)) + " UTC"
+    return _timestamp(dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(milliseconds=milliseconds)) + " UTC"
 
 
 def _time(value: dt.time) -> str:

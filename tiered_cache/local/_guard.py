@@ -18,6 +18,7 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 GRACE = 3.0
 """Seconds from SIGTERM to SIGKILL."""
@@ -35,7 +36,10 @@ def end(server: subprocess.Popen[bytes]) -> None:
 
 
 def obey(server: subprocess.Popen[bytes]) -> bool:
-    """Forward signals until `quit` (True) or until the parent is gone (False). Closes standard output when the server ends."""
+    """Forward signals until `quit` (True) or until the parent is gone (False).
+
+    Standard output is closed when the server ends, which tells the parent.
+    """
     parent = os.getppid()
     ended, at_end = os.pipe()
     threading.Thread(target=lambda: (server.wait(), os.write(at_end, b"x")), daemon=True).start()
@@ -60,7 +64,7 @@ def obey(server: subprocess.Popen[bytes]) -> bool:
 
 def main() -> None:
     directory, *command = sys.argv[1:]
-    with open(os.path.join(directory, "log"), "wb") as log:
+    with Path(directory, "log").open("wb") as log:
         server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     os.write(1, b"%d\n" % server.pid)
     asked = obey(server)

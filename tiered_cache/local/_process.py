@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import random
@@ -12,11 +13,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from tiered_cache.local._needs import ServiceUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 HOST = "127.0.0.1"
 PORTS = range(20_000, 32_000)
@@ -73,7 +76,7 @@ class ChildProcess:
         self.directory = Path(tempfile.mkdtemp(prefix="tiered-cache-"))
         filled = [part.replace("{directory}", str(self.directory)) for part in command]
         guard = [sys.executable, "-I", "-S", str(Path(__file__).with_name("_guard.py")), str(self.directory), *filled]
-        with open(self.directory / "guard.log", "wb") as log:
+        with (self.directory / "guard.log").open("wb") as log:
             self._guard = subprocess.Popen(
                 guard,
                 stdin=subprocess.PIPE,
@@ -140,10 +143,8 @@ class ChildProcess:
         pipe = self._guard.stdin
         if pipe is None or pipe.closed:
             return
-        try:
+        with contextlib.suppress(BrokenPipeError):  # the guard could not start the server, or was ended by somebody
             pipe.write(line.encode() + b"\n")
-        except BrokenPipeError:  # the guard could not start the server, or was ended by somebody
-            pass
 
     def _stands_still(self) -> bool:
         try:

@@ -1,40 +1,44 @@
 """An Athena on loopback that runs SQL: sqlglot reads Athena's dialect, DuckDB runs it over objects in the local S3.
 
 The API is Athena's own (JSON 1.1 over HTTP, keep-alive), so that boto3 and what stands on it can be pointed here. As in
-Athena: QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELLED, on a bounded number of workers; the result is a CSV file in S3, with
-every value quoted and NULL bare, written before SUCCEEDED; pages of at most 1,000 rows with the header in the first; NULL as
-a missing `VarCharValue`; `ExecutionParameters`; a `ClientRequestToken` starts one execution, however often it is sent.
+Athena: QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELLED, on a bounded number of workers; the result is a CSV file in S3,
+with every value quoted and NULL bare, written before SUCCEEDED; pages of at most 1,000 rows with the header in the
+first; NULL as a missing `VarCharValue`; `ExecutionParameters`; a `ClientRequestToken` starts one execution, however
+often it is sent.
 
 Where it is not Athena, as far as is known:
 
-- DuckDB's functions answer for Trino's. `format`, `url_*`, `at_timezone`, `from_unixtime`, approximate functions and some
-  error cases differ or are missing; division of decimals gives a double; `sum(bigint)` does not overflow.
+- DuckDB's functions answer for Trino's. `format`, `url_*`, `at_timezone`, `from_unixtime`, approximate functions and
+  some error cases differ or are missing; division of decimals gives a double; `sum(bigint)` does not overflow.
 - `AthenaError.ErrorType` is 1006 for every failure, and the texts of failures are Athena's only in their first word.
 - A database exists as soon as it is named. DDL: CREATE EXTERNAL TABLE over CSV (delimited or OpenCSVSerde) and Parquet,
-  without partitions; DROP TABLE; CREATE and DROP DATABASE (nothing to do). No CTAS, INSERT, UNLOAD, views, SHOW, MSCK, and no
-  `information_schema`. Fields end at a comma where no ROW FORMAT says otherwise (Athena: at the control character \\x01).
-- A delimited file may hold its rows in any order of objects; `DataScannedInBytes` is the size of all objects of the tables
-  read, for Parquet too (Athena reads only some columns), and has no minimum of 10 MB.
-- No `.csv.metadata` beside the result, no result reuse, no queue limits, no quotas, no permissions and no cost. An execution
-  never goes from RUNNING back to QUEUED. Executions are kept until `reset()` (Athena: 45 days).
+  without partitions; DROP TABLE; CREATE and DROP DATABASE (nothing to do). No CTAS, INSERT, UNLOAD, views, SHOW, MSCK,
+  and no `information_schema`. Fields end at a comma where no ROW FORMAT says otherwise (Athena: at Ctrl-A).
+- A delimited file may hold its rows in any order of objects; `DataScannedInBytes` is the size of all objects of the
+  tables read, for Parquet too (Athena reads only some columns), and has no minimum of 10 MB.
+- No `.csv.metadata` beside the result, no result reuse, no queue limits, no quotas, no permissions and no cost. An
+  execution never goes from RUNNING back to QUEUED. Executions are kept until `reset()` (Athena: 45 days).
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import socket
 import threading
-from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from tiered_cache._errors import ConfigurationError
 from tiered_cache.local._athena_api import AthenaApi
 from tiered_cache.local._athena_execution import ApiError, Body, Failure
 from tiered_cache.local._needs import ServiceUnavailable, need
 from tiered_cache.local._process import HOST, bind_somewhere
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import TracebackType
 
 CONTROL = "/local/control"
 """Where another process sets and reads what `AthenaServer` offers in its own: `control(url, delay=2.0)`."""
@@ -44,10 +48,12 @@ class AthenaServer:
     """Athena at a free port of loopback, in threads of this process.
 
     `s3`: a boto3 client of the S3 that holds the tables' objects and gets the results. `delay`: seconds that each query
-    spends RUNNING before it works. `workers`: queries that run at once; the others are QUEUED. `workgroups`: their names,
+    spends RUNNING before it works. `workers`: queries that run at once; the others are QUEUED. `workgroups`: their
+    names,
     with the output location that holds where a request has none, or None.
 
-    A context manager; or `start()` and `stop()`. Raises ImportError naming the extra where DuckDB or sqlglot is missing.
+    A context manager; or `start()` and `stop()`. Raises ImportError naming the extra where DuckDB or sqlglot is
+    missing.
 
         with AWSServer() as aws, AthenaServer(aws.client("s3")) as athena:
             athena.client().start_query_execution(...)
@@ -247,10 +253,8 @@ class _Server(ThreadingHTTPServer):
 
 
 def _shut(connection: socket.socket) -> None:
-    try:
+    with contextlib.suppress(OSError):  # the client was faster
         connection.shutdown(socket.SHUT_RDWR)
-    except OSError:  # the client was faster
-        pass
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -287,5 +291,5 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
         """A local server does not write to the terminal."""

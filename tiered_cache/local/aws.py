@@ -1,12 +1,14 @@
 """S3 and DynamoDB on loopback: moto's server, in a process of its own.
 
-moto keeps everything in memory and answers the way AWS documents its APIs. It is no copy of AWS. Seen to be as AWS has it:
-conditional GET and PUT (304, 412), versions, ranges, multipart ETags; GetItem, BatchGetItem with its limits of 100 keys and
-16 MB (`UnprocessedKeys`), transactions, type errors, the item limit of 400 kB. Seen to differ (moto 5.2):
+moto keeps everything in memory and answers the way AWS documents its APIs. It is no copy of AWS. Seen to be as AWS has
+it: conditional GET and PUT (304, 412), versions, ranges, multipart ETags; GetItem, BatchGetItem with its limits of 100
+keys and 16 MB (`UnprocessedKeys`), transactions, type errors, the item limit of 400 kB. Seen to differ (moto 5.2):
 
-- It never throttles, is never slow and never eventually consistent; a table is ACTIVE at once; an item past its TTL stays.
+- It never throttles, is never slow and never eventually consistent; a table is ACTIVE at once; an item past its TTL
+  stays.
 - Any credentials do: no signature, policy or permission is checked.
-- `ConsumedCapacity` says 0.5 for strongly consistent reads too (AWS: 1). BatchGetItem answers in the order asked; AWS in any.
+- `ConsumedCapacity` says 0.5 for strongly consistent reads too (AWS: 1). BatchGetItem answers in the order asked; AWS
+  in any.
 - A conditional GET with `If-None-Match: *` gives the body; unquoted ETags match; a 304 carries the ETag only.
 - It closes the connection after each answer, so a test of idle connections that went dead needs another server.
 - Its Athena never runs SQL; `tiered_cache.local.athena` does.
@@ -16,12 +18,14 @@ from __future__ import annotations
 
 import sys
 import urllib.request
-from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from tiered_cache.local._clients import Clients
 from tiered_cache.local._needs import ServiceUnavailable, need
 from tiered_cache.local._process import HOST, ChildProcess, start_server
+
+if TYPE_CHECKING:
+    from types import TracebackType
 
 
 class AWSServer:
@@ -48,7 +52,7 @@ class AWSServer:
         self._child, self._port = start_server(
             "moto's server", _command, _ready, port=self._port, environment={"PYTHONUNBUFFERED": "1"}
         )
-        self._clients = Clients(lambda service: self.url)
+        self._clients = Clients(lambda _: self.url)
         return self
 
     def stop(self) -> None:

@@ -8,13 +8,15 @@ import random
 import socket
 import struct
 import threading
-from collections.abc import Coroutine
-from types import TracebackType
-from typing import Any, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 from tiered_cache._errors import ConfigurationError
 from tiered_cache.local._needs import ServiceUnavailable
 from tiered_cache.local._process import HOST, bind_somewhere
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from types import TracebackType
 
 Kind: TypeAlias = Literal[
     "ok", "latency", "hang", "reset", "truncate", "garbage", "flip", "drip", "blackhole", "refuse"
@@ -22,7 +24,7 @@ Kind: TypeAlias = Literal[
 
 
 class _Mode:
-    """What is done to replies from now on, until `over` is set. Offsets count from its beginning, on each connection."""
+    """What is done to replies until `over` is set. Offsets count from its beginning, on each connection."""
 
     def __init__(self, kind: Kind, *, number: int = 0, seconds: float = 0.0) -> None:
         self.kind = kind
@@ -36,7 +38,7 @@ class _Mode:
             await asyncio.wait_for(self.over.wait(), seconds)
 
 
-class _Cut(Exception):
+class _CutError(Exception):
     """This connection is to end now."""
 
 
@@ -70,9 +72,9 @@ class _Connection:
 class FaultProxy:
     """Stands between a client and the server at `upstream_host:upstream_port`, at a free port of loopback.
 
-    It begins by passing everything on. Each method named for a fault sets what is done from then on, on open connections
-    and new ones; it is in force when the method returns. Requests are passed on as they are; it is replies that suffer,
-    so the server has done what it was asked. `seed` makes the garbage the same in each run.
+    It begins by passing everything on. Each method named for a fault sets what is done from then on, on open
+    connections and new ones; it is in force when the method returns. Requests are passed on as they are; it is replies
+    that suffer, so the server has done what it was asked. `seed` makes the garbage the same in each run.
 
     A context manager; or `start()` and `stop()`.
 
@@ -237,7 +239,7 @@ class FaultProxy:
             async with asyncio.TaskGroup() as pumps:
                 pumps.create_task(self._pump_requests(reader, upstream))
                 pumps.create_task(self._pump_replies(replies, connection))
-        except* (OSError, _Cut):
+        except* (OSError, _CutError):
             pass
         finally:
             connection.writer.close()
@@ -272,12 +274,12 @@ class FaultProxy:
                 return data
             case "reset":
                 connection.reset()
-                raise _Cut
+                raise _CutError
             case "truncate":
                 left = mode.number - connection.passed(mode)
                 await connection.send(data[:left], mode)
                 if len(data) >= left:
-                    raise _Cut
+                    raise _CutError
             case "garbage":
                 await connection.send(self._random.randbytes(len(data)), mode)
             case "flip":

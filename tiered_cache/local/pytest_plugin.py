@@ -5,7 +5,7 @@ Each server starts once per session, when a test first asks for it, and stops at
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,6 +13,9 @@ from tiered_cache.local.athena import AthenaServer
 from tiered_cache.local.aws import AWSServer
 from tiered_cache.local.services import LocalServices
 from tiered_cache.local.valkey import ValkeyServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 @pytest.fixture(scope="session")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from tiered_cache.local import _clients
 from tiered_cache.local._needs import ServiceUnavailable, need
 from tiered_cache.local.athena import AthenaServer
 from tiered_cache.local.aws import AWSServer
 from tiered_cache.local.valkey import ValkeyServer
+
+if TYPE_CHECKING:
+    from types import TracebackType
 
 T = TypeVar("T")
 _NONE = "there is no such service here: it takes LocalServices({}=True), and started"
@@ -43,7 +45,7 @@ class LocalServices:
                 started.result()
             if self._wants_athena and self._athena is None:
                 athena = self._athena = AthenaServer(self.aws.client("s3")).start()
-                self._athena_clients = _clients.Clients(lambda service: athena.url)
+                self._athena_clients = _clients.Clients(lambda _: athena.url)
         except BaseException:
             self.stop()
             raise

