@@ -165,7 +165,7 @@ def _parquet(table: Table) -> str:
 def _csv(table: Table) -> str:
     r"""The objects read as text and cast to the columns' types.
 
-    What a delimited row cannot mean is NULL, and so is `\\N`; OpenCSVSerde fails on it. (Athena: SerDe reference.)
+    What a delimited row cannot mean is NULL, and so is `\N`; OpenCSVSerde fails on it. (Athena: SerDe reference.)
     """
     options = {
         "header": "false",
