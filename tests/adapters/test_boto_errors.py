@@ -47,7 +47,7 @@ IMPOSSIBLE = (
     "EndpointVariantError InvalidExpressionError MD5UnavailableError OperationNotPageableError PaginationError "
     "RangeError StubAssertionError StubResponseError UnStubbedResponseError UndefinedModelAttributeError "
     "UnknownClientMethodError UnknownEndpointError UnknownFIPSEndpointError UnknownKeyError UnknownParameterError "
-    "UnknownRegionError UnseekableStreamError WaiterConfigError WaiterError"
+    "UnknownRegionError UnknownServiceStyle UnseekableStreamError WaiterConfigError WaiterError"
 )
 NO_ITEM = json_reply(ConsumedCapacity={"TableName": "users", "CapacityUnits": 0.5})
 CALL = Call("GetItem", "table 'users'")
