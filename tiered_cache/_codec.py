@@ -1,8 +1,8 @@
 """How a value becomes bytes for the shared tier, and how it comes back.
 
-The default is msgpack with extension types (`MsgpackCodec`): nothing is executed when it decodes, whatever the bytes are.
-There is no pickle codec, since whoever can write to the shared tier could run code in every container that reads it.
-What the default cannot carry goes through a codec of one's own, given as `RedisTier(codec=...)`.
+The default is msgpack with extension types (`MsgpackCodec`): nothing is executed when it decodes, whatever the bytes
+are. There is no pickle codec, since whoever can write to the shared tier could run code in every container that reads
+it. What the default cannot carry goes through a codec of one's own, given as `RedisTier(codec=...)`.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class MsgpackCodec:
     """The default codec: msgpack, with extensions so that every value comes back equal and of the same type.
 
     Carried, nested up to 1,024 levels: None, bool, int of any size, float, str, bytes, list, tuple, set,
-    frozenset, dict with keys of any of these, Decimal, date, time, datetime, timedelta and UUID. Time zones: none, fixed
-    offsets with their names, and zoneinfo zones by their key, so the reading side needs that zone's data.
+    frozenset, dict with keys of any of these, Decimal, date, time, datetime, timedelta and UUID. Time zones: none,
+    fixed offsets with their names, and zoneinfo zones by their key, so the reading side needs that zone's data.
 
     Refused, since it would come back as another type: subclasses (named tuples, enums, OrderedDict), bytearray, and
     everything else; also text with lone surrogates, other tzinfo classes, and values that hold themselves.
@@ -55,7 +55,7 @@ class MsgpackCodec:
         self._unpack: Callable[[bytes | memoryview], Any] | None = None
 
     def encode(self, value: Any, /) -> bytes:
-        """The msgpack form of `value`. Raises SerializationError with the type and the path of what cannot be carried."""
+        """The msgpack form of `value`. Raises SerializationError with type and path of what cannot be carried."""
         return (self._pack or self._open()[0])(value)
 
     def decode(self, data: bytes | memoryview, /) -> Any:

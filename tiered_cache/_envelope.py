@@ -7,7 +7,7 @@ All numbers are big-endian.
 | 0 | 3 | magic, `C1 54 43`: a byte that neither msgpack nor UTF-8 nor a pickle begins with, then `TC` |
 | 3 | 1 | format version, 1 |
 | 4 | 1 | codec id; 0 where no codec was asked (a negative or pending entry) |
-| 5 | 1 | flags: bits 0-1 kind (0 value, 1 negative, 2 pending), bits 2-3 compression (0 none, 1 zlib), bit 4 etag, bit 5 last_modified, bits 6-7 zero |
+| 5 | 1 | flags: see below |
 | 6 | 2 | length of the etag |
 | 8 | 2 | length of last_modified |
 | 10 | 2 | number of tags |
@@ -25,18 +25,21 @@ All numbers are big-endian.
 | 88 | 4 | CRC-32 of bytes 0 to 87 |
 | 92 | | key, etag, last_modified, tags block, payload; texts are UTF-8 |
 
-Bytes 32 to 91 can be rewritten in place (`rewritten_header`, then SETRANGE): the facts before them describe the body, and stay.
-Each byte is covered by one of the two checksums, and the header's covers the body's; so a header with a foreign body is noticed.
-The reasons are in docs/decisions/0002-envelope.md.
+Flags: bits 0-1 kind (0 value, 1 negative, 2 pending), bits 2-3 compression (0 none, 1 zlib), bit 4 there is an etag,
+bit 5 there is a last_modified, bits 6-7 zero.
+
+Bytes 32 to 91 can be rewritten in place (`rewritten_header`, then SETRANGE): the facts before them describe the body,
+and stay. Each byte is covered by one of the two checksums, and the header's covers the body's; so a header with a
+foreign body is noticed. The reasons are in docs/decisions/0002-envelope.md.
 """
 
 from __future__ import annotations
 
+import struct
 import zlib
-from enum import Enum
+from enum import Enum, StrEnum
 from math import inf
 from struct import Struct
-from struct import error as StructError
 from typing import Final, NamedTuple
 
 from tiered_cache._errors import SerializationError
@@ -69,7 +72,7 @@ class Kind(Enum):
     """A load goes on elsewhere; the payload is its handle."""
 
 
-class Fault(str, Enum):
+class Fault(StrEnum):
     """Why an entry in the shared tier is not taken. Each is a miss and a counter."""
 
     NOT_OURS = "not_ours"
@@ -90,8 +93,6 @@ class Fault(str, Enum):
     """The payload is, or says that it is, larger than allowed."""
     SHAPE = "shape"
     """The checksums are right and the facts cannot be: times, lengths, flags or texts."""
-
-    __str__ = str.__str__
 
 
 class Unreadable(Exception):
@@ -124,9 +125,9 @@ _KINDS: Final = (Kind.VALUE, Kind.NEGATIVE, Kind.PENDING)
 
 
 def seal(stored: Stored, *, compress_above: int | None) -> bytes:
-    """The envelope of `stored`; a payload of more than `compress_above` bytes is compressed where that makes it smaller.
+    """The envelope of `stored`. A payload over `compress_above` bytes is compressed where that makes it smaller.
 
-    Raises SerializationError, which names the field, for times that are negative or not finite and for what is too long.
+    Raises SerializationError for times that are negative or not finite, and for what is too long.
     """
     key, etag, last_modified = _bytes(stored.key), _bytes(stored.etag or ""), _bytes(stored.last_modified or "")
     tags = _tags_block(stored.tags)
@@ -146,7 +147,7 @@ def seal(stored: Stored, *, compress_above: int | None) -> bytes:
     body_checksum = zlib.crc32(payload, zlib.crc32(facts))
     try:
         header = _HEADER.pack(MAGIC, VERSION, stored.codec_id, flags, *lengths, body_checksum, *times, *stored.born, 0)
-    except StructError:
+    except struct.error:
         raise SerializationError(
             "an entry's codec id must be 0 to 255, etag, last_modified and number of tags below 64 Ki, key and payload"
             " below 4 GiB, born two unsigned 64-bit numbers"
@@ -157,11 +158,13 @@ def seal(stored: Stored, *, compress_above: int | None) -> bytes:
 def unseal(data: bytes, key: str, *, max_bytes: int) -> Stored:
     """The entry in `data`, if it is whole, is `key`'s and its payload has at most `max_bytes` when decompressed.
 
-    Raises Unreadable with the reason for anything else, and nothing but Unreadable. The payload shares memory with `data`.
+    Raises Unreadable with the reason for anything else, and nothing but Unreadable.
+    The payload shares memory with `data`.
     """
     _check_header(data)
     (_, _, codec_id, flags, etag_size, last_modified_size, tag_count, key_size, tags_size, size, raw_size, checksum,
-     loaded_at, fresh_for, while_revalidate, if_error, load_time, born_at, born_sequence, _) = _HEADER.unpack_from(data)  # fmt: skip
+     loaded_at, fresh_for, while_revalidate, if_error, load_time,
+     born_at, born_sequence, _) = _HEADER.unpack_from(data)  # fmt: skip
     if size > max_bytes or raw_size > max_bytes:
         raise Unreadable(Fault.TOO_LARGE)
     body = memoryview(data)[HEADER_SIZE:]
@@ -204,8 +207,8 @@ def rewritten_header(
 ) -> bytes:
     """The header of an envelope with other times, to be written over it; what is None stays as it is.
 
-    `data_header` is the header, or an envelope that begins with it. Raises Unreadable if it is not a whole header of this
-    version, SerializationError for times that are negative or not finite.
+    `data_header` is the header, or an envelope that begins with it. Raises Unreadable if it is not a whole header of
+    this version, SerializationError for times that are negative or not finite.
     """
     _check_header(data_header)
     given = (loaded_at, fresh_for, stale_while_revalidate, stale_if_error, load_time, *(born or (None, None)))
@@ -245,7 +248,7 @@ def _bytes(text: str) -> bytes:
 def _tags_block(tags: tuple[str, ...]) -> bytes:
     try:
         return b"".join(_TAG_LENGTH.pack(len(tag)) + tag for tag in map(_bytes, tags))
-    except StructError:
+    except struct.error:
         raise SerializationError("a tag of an entry must have less than 64 KiB") from None
 
 
@@ -262,7 +265,7 @@ def _facts(
             (size,) = _TAG_LENGTH.unpack_from(block, at)
             tags.append(_text(block[at + 2 : at + 2 + size]))
             at += 2 + size
-    except (StructError, UnicodeDecodeError):
+    except (struct.error, UnicodeDecodeError):
         raise Unreadable(Fault.SHAPE) from None
     has_etag, has_last_modified = flags & _HAS_ETAG, flags & _HAS_LAST_MODIFIED
     if at != len(block) or (etag and not has_etag) or (last_modified and not has_last_modified):

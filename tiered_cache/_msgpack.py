@@ -1,6 +1,7 @@
 """The work of `MsgpackCodec`, apart from it so that msgpack is imported only when a value is carried.
 
-Plain values (None, bool, int up to 64 bits, float, str, bytes, list, dict) are plain msgpack and never leave C. The rest:
+Plain values (None, bool, int up to 64 bits, float, str, bytes, list, dict) are plain msgpack and never leave C.
+The rest:
 
 | code | type | data |
 | --- | --- | --- |
@@ -8,12 +9,14 @@ Plain values (None, bool, int up to 64 bits, float, str, bytes, list, dict) are 
 | 4 | wrapper | a whole value in which arrays are marked so |
 | 5 | int beyond 64 bits | two's complement, big-endian |
 | 6 | Decimal | its text |
-| 7, 8, 9 | date, time, datetime | ISO 8601 text; where that does not say all: `text|fold|zone`, zone being a zoneinfo key, `=name` or empty |
+| 7, 8, 9 | date, time, datetime | ISO 8601 text, or `text|fold|zone` where that alone does not say all |
 | 10 | timedelta | days, seconds, microseconds as three int32, big-endian |
 | 11 | UUID | 16 bytes |
 
-Arrays are marked, and not nested in extensions, so that depth costs no recursion in either direction; the wrapper is there so
-that only values with tuples or sets in them pay for the look at each array.
+A zone is a zoneinfo key, or `=microseconds` or `=microseconds=name` for a fixed offset, or empty.
+
+Arrays are marked, and not nested in extensions, so that depth costs no recursion in either direction. The wrapper is
+there so that only values with tuples or sets in them pay for the look at each array.
 """
 
 from __future__ import annotations
@@ -34,10 +37,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 DEPTH_LIMIT: Final = 1024
-"""Levels of containers in one value: what msgpack's C packer and unpacker both take, the latter on a stack of its own."""
+"""Levels of containers in one value: what msgpack's C packer and unpacker both take."""
 
 _PATH_LIMIT: Final = 200
 _TIMEDELTA: Final = Struct(">3i")
+_MICROSECOND: Final = timedelta(microseconds=1)
 
 _untyped: Any = msgpack
 _packb: Callable[..., bytes] = _untyped.packb
@@ -55,7 +59,7 @@ _TELLTALES: Final = (*range(0xC4, 0xCA), *range(0xD4, 0xD9))
 
 
 def pack(value: Any) -> bytes:
-    """`value` as msgpack. Raises SerializationError, which names what cannot be carried, where it stands and what to do."""
+    """`value` as msgpack. Raises SerializationError, which says what cannot be carried, where it is and what to do."""
     try:
         packed = _packb(
             value, default=_dressed, strict_types=True
@@ -102,14 +106,16 @@ def _int_bytes(value: int) -> bytes:
 def _moment_text(value: time | datetime) -> str:
     """ISO 8601, and after it what that leaves out: the fold, and a zone's key or a fixed offset's name."""
     zone = value.tzinfo
-    suffix = ""
-    if type(zone) is timezone:
-        name = zone.__getinitargs__()[1:]  # type: ignore[attr-defined]  # typeshed leaves out this part of pickling
-        suffix = f"={name[0]}" if name else ""
-    elif zone is not None:
-        suffix = _zone_key(zone)
-        value = value.replace(tzinfo=None)
-    return f"{value.isoformat()}|{value.fold}|{suffix}" if suffix or value.fold else value.isoformat()
+    suffix = "" if zone is None else _fixed_zone(zone) if type(zone) is timezone else _zone_key(zone)
+    if not suffix and not value.fold:
+        return value.isoformat()
+    return f"{value.replace(tzinfo=None).isoformat() if suffix else value.isoformat()}|{value.fold}|{suffix}"
+
+
+def _fixed_zone(zone: timezone) -> str:
+    """Empty for what ISO 8601 tells: an offset without a name, in whole seconds (fromisoformat may lose the rest)."""
+    offset, *name = zone.__getinitargs__()  # type: ignore[attr-defined]  # typeshed leaves out this part of pickling
+    return "=".join(["", str(offset // _MICROSECOND), *name]) if name or offset.microseconds else ""
 
 
 def _zone_key(zone: Any) -> str:
@@ -131,12 +137,13 @@ def _moment(read: Callable[[str], Any], data: bytes) -> Any:
         return read(text)
     plain, fold, zone = text.split("|", 2)
     moment = read(plain)
-    return moment.replace(fold=int(fold), tzinfo=_zone(zone, moment) if zone else moment.tzinfo)
+    return moment.replace(fold=int(fold), tzinfo=_zone(zone) if zone else moment.tzinfo)
 
 
-def _zone(text: str, moment: Any) -> Any:
+def _zone(text: str) -> Any:
     if text.startswith("="):
-        return timezone(moment.tzinfo.utcoffset(None), text[1:])
+        _, offset, *name = text.split("=", 2)
+        return timezone(timedelta(microseconds=int(offset)), *name)
     from zoneinfo import ZoneInfo
 
     return ZoneInfo(text)
