@@ -14,7 +14,7 @@ from tiered_cache._invocation import Invocation, Running
 from tiered_cache._memory import MemoryStore, MemoryTier
 from tiered_cache._options import CACHE_WIDE, Plan, check_key, checked_tags, one_of, refuse_unknown_options
 from tiered_cache._owed import carrier_for
-from tiered_cache._read_through import ReadThrough
+from tiered_cache._read_many import ReadMany
 from tiered_cache._rules import Verdict, jittered, judge_data
 from tiered_cache._shared import NoSharedStore, Outbox
 from tiered_cache._stats import Counters, OriginStats, Stats
@@ -23,14 +23,19 @@ from tiered_cache._values import MISSING, Answer
 from tiered_cache._watch import Uniform, Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from types import TracebackType
+    from typing import ParamSpec, TypeVar
 
     from typing_extensions import Self, Unpack
 
+    from tiered_cache._cached import CachedFunction
     from tiered_cache._options import LoadOptions
     from tiered_cache._owed import Refresh
     from tiered_cache.interfaces import Clock, SharedStore, SharedTier
+
+    P = ParamSpec("P")
+    R = TypeVar("R")
 
 Coherence = Literal["ttl", "invocation"] | Duration
 
@@ -89,7 +94,7 @@ class TieredCache:
         self._invocation = Invocation()
         hit, not_before = plain_hit(self._memory.hot, clock, self._long_way)
         self._watch = Watch(clock, self._memory.unconfirm, not_before)
-        self._reads = ReadThrough(
+        self._reads = ReadMany(
             memory=self._memory,
             shared=self._shared,
             policy=self._policy,
@@ -122,6 +127,37 @@ class TieredCache:
     def get_entry_or_load(self, key: str, loader: Any, **options: Unpack[LoadOptions]) -> Answer:
         """As `get_or_load`, with where the value was found, how old it is, whether it is stale, and why."""
         return self._reads.obtain(key, loader, cast("dict[str, Any]", options))
+
+    def get_many_or_load(
+        self, keys: Iterable[str], loader: Callable[[Sequence[str]], Mapping[str, Any]], **options: Unpack[LoadOptions]
+    ) -> dict[str, Any]:
+        """The values of `keys`, in their order and without those that do not exist; one round trip to L2 for all.
+
+        loader: gets the keys that no tier has, as a tuple, and gives a mapping from keys to values or `Loaded`. A key that
+            it leaves out has no value now; `NotFound` as its value says that it surely does not exist. Time limits and
+            `scope` do not apply.
+
+        Raises what the loader raises unless stale values cover for all its keys, OriginMalformed for an answer that is no
+        mapping or has keys that were not asked for.
+        """
+        return self._reads.obtain_many(keys, loader, cast("dict[str, Any]", options))
+
+    def cached(
+        self, key: str | Callable[..., str] | None = None, **options: Unpack[LoadOptions]
+    ) -> Callable[[Callable[P, R]], CachedFunction[P, R]]:
+        """Decorate a function whose results are to be read through this cache.
+
+        key: a template over its parameters, such as `"customer:{customer_id}"`; a function of its arguments; or None:
+            the function's name and all arguments, which must then be numbers, str, bytes, dates and the like.
+        options: see `LoadOptions`. The decorated function has `cache_key(...)`, for `cache.delete` and the like.
+
+        Raises TypeError for a coroutine or generator function, ConfigurationError for a key that cannot tell calls apart.
+        """
+        from tiered_cache._cached import CachedFunction
+
+        checked = cast("dict[str, Any]", options)
+        Plan().with_options(checked)
+        return lambda function: CachedFunction(function, self, key, checked)
 
     def get(self, key: str, default: Any = MISSING) -> Any:
         """The fresh value that L1 or L2 holds for `key`, else `default`; no loader runs, and nothing stale is given."""

@@ -36,6 +36,9 @@ class Limit(NamedTuple):
             return self.seconds
         return None if remaining is None else self.share * remaining
 
+    def __str__(self) -> str:
+        return f"{self.seconds:g} s" if self.share is None else f"{100 * self.share:g}%"
+
 
 class LoadOptions(TypedDict, total=False):
     """The options of one call. Each but `ttl`, `tags`, `scope` and `force_refresh` can be set for the whole cache too."""
@@ -91,7 +94,7 @@ def _check_order(soft: Limit | None, hard: Limit | None) -> None:
         return
     for soft_bound, hard_bound in zip(soft, hard, strict=True):
         if soft_bound is not None and hard_bound is not None and soft_bound > hard_bound:
-            raise ConfigurationError(f"soft_timeout ({soft_bound:g}) must not be above hard_timeout ({hard_bound:g})")
+            raise ConfigurationError(f"soft_timeout ({soft}) must not be above hard_timeout ({hard})")
 
 
 def limit(name: str, given: object) -> Limit | None:
@@ -140,12 +143,13 @@ def checked_tags(given: object) -> tuple[str, ...]:
     """Tags as a tuple without repeats. A bare str is refused, since its letters are never what was meant."""
     if isinstance(given, str) or not isinstance(given, Iterable):
         raise TypeError(f"tags must be a tuple or list of str, such as ('customers',); got {shown(given)}")
-    tags = tuple(dict.fromkeys(given))
-    for tag in tags:
+    tags: dict[str, None] = {}
+    for tag in given:
         if not isinstance(tag, str):
             raise TypeError(f"each tag must be a str; got one of type {type(tag).__qualname__}")
         check_text("tag", tag)
-    return tags
+        tags[tag] = None
+    return tuple(tags)
 
 
 def check_key(key: object) -> None:
@@ -213,6 +217,17 @@ def refuse_unknown_options(init: Callable[Concatenate[S, P], None]) -> Callable[
     return checked
 
 
+def check_loader_kind(function: object, what: str) -> None:
+    """Refuse a coroutine or generator function, and anything that is no function at all. Raises TypeError."""
+    code = getattr(function, "__code__", None)
+    if code is None:
+        raise TypeError(f"{what} needs a plain function; got {shown(function)}")
+    if code.co_flags & 0x80:  # inspect.CO_COROUTINE, without importing inspect
+        raise TypeError(f"{what} got a coroutine function, and this cache is synchronous: pass a plain function")
+    if code.co_flags & 0x220:  # inspect.CO_GENERATOR | CO_ASYNC_GENERATOR
+        raise TypeError(f"{what} got a generator function, which has no one value: return a list or a tuple instead")
+
+
 def check_loader(loader: object) -> None:
     """Refuse what cannot load: neither callable without arguments nor an object with `load(context)`. Raises TypeError."""
     target = getattr(loader, "load", None)
@@ -228,10 +243,7 @@ def check_loader(loader: object) -> None:
     code = getattr(plain, "__code__", None)
     if code is None:
         return  # a class, a partial or a builtin: what it takes is seen when it is called
-    if code.co_flags & 0x80:  # inspect.CO_COROUTINE, without importing inspect
-        raise TypeError("loader is a coroutine function, and this cache is synchronous: pass a plain function")
-    if code.co_flags & 0x220:  # inspect.CO_GENERATOR | CO_ASYNC_GENERATOR
-        raise TypeError("loader is a generator function, which has no one value: return a list or a tuple instead")
+    check_loader_kind(plain, "loader")
     given = (plain is not target) + wants_context
     needed = code.co_argcount - len(getattr(plain, "__defaults__", None) or ())
     required_names = code.co_kwonlyargcount - len(getattr(plain, "__kwdefaults__", None) or ())

@@ -96,7 +96,7 @@ class ReadThrough:
             return default if held.negative else self._serve(call, held, "l1", Reason.FRESH).value
         self._memory.misses += 1
         reply = self._shared.read(key, call.now)
-        newest = _newest(held, reply.entry)
+        newest = newest_of(held, reply.entry)
         if newest is None or newest.negative or judge_data(newest, call.now) is not Verdict.FRESH:
             return default
         if reply.entry is not None:
@@ -110,7 +110,7 @@ class ReadThrough:
         if call.plan.force_refresh:
             return self._load(call, held, flight)
         reply = self._shared.read(call.key, call.now)
-        newest = _newest(held, reply.entry)
+        newest = newest_of(held, reply.entry)
         if newest is None:
             return self._load(call, None, flight)
         tier: Tier = "l1" if newest is held else "l2"
@@ -242,21 +242,28 @@ class ReadThrough:
     def _keep(self, call: Call, loaded: Loaded, load_time: float, born: Position, *, skip: bool) -> Answer:
         """Keep what was loaded in L2 and then in L1, and answer with it."""
         self._counts["loads"] += 1
+        entry = self._stamped(call, loaded, load_time, born)
+        now = self._now()
+        if not skip:
+            self._store(call, entry, now)
+        age = max(0.0, now - call.now)
+        return Answer(loaded.value, "origin", age, age >= entry.fresh_for, Reason.LOADED)
+
+    def _stamped(self, call: Call, loaded: Loaded, load_time: float, born: Position) -> Entry:
         self._backoff.forget(call.key)
         self._handles.pop(call.key, None)
         ttl = loaded.ttl or call.plan.ttl or self._policy.ttl
         fresh_for = jittered(ttl, self._policy.jitter, self._uniform())
-        entry = stamp(loaded, call, self._policy, fresh_for, load_time, born)
-        now = self._now()
-        if not skip:
-            self._store(call, entry, now)
-        return Answer(loaded.value, "origin", max(0.0, now - call.now), now - call.now >= fresh_for, Reason.LOADED)
+        return stamp(loaded, call, self._policy, fresh_for, load_time, born)
 
     def _store(self, call: Call, entry: Entry, now: float) -> None:
         try:
             self._shared.write(call.key, entry, now)
         except SerializationError as error:
             log().warning("a value stays in L1 alone: %s", error)
+        self._store_in_l1(call, entry)
+
+    def _store_in_l1(self, call: Call, entry: Entry) -> None:
         entry.held(self._local, entry.loaded_at, call.plan.early_refresh, self._uniform)
         self._memory.store(call.key, entry)
 
@@ -297,7 +304,7 @@ class ReadThrough:
         return answer
 
 
-def _newest(held: Entry | None, shared: Entry | None) -> Entry | None:
+def newest_of(held: Entry | None, shared: Entry | None) -> Entry | None:
     """Of what L1 and L2 hold, that which was loaded last; L2's if they are the same."""
     if held is None or shared is None:
         return shared or held

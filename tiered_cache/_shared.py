@@ -28,6 +28,9 @@ class NoSharedStore:
     def write(self, key: str, entry: Entry, now: float) -> bool:  # noqa: ARG002
         return True
 
+    def write_many(self, entries: Sequence[tuple[str, Entry]], now: float) -> None:  # noqa: ARG002
+        return None
+
     def delete(self, key: str, now: float) -> bool:  # noqa: ARG002
         return True
 
@@ -70,6 +73,10 @@ class Outbox:
         if written:
             self._undelivered.pop(key, None)
         return written
+
+    def write_many(self, entries: Sequence[tuple[str, Entry]], now: float) -> None:
+        """As the store; a key whose deletion is not delivered is left out."""
+        self._store.write_many([(key, entry) for key, entry in entries if key not in self._undelivered], now)
 
     def delete(self, key: str, now: float) -> bool:
         """As the store; remembers what it did not take."""

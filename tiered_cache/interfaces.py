@@ -77,6 +77,10 @@ class SharedStore(Protocol):
         """
         ...
 
+    def write_many(self, entries: Sequence[tuple[str, Entry]], now: float) -> None:
+        """Keep several entries, in as few round trips as the tier allows. What cannot be carried is counted, not raised."""
+        ...
+
     def delete(self, key: str, now: float) -> bool:
         """Forget `key`; whether the tier did."""
         ...

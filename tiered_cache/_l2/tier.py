@@ -6,7 +6,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from tiered_cache._entry import START, Entry
-from tiered_cache._errors import ConfigurationError
+from tiered_cache._errors import ConfigurationError, SerializationError
 from tiered_cache._l2.address import address_of
 from tiered_cache._l2.breaker import Breaker
 from tiered_cache._envelope import Kind, Stored, Unreadable, seal, unseal
@@ -141,17 +141,39 @@ class RedisStore:
 
     def write(self, key: str, entry: Entry, now: float) -> bool:
         """Keep `entry` in L2 until it is past all its windows."""
-        milliseconds = int(1000 * (entry.loaded_at + kept_for(entry) - now))
-        if milliseconds <= 0 or not self._tier.write_breaker.allows(now):
+        if not self._tier.write_breaker.allows(now):
             return False
+        commands = self._set(key, entry, now)
+        return bool(commands) and self._wrote(self._call(commands, now)) == 1
+
+    def write_many(self, entries: Sequence[tuple[str, Entry]], now: float) -> None:
+        """Keep `entries` in L2, in one round trip. What the codec cannot carry is counted and left out."""
+        if not self._tier.write_breaker.allows(now):
+            return
+        commands: list[tuple[Any, ...]] = []
+        for key, entry in entries:
+            try:
+                commands += self._set(key, entry, now)
+            except SerializationError as error:
+                log().warning("a value stays in L1 alone: %s", error)
+        if commands:
+            self._wrote(self._call(commands, now))
+
+    def _set(self, key: str, entry: Entry, now: float) -> list[tuple[Any, ...]]:
+        """The command that keeps `entry`; none where it is too late for it, or the value is too large."""
+        milliseconds = int(1000 * (entry.loaded_at + kept_for(entry) - now))
+        if milliseconds <= 0:
+            return []
         data = self._sealed(key, entry)
         if len(data) > self._tier.max_value_bytes:
             self._counts["errors.too_large"] += 1
-            return False
-        replies = self._call([("SET", self._name(key), data, "PX", milliseconds)], now)
-        written = replies is not None and replies[0] == b"OK"
+            return []
+        return [("SET", self._name(key), data, "PX", milliseconds)]
+
+    def _wrote(self, replies: Sequence[Any] | None) -> int:
+        written = 0 if replies is None else sum(reply == b"OK" for reply in replies)
         if written:
-            self._counts["writes"] += 1
+            self._counts["writes"] += written
             self._tier.write_breaker.succeeded()
         return written
 
@@ -226,8 +248,6 @@ class RedisStore:
             getattr(log(), level)("L2 %s is left alone for now: %s (%s)", tier.address.shown, failure.value, error)
 
     def _sealed(self, key: str, entry: Entry) -> bytes:
-        from tiered_cache._errors import SerializationError
-
         try:
             payload = self._tier.codec.encode(entry.value)
         except SerializationError:

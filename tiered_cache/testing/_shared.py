@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from tiered_cache._codec import MsgpackCodec
 from tiered_cache._entry import Entry
+from tiered_cache._errors import SerializationError
 from tiered_cache._rules import Freshness, kept_for
 from tiered_cache._stats import Counters, SharedStats
 from tiered_cache._units import Duration, seconds
@@ -84,6 +85,14 @@ class InMemorySharedStore:
         self._counts["writes"] += 1
         return True
 
+    def write_many(self, entries: Sequence[tuple[str, Entry]], now: float) -> None:
+        """Keep `entries`."""
+        for key, entry in entries:
+            try:
+                self.write(key, entry, now)
+            except SerializationError:
+                self._counts["unserializable"] += 1
+
     def delete(self, key: str, now: float) -> bool:  # noqa: ARG002
         """Forget `key`."""
         if not self._reached():
@@ -108,7 +117,7 @@ class InMemorySharedStore:
             skipped=0,
             errors=counts.group("errors"),
             unreadable={},
-            unserializable=0,
+            unserializable=counts["unserializable"],
             breaker="closed",
             connects=0,
         )

@@ -1,0 +1,197 @@
+"""The way of a `get_many_or_load`: L1 for each key, one round trip to L2 for the rest, one load for what is left."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from tiered_cache._errors import NotFound, OriginMalformed
+from tiered_cache._load import Call, is_passing
+from tiered_cache._options import check_key
+from tiered_cache._read_through import ReadThrough, newest_of
+from tiered_cache._rules import Move, judge_data, on_l2
+from tiered_cache._units import shown
+from tiered_cache._values import Answer, Loaded, Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from tiered_cache._entry import Entry
+    from tiered_cache._flight import Flight
+    from tiered_cache._options import Plan
+
+    BatchLoader = Callable[[Sequence[str]], Mapping[str, Any]]
+
+CHUNK = 1_000
+"""Keys asked of L2 in one round trip."""
+
+
+class ReadMany(ReadThrough):
+    """`ReadThrough`, for many keys at once too."""
+
+    def obtain_many(self, keys: Iterable[str], loader: BatchLoader, options: dict[str, Any]) -> dict[str, Any]:
+        """The values of those of `keys` that exist, in their order."""
+        plan = self._plan.with_options(options) if options else self._plan
+        now = self._now()
+        calls = [Call(key, loader, plan, now) for key in _checked(keys, loader)]
+        found, held, stale = self._from_l1(calls)
+        found |= self._from_l2([call for call in calls if call.key not in found], held, stale)
+        missing = [call for call in calls if call.key not in found]
+        if missing:
+            found |= self._fly_many(missing, held)
+        if stale:
+            found |= self._refresh_many(stale, held) or {}
+        return {call.key: found[call.key] for call in calls if found.get(call.key, NotFound) is not NotFound}
+
+    def _from_l1(self, calls: list[Call]) -> tuple[dict[str, Any], dict[str, Entry], list[Call]]:
+        """What L1 may answer; what it holds; and the calls that were answered with what is stale."""
+        found: dict[str, Any] = {}
+        held: dict[str, Entry] = {}
+        stale: list[Call] = []
+        for call in calls:
+            entry = self._memory.look(call.key)
+            if entry is not None:
+                held[call.key] = entry
+            match self._first_move(call, entry):
+                case Move.SERVE:
+                    found[call.key] = self._value_of(call, entry, "l1", Reason.FRESH)
+                case Move.SERVE_AND_REFRESH:
+                    found[call.key] = self._value_of(call, entry, "l1", Reason.REVALIDATING)
+                    stale.append(call)
+                case Move.SERVE_STALE:
+                    found[call.key] = self._value_of(call, entry, "l1", Reason.LOAD_FAILED)
+                case _:
+                    self._memory.misses += 1
+        return found, held, stale
+
+    def _from_l2(self, calls: list[Call], held: dict[str, Entry], stale: list[Call]) -> dict[str, Any]:
+        """What L2 may answer. What is found there is added to `held`, and what of it is stale to `stale`."""
+        found: dict[str, Any] = {}
+        calls = [call for call in calls if not call.plan.force_refresh]
+        for start in range(0, len(calls), CHUNK):
+            chunk = calls[start : start + CHUNK]
+            replies = self._shared.read_many([call.key for call in chunk], chunk[0].now)
+            for call in chunk:
+                reply = replies[call.key]
+                newest = newest_of(held.get(call.key), reply.entry)
+                if newest is None:
+                    continue
+                tier = "l1" if newest is held.get(call.key) else "l2"
+                held[call.key] = newest
+                move = on_l2(
+                    judge_data(newest, call.now),
+                    vouched=reply.entry is not None,
+                    reached=reply.reached,
+                    refreshing=False,
+                    stale_ok=call.plan.stale_ok,
+                    backing_off=self._backoff.holds(call.key, call.now),
+                )
+                if move is Move.LOAD:
+                    continue
+                if move is not Move.SERVE_UNCONFIRMED:
+                    self._adopt(call, newest)
+                if move is Move.SERVE_AND_REFRESH:
+                    stale.append(call)
+                found[call.key] = self._value_of(call, newest, tier, _REASONS[move])
+        return found
+
+    def _value_of(self, call: Call, entry: Entry | None, tier: Any, reason: Reason) -> Any:
+        try:
+            return self._serve(call, entry, tier, reason).value
+        except NotFound:
+            return NotFound
+
+    def _fly_many(self, calls: list[Call], held: dict[str, Entry]) -> dict[str, Any]:
+        """Load what is missing; callers of the very same keys share the load."""
+
+        def load(_flight: Flight[Answer]) -> Answer:
+            return Answer(self._load_many(calls, held), "origin", 0.0, stale=False, reason=Reason.LOADED)
+
+        name = "\0".join(["", *sorted(call.key for call in calls)])
+        answer, joined = self.flights.run(name, load)
+        self._counts["shared"] += joined
+        loaded: dict[str, Any] = answer.value
+        return loaded
+
+    def _load_many(self, calls: list[Call], held: dict[str, Entry]) -> dict[str, Any]:
+        """Run the batch loader once, and keep each value that it gives."""
+        born = self._memory.invalidated.position
+        started = time.perf_counter()
+        by_key = {call.key: call for call in calls}
+        try:
+            given = _checked_answer(calls[0].loader(tuple(by_key)), by_key)
+        except Exception as error:  # noqa: BLE001  # a loader may raise anything: it is covered for, or raised again
+            return self._covered(calls, held, error)
+        finally:
+            load_time = time.perf_counter() - started
+            self.load_seconds += load_time
+        self._counts["loads"] += 1
+        found: dict[str, Any] = {}
+        entries: list[tuple[Call, Entry]] = []
+        for key, value in given.items():
+            if value is NotFound or isinstance(value, NotFound):
+                self._remember_absence(by_key[key], NotFound("not found"), born)
+                found[key] = NotFound
+                continue
+            loaded = value if isinstance(value, Loaded) else Loaded(value)
+            entries.append((by_key[key], self._stamped(by_key[key], loaded, load_time, born)))
+            found[key] = loaded.value
+        self._shared.write_many([(call.key, entry) for call, entry in entries], self._now())
+        for call, entry in entries:
+            self._store_in_l1(call, entry)
+        return found
+
+    def _covered(self, calls: list[Call], held: dict[str, Entry], error: Exception) -> dict[str, Any]:
+        """The stale values that cover for a failed load; raises the error unless there is one for each key."""
+        self._counts["failures"] += 1
+        found: dict[str, Any] = {}
+        for call in calls:
+            answer = self._instead(call, held.get(call.key), Reason.LOAD_FAILED) if is_passing(error) else None
+            if answer is None:
+                raise error
+            found[call.key] = answer.value
+            self._backoff.note(call.key, call.plan.error_backoff, self._now())
+        self._counts["covered"] += 1
+        return found
+
+    def _refresh_many(self, calls: list[Call], held: dict[str, Entry]) -> dict[str, Any] | None:
+        def refresh() -> Answer:
+            now = self._now()
+            later = [call._replace(now=now) for call in calls]
+            return Answer(self._fly_many(later, held), "origin", 0.0, stale=False, reason=Reason.LOADED)
+
+        name = "\0".join(["", *sorted(call.key for call in calls)])
+        answer = self._owed.owe(name, refresh, calls[0].now)
+        return None if answer is None else answer.value
+
+
+_REASONS = {
+    Move.SERVE: Reason.FRESH,
+    Move.SERVE_AND_REFRESH: Reason.REVALIDATING,
+    Move.SERVE_STALE: Reason.LOAD_FAILED,
+    Move.SERVE_UNCONFIRMED: Reason.UNCONFIRMED,
+}
+
+
+def _checked(keys: object, loader: object) -> list[str]:
+    if isinstance(keys, str) or not hasattr(keys, "__iter__"):
+        raise TypeError(f"keys must be a list or another iterable of str; got {shown(keys)}")
+    if not callable(loader):
+        raise TypeError(f"loader must be a callable of the missing keys that gives a mapping; got {shown(loader)}")
+    unique = list(dict.fromkeys(keys))
+    for key in unique:
+        check_key(key)
+    return unique
+
+
+def _checked_answer(given: object, by_key: Mapping[str, Call]) -> Mapping[str, Any]:
+    if not isinstance(given, Mapping):
+        raise OriginMalformed(
+            f"a batch loader must give a mapping from keys to values; got {type(given).__qualname__} "
+            "(a key that is left out has no value; NotFound as a value says that it surely does not exist)"
+        )
+    unknown = [key for key in given if key not in by_key]
+    if unknown:
+        raise OriginMalformed(f"a batch loader gave {len(unknown)} keys that it was not asked for")
+    return given
