@@ -54,7 +54,7 @@ class FaultServer:
         self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
         self._script: deque[Reply] = deque()
         self._released = threading.Event()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._server = _Server(("127.0.0.1", 0), _handler(self))
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
         self._thread.start()
 
@@ -85,6 +85,11 @@ class FaultServer:
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, *_: Any) -> None:
+        """Say nothing: a client that hangs up in the middle of an answer is part of the script."""
 
 
 def _handler(faults: FaultServer) -> type[BaseHTTPRequestHandler]:

@@ -154,6 +154,16 @@ def test_many_rows_come_whole_by_file_and_by_pages(lake: Lake, managed: bool) ->
     assert [row["n"] for row in request._service.rows(execution, unlimited)] == list(range(1, 2501))
 
 
+@pytest.mark.parametrize("managed", [False, True])
+def test_only_the_first_row_can_be_the_header(lake: Lake, managed: bool) -> None:
+    """A row of data that reads like the columns' names is a row of data."""
+    request = lake.origin().query("SELECT 'a' AS a")
+    execution = request._service.look(lake.finished(request.start(CONTEXT)), unlimited)
+    if managed:
+        execution = execution._replace(output="")
+    assert request._service.rows(execution, unlimited) == [{"a": "a"}]
+
+
 def test_containers_that_start_together_share_one_execution(lake: Lake) -> None:
     """Eight containers that miss at once run one query."""
     lake.athena.delay = 0.5
