@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import isfinite
+from math import inf, isfinite
 from typing import TYPE_CHECKING, TypeAlias, Union
 
 from tiered_cache._errors import ConfigurationError
@@ -44,8 +44,13 @@ def _seconds(given: object) -> float | None:
             return None
     if isinstance(given, str):
         return _parts(given, _SECONDS)
-    total = getattr(given, "total_seconds", None)  # a timedelta, without importing datetime to say so
-    return total() if callable(total) else None
+    return _total_seconds(given)
+
+
+def _total_seconds(given: object) -> float | None:
+    from datetime import timedelta  # only who gives one needs it, and a cold start should not pay for it
+
+    return given.total_seconds() if isinstance(given, timedelta) else None
 
 
 def size(name: str, given: object) -> int:
@@ -55,7 +60,7 @@ def size(name: str, given: object) -> int:
         number = given
     elif isinstance(given, str):
         number = _parts(given, _BYTES, once=True)
-    if number is None or number < 1 or number != int(number):
+    if number is None or not 1 <= number < inf or number != int(number):
         raise ConfigurationError(f"{name} must be a size of at least one byte: {_SIZE_FORMS}; got {shown(given)}")
     return int(number)
 
@@ -64,9 +69,10 @@ def _parts(text: str, units: dict[str, float] | dict[str, int], *, once: bool = 
     """Sum of `text` read as number-unit pairs, or None where it is not that. ("1h30m" has two pairs.)"""
     import re  # only text forms need it, and a cold start should not pay for it
 
-    pairs = re.findall(r"([0-9]+(?:\.[0-9]+)?)\s*([a-zA-Z]*)\s*", text, re.ASCII)
-    whole = re.fullmatch(r"\s*(?:[0-9]+(?:\.[0-9]+)?\s*[a-zA-Z]*\s*)+", text, re.ASCII)
-    if whole is None or (once and len(pairs) != 1):
+    pair = r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-zA-Z]*)"
+    pairs = re.findall(pair, text, re.ASCII)
+    rest = re.sub(pair, "", text, flags=re.ASCII)  # matching the whole at once could take exponential time
+    if not pairs or rest.strip() or (once and len(pairs) != 1):
         return None
     names = [unit.lower() for _, unit in pairs]
     if len(set(names)) != len(names) or any(name not in units for name in names):
@@ -76,6 +82,8 @@ def _parts(text: str, units: dict[str, float] | dict[str, int], *, once: bool = 
 
 def shown(given: object) -> str:
     """`given` for an error text: its repr if that is short and of a harmless type, else its type alone."""
+    if isinstance(given, int) and given.bit_length() > 128:
+        return "an int of more than 128 bits"  # Python refuses to write out the very long
     if given is None or isinstance(given, bool | int | float):
         return repr(given)
     if isinstance(given, str) and len(given) <= 40:

@@ -87,6 +87,8 @@ class Loaded:
         from tiered_cache._options import checked_tags
         from tiered_cache._units import seconds
 
+        _check_text("etag", etag or "")
+        _check_text("last_modified", last_modified or "")
         self.value = value
         self.ttl: float | None = None if ttl is None else seconds("ttl", ttl)
         self.tags: tuple[str, ...] = checked_tags(tags)
@@ -108,6 +110,12 @@ class Pending(NamedTuple):
     """A load that goes on elsewhere under `handle`; made by `LoadContext.pending`."""
 
     handle: str
+
+
+def _check_text(name: str, given: object) -> None:
+    """Refuse what the shared tier could not keep beside a value."""
+    if not isinstance(given, str):
+        raise TypeError(f"{name} must be a str; got {type(given).__qualname__}")
 
 
 class LoadContext:
@@ -159,6 +167,7 @@ class LoadContext:
 
     def pending(self, handle: str) -> Pending:
         """`return context.pending(handle)`: the load goes on elsewhere, and a later call takes it up by `handle`."""
+        _check_text("handle", handle)
         return Pending(handle)
 
     def __repr__(self) -> str:
