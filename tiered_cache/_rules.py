@@ -132,7 +132,7 @@ def on_l2(
             return Move.SERVE_UNCONFIRMED
         case Verdict.REVALIDATE if stale_ok and not refreshing:
             return Move.SERVE_STALE if backing_off else Move.SERVE_AND_REFRESH
-        case Verdict.FAILING if stale_ok and backing_off:
+        case Verdict.FRESH | Verdict.FAILING if stale_ok and backing_off:
             return Move.SERVE_STALE
         case _:
             return Move.LOAD
