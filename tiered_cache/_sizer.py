@@ -49,7 +49,7 @@ _SINGLES: Final[tuple[object, ...]] = (
     *(None, True, False, Ellipsis, NotImplemented, (), "", b""),
     *range(-5, 257),
     *map(chr, range(256)),
-    *(bytes((code,)) for code in range(256)),
+    *(bytes(range(256))[code : code + 1] for code in range(256)),
 )
 _FREE: Final = frozenset(
     map(id, _SINGLES)

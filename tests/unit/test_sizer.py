@@ -101,7 +101,7 @@ def test_what_the_interpreter_keeps_anyway_is_free() -> None:
         "",
         chr(97),
         b"",
-        bytes([97]),
+        b"ab"[:1],
         (),
         Ellipsis,
         os,
