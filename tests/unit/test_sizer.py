@@ -194,6 +194,18 @@ def test_an_object_that_does_not_tell_its_size_counts_by_its_type() -> None:
     assert sizeof([Broken() for _ in range(10_000)]) > 0.9 * 50_000_000
 
 
+def test_attributes_cost_their_places() -> None:
+    """An object with free attributes still costs a pointer for each, few objects or sampled ones."""
+
+    class Wide:
+        def __init__(self) -> None:
+            for place in range(20):
+                setattr(self, f"attribute_{place}", None)
+
+    for count in (1, 10_000):
+        assert sizeof([Wide() for _ in range(count)]) >= count * (object.__sizeof__(Wide()) + 20 * 8)
+
+
 def test_measuring_leaves_no_trace() -> None:
     """Attributes stay where they are: an object's dict is not made in order to be measured."""
     before = Plain(1)
