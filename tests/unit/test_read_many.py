@@ -1,0 +1,243 @@
+"""get_many_or_load: what is asked of whom, and what comes back."""
+
+import threading
+
+import pytest
+
+from tiered_cache import (
+    Loaded,
+    MemoryTier,
+    NotFound,
+    OriginDenied,
+    OriginMalformed,
+    TieredCache,
+)
+from tiered_cache.testing import FakeClock, InMemorySharedTier
+
+
+class Origin:
+    """A batch loader over a dict, which notes what it was asked."""
+
+    def __init__(self, **values):
+        self.values = values
+        self.asked = []
+        self.error = None
+
+    def __call__(self, keys):
+        self.asked.append(keys)
+        if self.error is not None:
+            raise self.error
+        return {key: self.values[key] for key in keys if key in self.values}
+
+
+@pytest.fixture
+def clock():
+    return FakeClock()
+
+
+@pytest.fixture
+def shared():
+    return InMemorySharedTier(ttl="1h", stale_while_revalidate="10m", stale_if_error="1d")
+
+
+@pytest.fixture
+def make(clock, shared):
+    made = []
+
+    def make(**options):
+        options = {"l2": shared, "clock": clock, "refresh": "inline", "negative_ttl": "30s"} | options
+        cache = TieredCache(MemoryTier(ttl="1m", jitter=0), **options)
+        made.append(cache)
+        return cache
+
+    yield make
+    for cache in made:
+        cache.close()
+
+
+def test_only_the_missing_are_loaded(make):
+    """What L1 has is not asked of L2, what L2 has not of the loader; repeats are asked once; the order is the caller's."""
+    origin = Origin(a=1, b=2, c=3)
+    first, second = make(), make()
+    assert first.get_many_or_load(["a", "b"], origin) == {"a": 1, "b": 2}
+    assert list(second.get_many_or_load(["c", "b", "c", "a"], origin).items()) == [("c", 3), ("b", 2), ("a", 1)]
+    assert origin.asked == [("a", "b"), ("c",)]
+    assert second.stats().l2.hits == 2
+    second.get_many_or_load(["a", "b", "c"], origin)
+    assert (second.stats().l2.hits, len(origin.asked)) == (2, 2)
+
+
+def test_single_and_many_share_entries(make):
+    """A key loaded in a batch is a hit for get_or_load, and the other way round."""
+    cache = make()
+    cache.get_many_or_load(["a"], Origin(a=1))
+    assert cache.get_or_load("a", lambda: 2) == 1
+    cache.get_or_load("b", lambda: 3)
+    assert cache.get_many_or_load(["b"], Origin()) == {"b": 3}
+
+
+def test_no_keys_ask_nobody(make):
+    """An empty batch is an empty dict."""
+    origin = Origin()
+    assert make().get_many_or_load([], origin) == {}
+    assert origin.asked == []
+
+
+def test_a_key_left_out_is_asked_again(make):
+    """Leaving out says 'no value now', not 'does not exist'."""
+    cache, origin = make(), Origin(a=1)
+    assert cache.get_many_or_load(["a", "b"], origin) == {"a": 1}
+    assert cache.get_many_or_load(["a", "b"], origin) == {"a": 1}
+    assert origin.asked == [("a", "b"), ("b",)]
+
+
+@pytest.mark.parametrize("absent", [NotFound, NotFound("gone")])
+def test_a_key_said_not_to_exist_is_remembered(make, clock, absent):
+    """NotFound as a value is kept for negative_ttl, in L2 too, and get_or_load raises it."""
+    cache, origin = make(), Origin(a=absent)
+    assert cache.get_many_or_load(["a"], origin) == {}
+    assert cache.get_many_or_load(["a"], origin) == {}
+    assert make().get_many_or_load(["a"], origin) == {}
+    assert len(origin.asked) == 1
+    with pytest.raises(NotFound):
+        cache.get_or_load("a", lambda: 1)
+    clock.advance(31)
+    origin.values["a"] = 5
+    assert cache.get_many_or_load(["a"], origin) == {"a": 5}
+
+
+def test_loaded_sets_facts_of_one_key(make, clock):
+    """Each value may have a life of its own."""
+    cache, origin = make(l2=None), Origin(a=Loaded(1, ttl=10), b=2)
+    cache.get_many_or_load(["a", "b"], origin)
+    clock.advance(20)
+    cache.get_many_or_load(["a", "b"], origin)
+    assert origin.asked == [("a", "b"), ("a",)]
+
+
+def test_stale_values_are_refreshed_in_one_batch(make, clock):
+    """Inline: the caller gets the new values; one load for all of them."""
+    cache, origin = make(), Origin(a=1, b=2)
+    cache.get_many_or_load(["a", "b"], origin)
+    clock.advance(3600 + 60)
+    origin.values = {"a": 10, "b": 20}
+    assert cache.get_many_or_load(["a", "b"], origin) == {"a": 10, "b": 20}
+    assert origin.asked == [("a", "b"), ("a", "b")]
+
+
+def test_a_carrier_refreshes_after_the_answer(make, clock):
+    """The caller gets the stale values at once."""
+    owed = []
+    carrier = type("Carrier", (), {"submit": lambda self, work: owed.append(work)})()
+    cache, origin = make(refresh=carrier), Origin(a=1)
+    cache.get_many_or_load(["a"], origin)
+    clock.advance(3600 + 60)
+    origin.values = {"a": 10}
+    assert cache.get_many_or_load(["a"], origin) == {"a": 1}
+    owed.pop()()
+    assert cache.get_many_or_load(["a"], origin) == {"a": 10}
+
+
+def test_stale_values_cover_for_a_failure_only_if_they_do_for_all(make, clock):
+    """Otherwise the loader's error reaches the caller; after a covered failure there is a pause."""
+    cache, origin = make(), Origin(a=1, b=2)
+    cache.get_many_or_load(["a", "b"], origin)
+    clock.advance(2 * 3600)
+    origin.error = ConnectionError("down")
+    assert cache.get_many_or_load(["a", "b"], origin) == {"a": 1, "b": 2}
+    asked = len(origin.asked)
+    assert cache.get_many_or_load(["a", "b"], origin) == {"a": 1, "b": 2}
+    assert len(origin.asked) == asked
+    with pytest.raises(ConnectionError):
+        cache.get_many_or_load(["a", "c"], origin)
+
+
+def test_denied_is_not_covered(make, clock):
+    """A stale value must not be shown to who may not see it."""
+    cache, origin = make(), Origin(a=1)
+    cache.get_many_or_load(["a"], origin)
+    clock.advance(2 * 3600)
+    origin.error = OriginDenied("no")
+    with pytest.raises(OriginDenied):
+        cache.get_many_or_load(["a"], origin)
+
+
+def test_l2_down_serves_what_is_fresh_and_loads_the_rest(make, shared, clock):
+    """No error of L2 reaches the caller."""
+    cache, origin = make(), Origin(a=1, b=2)
+    cache.get_many_or_load(["a"], origin)
+    clock.advance(120)
+    shared.down = True
+    assert cache.get_many_or_load(["a", "b"], origin) == {"a": 1, "b": 2}
+    assert origin.asked == [("a",), ("b",)]
+
+
+def test_force_refresh_loads_all(make):
+    """Whatever the tiers hold."""
+    cache, origin = make(), Origin(a=1)
+    cache.get_many_or_load(["a"], origin)
+    origin.values["a"] = 2
+    assert cache.get_many_or_load(["a"], origin, force_refresh=True) == {"a": 2}
+
+
+def test_the_same_batch_from_many_threads_is_loaded_once(make):
+    """Single flight holds for batches of the same keys."""
+    cache, inside, gate, asked = make(), threading.Event(), threading.Event(), []
+
+    def load(keys):
+        asked.append(keys)
+        inside.set()
+        gate.wait(10)
+        return dict.fromkeys(keys, 1)
+
+    answers = []
+    threads = [
+        threading.Thread(target=lambda: answers.append(cache.get_many_or_load(["a", "b"], load))) for _ in range(8)
+    ]
+    threads[0].start()
+    inside.wait(10)
+    for thread in threads[1:]:
+        thread.start()
+    gate.set()
+    for thread in threads:
+        thread.join(10)
+    assert answers == [{"a": 1, "b": 1}] * 8
+    assert len(asked) == 1
+
+
+def test_an_unserializable_value_does_not_keep_the_others_from_l2(make, shared):
+    """It stays in L1 alone, and is counted."""
+    cache = make()
+    thing = object()
+    assert cache.get_many_or_load(["a", "b"], Origin(a=thing, b=2)) == {"a": thing, "b": 2}
+    assert cache.get("a") is thing
+    assert cache.stats().l2.unserializable == 1
+    assert [key for _, key in shared.entries] == ["b"]
+
+
+@pytest.mark.parametrize("given", [None, [1], "ab"])
+def test_an_answer_that_is_no_mapping_is_refused(make, given):
+    """The error says what a batch loader gives."""
+    with pytest.raises(OriginMalformed, match="must give a mapping"):
+        make().get_many_or_load(["a"], lambda keys: given)
+
+
+def test_keys_that_were_not_asked_for_are_refused(make):
+    """Nothing of such an answer is kept."""
+    cache = make()
+    with pytest.raises(OriginMalformed, match="1 keys that it was not asked for"):
+        cache.get_many_or_load(["a"], lambda keys: {"a": 1, "zz": 2})
+    assert cache.stats().l1.entries == 0
+
+
+@pytest.mark.parametrize(("keys", "error"), [("ab", TypeError), (None, TypeError), ([1], TypeError), ([""], ValueError)])
+def test_keys_that_are_none_are_refused(make, keys, error):
+    """Before anybody is asked."""
+    with pytest.raises(error):
+        make().get_many_or_load(keys, Origin())
+
+
+def test_a_loader_that_is_none_is_refused(make):
+    """Before anybody is asked."""
+    with pytest.raises(TypeError, match="callable of the missing keys"):
+        make().get_many_or_load(["a"], {"a": 1})
