@@ -1,1 +1,1 @@
-"""L2: Redis or Valkey, behind one deadline and one circuit breaker. The only package that imports redis, when first used."""
+"""L2: Redis or Valkey, behind one deadline and a circuit breaker. Only this package imports redis, when first used."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tiered_cache._errors import ConfigurationError
@@ -9,11 +10,30 @@ from tiered_cache._units import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from urllib.parse import SplitResult
 
 SCHEMES = ("redis", "rediss", "unix")
 _FORMS = "redis://host:6379/0, rediss://user:password@host:6379 (TLS) or unix:///path/to/socket"
-_URL_OPTIONS = ("db", "client_name", "protocol", "ssl_ca_certs", "ssl_ca_path", "ssl_cert_reqs", "ssl_certfile")
-_URL_OPTIONS += ("ssl_keyfile", "ssl_check_hostname", "ssl_min_version", "username", "password", "socket_keepalive")
+
+_TEXT = (bool, "a text")
+_NUMBER = (str.isdecimal, "a number")
+_FLAG = (lambda given: given.lower() in {"0", "1", "true", "false", "yes", "no"}, "true or false")
+_FILE = (os.path.exists, "a file that exists")
+_URL_OPTIONS: dict[str, tuple[Callable[[str], bool], str]] = {
+    "client_name": _TEXT,
+    "db": _NUMBER,
+    "password": _TEXT,
+    "protocol": (lambda given: given in {"2", "3"}, "2 or 3"),
+    "socket_keepalive": _FLAG,
+    "ssl_ca_certs": _FILE,
+    "ssl_ca_path": _FILE,
+    "ssl_cert_reqs": (lambda given: given in {"none", "optional", "required"}, "none, optional or required"),
+    "ssl_certfile": _FILE,
+    "ssl_check_hostname": _FLAG,
+    "ssl_keyfile": _FILE,
+    "ssl_min_version": _NUMBER,
+    "username": _TEXT,
+}
 
 
 class Address(NamedTuple):
@@ -31,37 +51,69 @@ def address_of(given: object) -> Address:
 
 
 def _from_url(url: str) -> Address:
-    from urllib.parse import parse_qs, urlsplit
+    parts = _split(url)
+    if parts is None:
+        hint = _AT_HINT if "@" in url else ""
+        raise ConfigurationError(f"RedisTier url has a host or port that is none; allowed: {_FORMS}{hint}")
+    if parts.scheme not in SCHEMES or not url.startswith(f"{parts.scheme}://"):
+        got = f"; got {parts.scheme}://" if url.startswith(f"{parts.scheme}://") else ""
+        raise ConfigurationError(f"RedisTier url must begin with redis://, rediss:// or unix://, as in {_FORMS}{got}")
+    if "@" in parts.query + parts.fragment + (parts.path if parts.scheme != "unix" else ""):
+        raise ConfigurationError(f"RedisTier url is cut short by its password{_AT_HINT}")
+    _check_place(parts)
+    _check_options(parts)
+    _require_redis()
+    return Address(_place(parts), lambda timeout: _maker_from_url(url, timeout))
+
+
+_AT_HINT = "; write / ? # @ : and % in a password as %2F %3F %23 %40 %3A and %25"
+
+
+def _split(url: str) -> SplitResult | None:
+    """None where there is none. What urllib raises quotes the password, and must not stand in an error's context."""
+    from urllib.parse import urlsplit
 
     try:
         parts = urlsplit(url)
-        port = parts.port
+        parts.port  # noqa: B018  # it is parsed when it is asked for
     except ValueError:
-        raise ConfigurationError(f"RedisTier url has a port or host that is none; allowed: {_FORMS}") from None
-    masked = _masked(parts.scheme, parts.hostname, port, parts.path)
-    if parts.scheme not in SCHEMES:
-        raise ConfigurationError(f"RedisTier url must begin with {', '.join(s + '://' for s in SCHEMES)}; got {masked}")
+        return None
+    return parts
+
+
+def _check_place(parts: SplitResult) -> None:
     if parts.scheme == "unix":
         if not parts.path:
             raise ConfigurationError(f"RedisTier url names no socket; allowed: {_FORMS}")
-    elif not parts.hostname:
-        raise ConfigurationError(f"RedisTier url names no host; got {masked}; allowed: {_FORMS}")
-    elif port == 0:
-        raise ConfigurationError(f"RedisTier url must have a port from 1 to 65535; got {masked}")
-    elif parts.path.strip("/") and not parts.path.strip("/").isdecimal():
-        raise ConfigurationError(f"RedisTier url may end in a database number, such as /0; got {masked}")
-    for name in parse_qs(parts.query, keep_blank_values=True):
+        return
+    if not parts.hostname:
+        raise ConfigurationError(f"RedisTier url names no host; allowed: {_FORMS}")
+    if parts.port == 0:
+        raise ConfigurationError(f"RedisTier url must have a port from 1 to 65535; got {_place(parts)}")
+    database = parts.path.strip("/")
+    if database and not database.isdecimal():
+        raise ConfigurationError(f"RedisTier url may end in a database number, such as /0; got {_place(parts)}")
+
+
+def _check_options(parts: SplitResult) -> None:
+    from urllib.parse import parse_qsl
+
+    for name, value in parse_qsl(parts.query, keep_blank_values=True):
         if name.endswith("timeout") or name.startswith("retry") or name == "max_connections":
             raise ConfigurationError(f"RedisTier url must not set {name}: the time limit is RedisTier(timeout=…)")
         if name not in _URL_OPTIONS:
             raise ConfigurationError(f"RedisTier url has the unknown option {name}; allowed: {', '.join(_URL_OPTIONS)}")
-    _require_redis()
-    return Address(masked, lambda timeout: _maker_from_url(url, timeout))
+        is_allowed, allowed = _URL_OPTIONS[name]
+        if not is_allowed(value):
+            raise ConfigurationError(f"RedisTier url: {name} must be {allowed}")
+    if parts.fragment:
+        raise ConfigurationError(f"RedisTier url has a #, after which nothing is read{_AT_HINT}")
 
 
-def _masked(scheme: str, host: str | None, port: int | None, path: str) -> str:
-    place = (host or "") + (f":{port}" if port else "") + path
-    return f"{scheme}://{place}" if scheme else f"{place!r} without a scheme"
+def _place(parts: SplitResult) -> str:
+    host = parts.hostname or ""
+    host = f"[{host}]" if ":" in host else host
+    return f"{parts.scheme}://{host}{f':{parts.port}' if parts.port else ''}{parts.path}"
 
 
 def _from_client(client: Any) -> Address:
@@ -73,9 +125,42 @@ def _from_client(client: Any) -> Address:
     pool = getattr(client, "connection_pool", None)
     if pool is None or not any(kind.split(".")[0] == "redis" for kind in kinds):
         raise ConfigurationError(f"RedisTier expects a URL ({_FORMS}) or a redis.Redis; got {shown(client)}")
-    options = pool.connection_kwargs
+    options = {name: value for name, value in pool.connection_kwargs.items() if _is_ours(name)}
     place = options.get("path") or f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"
-    return Address(f"redis.Redis at {place}", lambda timeout: _maker(pool.connection_class, dict(options), timeout))
+    if hasattr(pool, "service_name"):
+        place = f"Sentinel's {pool.service_name}"
+    return Address(f"redis.Redis at {place}", lambda timeout: _maker(pool.connection_class, options, timeout))
+
+
+_NOT_OURS = {
+    "cache",
+    "cache_config",
+    "command_packer",
+    "decode_responses",
+    "driver_info",
+    "encoding",
+    "encoding_errors",
+    "event_dispatcher",
+    "health_check_interval",
+    "legacy_responses",
+    "lib_name",
+    "lib_version",
+    "max_connections",
+    "parser_class",
+    "protocol",
+    "retry",
+    "retry_on_error",
+    "retry_on_timeout",
+    "socket_connect_timeout",
+    "socket_read_size",
+    "socket_timeout",
+}
+_NOT_OURS_BY_PREFIX = ("himport_", "maint_notifications_", "maintenance_", "orig_", "oss_cluster_")
+
+
+def _is_ours(name: str) -> bool:
+    """Whether an option of a client says where the server is and who we are, and not how a client goes about it."""
+    return name not in _NOT_OURS and not name.startswith(_NOT_OURS_BY_PREFIX)
 
 
 def _require_redis() -> None:
@@ -88,31 +173,29 @@ def _require_redis() -> None:
 def _maker_from_url(url: str, timeout: float) -> Callable[[], Any]:
     from redis.connection import Connection, parse_url
 
-    options = dict(parse_url(url))
-    return _maker(options.pop("connection_class", Connection), options, timeout)
-
-
-_NOT_OURS = ("max_connections", "retry_on_timeout", "retry_on_error", "cache", "cache_config", "lib_name", "lib_version")
-_NOT_OURS += ("maint_notifications_pool_handler", "oss_cluster_maint_notifications_handler", "event_dispatcher")
+    options: dict[str, Any] = parse_url(url)  # type: ignore[no-untyped-call]
+    kind = options.pop("connection_class", Connection)
+    return _maker(kind, {name: value for name, value in options.items() if _is_ours(name)}, timeout)
 
 
 def _maker(kind: type[Any], options: dict[str, Any], timeout: float) -> Callable[[], Any]:
     """A function that makes a connection that keeps to `timeout`, never retries, and says no more than it must."""
+    from inspect import signature
+
     from redis.backoff import NoBackoff
+    from redis.connection import AbstractConnection
     from redis.retry import Retry
 
     from tiered_cache._l2.link import deadline_connection
 
-    for name in _NOT_OURS:
-        options.pop(name, None)
-    options.update(
-        socket_timeout=timeout,
-        socket_connect_timeout=timeout,
-        retry=Retry(NoBackoff(), 0),
-        health_check_interval=0,
-        decode_responses=False,
-        protocol=2,  # one message before the first command instead of up to five; nothing here needs RESP3
-        driver_info=None,
-    )
+    how: dict[str, Any] = {
+        "socket_timeout": timeout,
+        "socket_connect_timeout": timeout,
+        "retry": Retry(NoBackoff(), 0),
+        "protocol": 2,  # one message before the first command instead of up to five; nothing here needs RESP3
+    }
+    known = signature(AbstractConnection.__init__).parameters
+    for name in ("driver_info",) if "driver_info" in known else ("lib_name", "lib_version"):
+        how[name] = None  # no CLIENT SETINFO, which would be two messages more
     bounded = deadline_connection(kind)
-    return lambda: bounded(**options)
+    return lambda: bounded(**options, **how)

@@ -1,4 +1,4 @@
-"""The circuit breaker of L2: closed, open, half-open with one probe. Pure but for its own state; time is given to it."""
+"""The circuit breaker of L2: closed, open, half-open with one probe. Time is given to it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from math import inf
 from typing import Literal, TypeAlias
 
 from tiered_cache._l2.faults import MISCONFIGURED, Failure
+from tiered_cache._rules import SKEW
 
 State: TypeAlias = Literal["closed", "open", "half-open"]
 
@@ -20,26 +21,25 @@ class Breaker:
     """Says whether a call may be made at `now` (wall-clock seconds), and learns what came of it.
 
     One failure opens it, for a pause that doubles from FIRST_PAUSE with each failed probe. After the pause one caller
-    gets through as a probe, while the others are still refused.
+    gets through as a probe, while the others are still refused; a probe that never reports is replaced after another
+    pause. A clock that steps back ends a pause early, and never draws it out.
     """
 
     def __init__(self) -> None:
-        self.open_until = -inf
-        """Refused before this moment. Read without the lock on each call; -inf while closed."""
         self._lock = threading.Lock()
-        self._pause = 0.0
+        self._pause = 0.0  # 0 while closed, which each call reads without the lock
+        self._open_until = -inf
         self._probing_since = -inf
 
     def allows(self, now: float) -> bool:
-        """Whether a call may be made. True with the breaker open means: as the probe."""
+        """Whether a call may be made. True while the breaker is not closed means: as the probe."""
         if self._pause == 0.0:
             return True
         with self._lock:
-            stepped_back = now < self._probing_since or self.open_until - now > 2 * MISCONFIGURED_PAUSE
-            if now < self.open_until and not stepped_back:
+            if self._pause == 0.0:
+                return True
+            if self._is_open(now) or -SKEW <= now - self._probing_since < self._pause:
                 return False
-            if now - self._probing_since < self._pause and not stepped_back:
-                return False  # a probe is under way; one that was lost is replaced after another pause
             self._probing_since = now
             return True
 
@@ -48,29 +48,36 @@ class Breaker:
         if self._pause == 0.0:
             return False
         with self._lock:
-            self._pause, self.open_until, self._probing_since = 0.0, -inf, -inf
-            return True
+            closed = self._pause > 0.0
+            self._pause, self._open_until, self._probing_since = 0.0, -inf, -inf
+            return closed
 
     def failed(self, failure: Failure, now: float) -> bool:
-        """A call failed. True if that opened the breaker."""
+        """The call that was allowed at `now` failed. True if that is news: it opened the breaker, or needs people."""
         with self._lock:
-            opened = self._pause == 0.0
+            if self._pause > 0.0 and now != self._probing_since:
+                return False  # a call from before the breaker opened says nothing new
+            before = self._pause
             if failure in MISCONFIGURED:
                 self._pause = MISCONFIGURED_PAUSE
             else:
-                self._pause = min(max(self._pause * 2, FIRST_PAUSE), LONGEST_PAUSE)
-            self.open_until = now + self._pause
+                self._pause = min(max(before * 2, FIRST_PAUSE), LONGEST_PAUSE)
+            self._open_until = now + self._pause
             self._probing_since = -inf
-            return opened
+            return before == 0.0 or before < self._pause == MISCONFIGURED_PAUSE
 
     def half_open(self) -> None:
         """Let the next call through as a probe, whatever the pause: the world may have changed."""
         with self._lock:
-            self.open_until = -inf
+            self._open_until = -inf
             self._probing_since = -inf
 
     def state(self, now: float) -> State:
         """The state at `now`."""
         if self._pause == 0.0:
             return "closed"
-        return "open" if now < self.open_until else "half-open"
+        return "open" if self._is_open(now) else "half-open"
+
+    def _is_open(self, now: float) -> bool:
+        rest = self._open_until - now
+        return 0.0 < rest <= self._pause + SKEW  # if more is left than the pause itself, the clock stepped back

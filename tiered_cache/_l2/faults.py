@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import socket
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -9,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-class Failure(str, Enum):
+class Failure(str, Enum):  # noqa: UP042  # as all enums of this library
     """A class of failure. The values are the keys of `stats().l2.errors`."""
 
     TIMEOUT = "timeout"
@@ -25,20 +27,28 @@ class Failure(str, Enum):
     PERMISSION = "permission"
     """The user may not run this command or touch this key."""
     TLS = "tls"
-    """The certificate is not to be trusted, or one side speaks TLS and the other does not."""
+    """The certificate is not to be trusted, or the server speaks no TLS."""
+    HANDSHAKE = "handshake"
+    """The server refuses the database number or the client name of the address."""
+    CLUSTER = "cluster"
+    """The server is one node of a cluster, and the key lies on another."""
+    TOO_MANY_CLIENTS = "too_many_clients"
+    """The server takes no more connections."""
     OUT_OF_MEMORY = "out_of_memory"
     """The server is full and evicts nothing: reads go on."""
     READ_ONLY = "read_only"
     """The server has become a replica: reads go on, and the connection is made anew."""
+    NO_WRITES = "no_writes"
+    """The server has too few replicas, or cannot save to disk, and takes no writes until it has: reads go on."""
     NOT_READY = "not_ready"
-    """The server is loading, busy with a script, or cut off from its primary or its replicas."""
+    """The server is loading, busy with a script, or cut off from its primary or its cluster."""
     PROTOCOL = "protocol"
     """What came back is no answer of Redis."""
     REPLY = "reply"
     """Another error reply, such as WRONGTYPE: a matter of this key, not of the server."""
 
 
-class Unavailable(Exception):
+class Unavailable(Exception):  # noqa: N818  # it says what is the case, and never reaches a user
     """An L2 call came to nothing. Never leaves the L2 package's callers: a read turns it into a miss."""
 
     def __init__(self, failure: Failure, hint: str) -> None:
@@ -46,71 +56,84 @@ class Unavailable(Exception):
         self.failure = failure
 
 
-WRITES_ONLY = frozenset({Failure.OUT_OF_MEMORY, Failure.READ_ONLY})
+WRITES_ONLY = frozenset({Failure.OUT_OF_MEMORY, Failure.READ_ONLY, Failure.NO_WRITES})
 """Failures that say nothing about reads."""
 HARMLESS = frozenset({Failure.REPLY})
 """Failures that say nothing about the next call."""
-MISCONFIGURED = frozenset({Failure.AUTH, Failure.PERMISSION, Failure.TLS})
+MISCONFIGURED = frozenset({Failure.AUTH, Failure.PERMISSION, Failure.TLS, Failure.HANDSHAKE, Failure.CLUSTER})
 """Failures that only people can mend: a long pause, and a louder word."""
 
-_NOT_READY = ("LOADING", "MASTERDOWN", "BUSY ", "NOREPLICAS", "CLUSTERDOWN", "TRYAGAIN")
-_TLS_SIGNS = ("CERTIFICATE", "SSL", "TLS", "WRONG_VERSION_NUMBER")
-_TLS_ALERT = r"\x15\x03"  # how a TLS record begins, inside redis-py's repr of what it read
-_NOT_RESOLVED = ("Name or service not known", "Temporary failure in name resolution", "nodename nor servname", "getaddrinfo")
+_BY_REPLY = (
+    ("NoPermissionError", Failure.PERMISSION),
+    ("AuthorizationError", Failure.PERMISSION),
+    ("AuthenticationError", Failure.AUTH),
+    ("AuthenticationWrongNumberOfArgsError", Failure.AUTH),
+    ("OutOfMemoryError", Failure.OUT_OF_MEMORY),
+    ("ReadOnlyError", Failure.READ_ONLY),
+    ("BusyLoadingError", Failure.NOT_READY),
+    ("ClusterDownError", Failure.NOT_READY),  # and MasterDownError, which is one
+    ("TryAgainError", Failure.NOT_READY),
+    ("AskError", Failure.CLUSTER),  # and MovedError, which is one
+)
+_BY_CODE = {
+    "BUSY": Failure.NOT_READY,
+    "NOREPLICAS": Failure.NO_WRITES,
+    "MISCONF": Failure.NO_WRITES,
+    "DENIED": Failure.PERMISSION,
+}
+_NOT_THERE = {errno.ECONNREFUSED, errno.ENOENT, errno.EACCES, errno.EHOSTUNREACH, errno.ENETUNREACH}
 
 
 def classify(error: BaseException) -> Unavailable:
-    """The failure that `error`, raised by redis-py or by a socket, stands for, with a hint for the log."""
-    from redis import exceptions as redis_errors
+    """The failure that `error`, raised by redis-py on an open connection, stands for, with a hint for the log.
 
-    text = " ".join(str(part) for part in _chain(error))
-    failure = _by_type(error, text, redis_errors)
-    return Unavailable(failure, _HINTS.get(failure, "") or type(error).__name__)
+    What led to `error` is not looked at: it may be whatever the caller of the cache was handling at that moment.
+    """
+    from redis import exceptions
 
-
-def _by_type(error: BaseException, text: str, redis_errors: object) -> Failure:  # noqa: PLR0911  # a table, most specific first
-    def is_a(*names: str) -> bool:
-        kinds = tuple(getattr(redis_errors, name) for name in names if hasattr(redis_errors, name))
-        return any(isinstance(part, kinds) for part in _chain(error))
-
-    if is_a("NoPermissionError", "AuthorizationError"):
-        return Failure.PERMISSION
-    if is_a("AuthenticationError", "AuthenticationWrongNumberOfArgsError") or "NOAUTH" in text or "WRONGPASS" in text:
-        return Failure.AUTH
-    if _TLS_ALERT in text or (not is_a("ResponseError") and any(sign in text.upper() for sign in _TLS_SIGNS)):
-        return Failure.TLS
-    if is_a("OutOfMemoryError"):
-        return Failure.OUT_OF_MEMORY
-    if is_a("ReadOnlyError"):
-        return Failure.READ_ONLY
-    if is_a("BusyLoadingError", "ClusterDownError", "TryAgainError") or any(sign in text for sign in _NOT_READY):
-        return Failure.NOT_READY
-    if is_a("TimeoutError") or any(isinstance(part, TimeoutError) for part in _chain(error)):
-        return Failure.TIMEOUT
-    if is_a("ResponseError"):
-        return Failure.REPLY
-    from socket import gaierror
-
-    if any(isinstance(part, gaierror) for part in _chain(error)) or any(sign in text for sign in _NOT_RESOLVED):
-        return Failure.RESOLVE
-    if is_a("ConnectionError") or isinstance(error, OSError):
-        return Failure.REFUSED if _refused(error, text) else Failure.RESET
-    return Failure.PROTOCOL
+    if isinstance(error, TimeoutError | exceptions.TimeoutError):
+        return _unavailable(Failure.TIMEOUT, error)
+    for name, failure in _BY_REPLY:
+        if isinstance(error, getattr(exceptions, name)):
+            return _unavailable(failure, error)
+    text = str(error)
+    if isinstance(error, exceptions.ResponseError):
+        return _unavailable(_BY_CODE.get(text.partition(" ")[0], Failure.REPLY), error)
+    if isinstance(error, OSError | exceptions.ConnectionError):
+        if "max number of clients" in text:
+            return _unavailable(Failure.TOO_MANY_CLIENTS, error)
+        refused_late = "[SSL: " in text and "ALERT" in text and "BAD_RECORD" not in text  # TLS 1.3: after the handshake
+        return _unavailable(Failure.TLS if refused_late else Failure.RESET, error)
+    return _unavailable(Failure.PROTOCOL, error)
 
 
-def _refused(error: BaseException, text: str) -> bool:
-    signs = ("refused", "No route to host", "unreachable", "No such file", "connecting to")
-    return any(isinstance(part, ConnectionRefusedError) for part in _chain(error)) or any(sign in text for sign in signs)
+def classify_connecting(error: BaseException) -> Unavailable:
+    """As `classify`, for an error in connecting, raised in a thread that does nothing else: so its causes count too."""
+    from ssl import SSLEOFError, SSLError, SSLZeroReturnError
+
+    for cause in _chain(error):
+        if isinstance(cause, TimeoutError):
+            return _unavailable(Failure.TIMEOUT, error)
+        if isinstance(cause, socket.gaierror | UnicodeError):  # UnicodeError: no name that could be asked for
+            return _unavailable(Failure.RESOLVE, error)
+        if isinstance(cause, SSLError) and not isinstance(cause, SSLEOFError | SSLZeroReturnError):
+            return _unavailable(Failure.TLS, error)
+        if isinstance(cause, OSError) and cause.errno in _NOT_THERE:
+            return _unavailable(Failure.REFUSED, error)
+    found = classify(error)
+    return _unavailable(Failure.HANDSHAKE, error) if found.failure is Failure.REPLY else found
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
     """The error, and those that led to it."""
     seen: BaseException | None = error
-    for _ in range(6):
-        if seen is None:
-            return
+    while seen is not None:
         yield seen
         seen = seen.__cause__ or seen.__context__
+
+
+def _unavailable(failure: Failure, error: BaseException) -> Unavailable:
+    return Unavailable(failure, _HINTS.get(failure, "") or type(error).__name__)
 
 
 _HINTS = {
@@ -120,9 +143,13 @@ _HINTS = {
     Failure.RESOLVE: "the name does not resolve",
     Failure.AUTH: "the credentials were refused",
     Failure.PERMISSION: "this user may not do that: it needs GET, SET, DEL and the keys tc1:*",
-    Failure.TLS: "no trusted TLS connection: check the certificate authority; for a server that demands TLS, write rediss://",
+    Failure.TLS: "no trusted TLS connection: check the certificate authority, and that the server speaks TLS here",
+    Failure.HANDSHAKE: "the server refuses the database number or the client name",
+    Failure.CLUSTER: "this is one node of a cluster, and only single servers are served so far",
+    Failure.TOO_MANY_CLIENTS: "the server has as many clients as its maxclients allows",
     Failure.OUT_OF_MEMORY: "the server is full and its maxmemory-policy evicts nothing: use allkeys-lru",
     Failure.READ_ONLY: "the server is a replica now",
+    Failure.NO_WRITES: "the server has too few replicas or cannot save to disk, and takes no writes until it has",
     Failure.NOT_READY: "the server is not ready",
     Failure.PROTOCOL: "the answer is not in the protocol of Redis",
 }

@@ -1,82 +1,83 @@
 """Connections to one Redis or Valkey server, each call on them bounded from name resolution to the last byte.
 
 redis-py bounds each receive and multiplies that by its retries: with its defaults and a 0.1 s timeout a frozen server
-costs seconds. Here the time left is put on the socket at each receive, connecting happens in a worker that is not
-waited for beyond the deadline, and a call is sent a second time only if a connection that had idled turned out dead.
+costs seconds. Here the time left is put on the socket at each send and receive; connecting happens in a worker that is
+not waited for beyond the deadline; and a call is sent again only if a connection that had idled turned out to be dead.
 """
 
 from __future__ import annotations
 
 import os
-import socket
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from tiered_cache._l2.faults import Failure, Unavailable, classify
+from tiered_cache._l2.faults import Failure, Unavailable, classify, classify_connecting
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Sequence
 
     from redis.connection import Connection
 
 IDLE_LIMIT = 60.0
 """Seconds of wall-clock time without use after which a connection is not trusted: it may have died during a freeze."""
+SLACK = 0.05
+"""The share of the timeout by which a call may end too early or too late, which spares two system calls for each."""
+MOST_SLACK = 0.02
+"""The same in seconds."""
 
 
 class Deadline:
     """The end of the call under way on one connection, on the monotonic clock."""
 
-    __slots__ = ("at", "timeout", "untouched")
+    __slots__ = ("at", "slack")
 
-    def __init__(self, timeout: float) -> None:
-        self.timeout = timeout
-        self.at = 0.0
-        self.untouched = True
-
-    def start(self, at: float) -> None:
+    def __init__(self, timeout: float, at: float) -> None:
         self.at = at
-        self.untouched = True
-
-    def left(self) -> float:
-        left = self.at - time.monotonic()
-        if left <= 0:
-            raise TimeoutError("the deadline of this L2 call has passed")
-        return left
+        self.slack = min(timeout * SLACK, MOST_SLACK)
 
 
 class DeadlineSocket:
-    """A socket whose sends and receives together end at a deadline."""
+    """A socket, plain or TLS, whose sends and receives together end at a deadline.
 
-    __slots__ = ("_deadline", "_recv", "_sock")
+    redis-py sends by `sendall`, and its parsers receive by `recv` (Python) or `recv_into` (hiredis).
+    """
+
+    __slots__ = ("_deadline", "_sock", "_standing")
 
     def __init__(self, sock: socket.socket, deadline: Deadline) -> None:
-        sock.settimeout(deadline.timeout)
         self._sock = sock
-        self._recv = sock.recv
         self._deadline = deadline
+        self._standing = sock.gettimeout() or 0.0
 
     def recv(self, size: int) -> bytes:
         """As `socket.recv`, within the time left."""
+        self._bound()
+        return self._sock.recv(size)
+
+    def recv_into(self, buffer: bytearray) -> int:
+        """As `socket.recv_into`, within the time left."""
+        self._bound()
+        return self._sock.recv_into(buffer)
+
+    def sendall(self, data: bytes | memoryview) -> None:
+        """As `socket.sendall`, within the time left; that of a TLS socket has as many timeouts as it has records."""
+        while data:
+            self._bound()
+            data = memoryview(data)[self._sock.send(data) :]
+
+    def _bound(self) -> None:
+        """Put the time left on the socket, unless about that stands there. Raises TimeoutError where none is left."""
         deadline = self._deadline
-        if deadline.untouched:  # the first receive of a call: the standing timeout is the time left
-            deadline.untouched = False
-            return self._recv(size)
-        self._sock.settimeout(deadline.left())
-        try:
-            return self._recv(size)
-        finally:
-            self._sock.settimeout(deadline.timeout)
-
-    def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
-        """As `socket.recv_into`, within the time left (for the hiredis parser)."""
-        self._sock.settimeout(self._deadline.left())
-        return self._sock.recv_into(buffer, nbytes, flags)
-
-    def sendall(self, data: bytes) -> None:
-        """As `socket.sendall`, which bounds the whole of it."""
-        self._sock.sendall(data)
+        left = deadline.at - time.monotonic()
+        if left <= 0.0:
+            raise TimeoutError("the deadline of this L2 call has passed")
+        if not -deadline.slack < left - self._standing < deadline.slack:
+            self._sock.settimeout(left)
+            self._standing = left
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._sock, name)
@@ -88,6 +89,7 @@ def deadline_connection(kind: type[Any]) -> type[Any]:
     class DeadlineConnection(kind):  # type: ignore[misc]  # the class is redis-py's, or one made from it
         deadline: Deadline
         used_at: float
+        home: deque[Any]
 
         def _connect(self) -> Any:
             return DeadlineSocket(super()._connect(), self.deadline)
@@ -107,128 +109,127 @@ class Link:
         self.connects = 0
 
     def call(self, commands: Sequence[tuple[Any, ...]], now: float) -> list[Any]:
-        """The replies to `commands`, sent in one go. An error reply stands in the list as the exception it is.
+        """The replies to `commands`, sent in one go. An error reply stands in the list as the Unavailable that it is.
 
         `now`: wall-clock seconds, to tell how long a connection has idled. Raises Unavailable.
         """
         ends = time.monotonic() + self._timeout
         connection = self._checkout(now)
-        reused = connection is not None
         try:
-            if connection is None:
-                connection = self._connect(ends)
-            try:
-                return self._exchange(connection, commands, ends, now)
-            except Exception as error:
-                failure = classify(error)
-                if not (reused and failure.failure is Failure.RESET):
-                    raise failure from error
-            connection = self._connect(ends)  # it died while it idled; a new one, once, in the time that is left
-            return self._exchange(connection, commands, ends, now)
+            if connection is not None:
+                try:
+                    return self._exchange(connection, commands, ends, now)
+                except Exception as error:
+                    self.drop()  # what befell it has befallen those that have idled for longer
+                    if classify(error).failure is not Failure.RESET:
+                        raise
+            # There was none, or it died while it idled: a new one, once, in the time that is left.
+            return self._exchange(self._connect(ends), commands, ends, now)
         except Unavailable:
             raise
         except Exception as error:
             raise classify(error) from error
 
-    def warm_up(self, now: float) -> None:
-        """Have one connection ready. Raises Unavailable."""
-        if not self._idle:
-            try:
-                connection = self._connect(time.monotonic() + self._timeout)
-            except Exception as error:
-                raise classify(error) from error
-            self._checkin(connection, now)
-
     def drop(self) -> None:
-        """Close all idle connections."""
-        while self._idle:
-            self._idle.pop().disconnect()
+        """Close all idle connections now, and those in use when their call has ended."""
+        dropped, self._idle = self._idle, deque()
+        while dropped:
+            with suppress(IndexError):  # another thread was quicker
+                dropped.pop().disconnect()
 
     def _exchange(self, connection: Any, commands: Sequence[tuple[Any, ...]], ends: float, now: float) -> list[Any]:
-        connection.deadline.start(ends)
-        if len(commands) == 1:
-            packed = connection.pack_command(*commands[0])
-        else:
-            packed = connection.pack_commands(commands)
+        connection.deadline.at = ends
+        one = len(commands) == 1
+        packed = connection.pack_command(*commands[0]) if one else connection.pack_commands(commands)
         connection.send_packed_command(packed, check_health=False)
-        replies = [self._reply(connection) for _ in commands]
-        self._checkin(connection, now)
+        replies = [_reply(connection) for _ in commands]
+        if _has_unread(connection):
+            connection.disconnect()
+            raise Unavailable(Failure.PROTOCOL, "more came back than was asked for")
+        if connection.home is self._idle:
+            connection.used_at = now
+            self._idle.append(connection)
+        else:
+            connection.disconnect()
         return replies
-
-    @staticmethod
-    def _reply(connection: Any) -> Any:
-        try:
-            return connection.read_response(disable_decoding=True)
-        except Exception as error:
-            from redis.exceptions import ResponseError
-
-            if isinstance(error, ResponseError):
-                return error  # an answer all the same: the connection is in step
-            raise
 
     def _checkout(self, now: float) -> Any:
         if self._pid != os.getpid():  # after a fork the sockets are the parent's
-            self._idle, self._pid, self._connecting = deque(), os.getpid(), threading.Lock()
-        while self._idle:
+            self._idle, self._connecting, self._pid = deque(), threading.Lock(), os.getpid()
+        while True:
             try:
                 connection = self._idle.pop()
-            except IndexError:  # another thread was quicker
+            except IndexError:
                 return None
-            if 0 <= now - connection.used_at < IDLE_LIMIT:
+            if abs(now - connection.used_at) < IDLE_LIMIT:
                 return connection
             connection.disconnect()
-        return None
-
-    def _checkin(self, connection: Any, now: float) -> None:
-        connection.used_at = now
-        self._idle.append(connection)
 
     def _connect(self, ends: float) -> Any:
-        """A new connection, or TimeoutError at `ends`: name resolution has no timeout of its own, so a worker does it.
+        """A new connection, made by a worker, since name resolution has no timeout of its own. Raises Unavailable.
 
         One worker at a time may be stuck; while it is, there is no second attempt.
         """
         if not self._connecting.acquire(timeout=max(0.0, ends - time.monotonic())):
             raise TimeoutError("an earlier attempt to connect still hangs")
-        attempt = _Attempt(self._make, self._timeout, self._connecting)
-        connection = attempt.result(ends)
+        connection = _Attempt(self._make, Deadline(self._timeout, ends), self._connecting).result()
+        connection.home = self._idle
         self.connects += 1
         return connection
 
 
-class _Attempt:
-    """One attempt to connect, in a thread of its own. One that comes too late is closed again."""
+def _reply(connection: Any) -> Any:
+    from redis.exceptions import ResponseError
 
-    def __init__(self, make: Callable[[], Any], timeout: float, slot: threading.Lock) -> None:
+    try:
+        return connection.read_response(disable_decoding=True)
+    except ResponseError as error:
+        return classify(error)  # an answer all the same: the connection is in step
+
+
+def _has_unread(connection: Any) -> bool:
+    """Whether more came than has been read, which would be taken for the reply to the next call."""
+    parser = connection._parser  # noqa: SLF001  # redis-py has no other way to ask without a system call
+    reader = getattr(parser, "_reader", None)
+    return bool(parser._buffer.unread_bytes() if reader is None else reader.has_data())  # noqa: SLF001
+
+
+class _Attempt:
+    """One attempt to connect, in a thread of its own that frees `slot` at its end. What comes too late is closed."""
+
+    def __init__(self, make: Callable[[], Any], deadline: Deadline, slot: threading.Lock) -> None:
         self._make = make
-        self._timeout = timeout
+        self._deadline = deadline
         self._slot = slot
         self._done = threading.Event()
         self._lock = threading.Lock()
         self._abandoned = False
         self._connection: Any = None
-        self._error: Exception | None = None
-        threading.Thread(target=self._run, name="tiered_cache-connect", daemon=True).start()
+        self._error: Unavailable | None = None
+        try:
+            threading.Thread(target=self._run, name="tiered_cache-connect", daemon=True).start()
+        except BaseException:
+            slot.release()
+            raise
 
     def _run(self) -> None:
         try:
             connection = self._make()
-            connection.deadline = Deadline(self._timeout)
-            connection.deadline.start(time.monotonic() + self._timeout)
+            connection.deadline = self._deadline
             connection.connect()
             with self._lock:
                 self._connection = connection
                 if self._abandoned:
                     connection.disconnect()
-        except Exception as error:  # noqa: BLE001  # raised again by who waits
-            self._error = error
+        except Exception as error:  # noqa: BLE001  # raised again, as what it stands for, by who waits
+            self._error = classify_connecting(error)
         finally:
             self._slot.release()
             self._done.set()
 
-    def result(self, ends: float) -> Any:
-        """The connection, once there. Raises what connecting raised, or TimeoutError at `ends`."""
-        if not self._done.wait(max(0.0, ends - time.monotonic())):
+    def result(self) -> Any:
+        """The connection, once there. Raises Unavailable, or TimeoutError at the deadline."""
+        if not self._done.wait(max(0.0, self._deadline.at - time.monotonic())):
             with self._lock:
                 self._abandoned = self._connection is None
             if self._abandoned:

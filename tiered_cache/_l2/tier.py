@@ -6,17 +6,17 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from tiered_cache._entry import START, Entry
+from tiered_cache._envelope import Fault, Kind, Stored, Unreadable, seal, unseal
 from tiered_cache._errors import ConfigurationError, SerializationError
 from tiered_cache._l2.address import address_of
 from tiered_cache._l2.breaker import Breaker
-from tiered_cache._envelope import Kind, Stored, Unreadable, seal, unseal
-from tiered_cache._l2.faults import HARMLESS, MISCONFIGURED, WRITES_ONLY, Failure, Unavailable, classify
+from tiered_cache._l2.faults import HARMLESS, MISCONFIGURED, WRITES_ONLY, Failure, Unavailable
 from tiered_cache._log import log
 from tiered_cache._options import flag, number, refuse_unknown_options
+from tiered_cache._reply import ABSENT, UNREACHED, Reply
 from tiered_cache._rules import Freshness, kept_for
 from tiered_cache._stats import Counters, SharedStats
 from tiered_cache._units import Duration, Size, seconds, shown, size
-from tiered_cache._reply import ABSENT, Reply, UNREACHED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,6 +95,11 @@ class RedisTier:
                     self._link = Link(self.address.maker(self.timeout), self.timeout)
         return self._link
 
+    @property
+    def connects(self) -> int:
+        """Connections made so far."""
+        return 0 if self._link is None else self._link.connects
+
     def close(self) -> None:
         """Close all connections; a later call would open new ones."""
         if self._link is not None:
@@ -104,13 +109,13 @@ class RedisTier:
         return f"RedisTier({self.address.shown}, ttl={self.freshness.ttl:g}, timeout={self.timeout:g})"
 
 
-def _codec(given: Codec | None) -> Codec:
+def _codec(given: Codec | str | None) -> Codec:
     if given is None:
         from tiered_cache._codec import MsgpackCodec
 
         return MsgpackCodec()
     if isinstance(given, str) or not all(callable(getattr(given, name, None)) for name in ("encode", "decode")):
-        hint = " Pickle is not on offer: whoever can write to the cache could run code here." if given == "pickle" else ""
+        hint = " Pickle is not on offer: who can write to the cache could run code here." if given == "pickle" else ""
         raise ConfigurationError(f"codec must be an object with id, encode and decode; got {shown(given)}.{hint}")
     if not isinstance(getattr(given, "id", None), int) or not 1 <= given.id <= 255:
         raise ConfigurationError("codec.id must be a whole number from 1 to 255, 1 being the built-in msgpack's")
@@ -128,7 +133,7 @@ class RedisStore:
     def read(self, key: str, now: float) -> Reply:
         """What L2 holds under `key`."""
         replies = self._call([("GET", self._name(key))], now)
-        return UNREACHED if replies is None else self._opened(key, replies[0], now)
+        return UNREACHED if replies is None else self._opened(key, replies[0])
 
     def read_many(self, keys: Sequence[str], now: float) -> dict[str, Reply]:
         """What L2 holds under `keys`, in one round trip."""
@@ -137,18 +142,15 @@ class RedisStore:
         replies = self._call([("GET", self._name(key)) for key in keys], now)
         if replies is None:
             return dict.fromkeys(keys, UNREACHED)
-        return {key: self._opened(key, reply, now) for key, reply in zip(keys, replies, strict=True)}
+        return {key: self._opened(key, reply) for key, reply in zip(keys, replies, strict=True)}
 
     def write(self, key: str, entry: Entry, now: float) -> bool:
         """Keep `entry` in L2 until it is past all its windows."""
-        if not self._tier.write_breaker.allows(now):
-            return False
-        commands = self._set(key, entry, now)
-        return bool(commands) and self._wrote(self._call(commands, now)) == 1
+        return self._takes_writes(now) and self._send(self._set(key, entry, now), now)
 
     def write_many(self, entries: Sequence[tuple[str, Entry]], now: float) -> None:
         """Keep `entries` in L2, in one round trip. What the codec cannot carry is counted and left out."""
-        if not self._tier.write_breaker.allows(now):
+        if not self._takes_writes(now):
             return
         commands: list[tuple[Any, ...]] = []
         for key, entry in entries:
@@ -156,8 +158,13 @@ class RedisStore:
                 commands += self._set(key, entry, now)
             except SerializationError as error:
                 log().warning("a value stays in L1 alone: %s", error)
-        if commands:
-            self._wrote(self._call(commands, now))
+        self._send(commands, now)
+
+    def _takes_writes(self, now: float) -> bool:
+        """Whether a value is worth encoding: not while a breaker is open."""
+        is_open = "open" in (self._tier.breaker.state(now), self._tier.write_breaker.state(now))
+        self._counts["skipped"] += is_open
+        return not is_open
 
     def _set(self, key: str, entry: Entry, now: float) -> list[tuple[Any, ...]]:
         """The command that keeps `entry`; none where it is too late for it, or the value is too large."""
@@ -170,24 +177,41 @@ class RedisStore:
             return []
         return [("SET", self._name(key), data, "PX", milliseconds)]
 
-    def _wrote(self, replies: Sequence[Any] | None) -> int:
-        written = 0 if replies is None else sum(reply == b"OK" for reply in replies)
-        if written:
-            self._counts["writes"] += written
-            self._tier.write_breaker.succeeded()
-        return written
+    def _send(self, commands: Sequence[tuple[Any, ...]], now: float) -> bool:
+        """Send SET commands; whether there were any and L2 took all of them."""
+        if not commands:
+            return False
+        if not self._tier.write_breaker.allows(now):
+            self._counts["skipped"] += 1
+            return False
+        replies = self._call(commands, now, writes=True)
+        if replies is None:
+            return False
+        written = sum(self._is_done(reply, reply == b"OK") for reply in replies)
+        self._counts["writes"] += written
+        if written and self._tier.write_breaker.succeeded():
+            log().info("L2 %s takes writes again", self._tier.address.shown)
+        return written == len(replies)
 
     def delete(self, key: str, now: float) -> bool:
         """Forget `key` in L2; whether L2 did."""
-        replies = self._call([("DEL", self._name(key))], now)
-        deleted = replies is not None and isinstance(replies[0], int)
-        self._counts["deletes"] += deleted
-        return deleted
+        return self.delete_many((key,), now)
+
+    def delete_many(self, keys: Sequence[str], now: float) -> bool:
+        """Forget `keys` in L2, in one round trip; whether L2 did."""
+        if not keys:
+            return True
+        replies = self._call([("DEL", *map(self._name, keys))], now)
+        if replies is None or not self._is_done(replies[0], isinstance(replies[0], int)):
+            return False
+        self._counts["deletes"] += len(keys)
+        return True
 
     def warm_up(self, now: float) -> bool:
         """Import redis and msgpack, and have a connection ready."""
         self._tier.codec.decode(self._tier.codec.encode(None))
-        return self._call([("PING",)], now) == [b"PONG"]
+        replies = self._call([("GET", self._name("warm_up"))], now)  # not PING, which an ACL may forbid
+        return replies is not None and not isinstance(replies[0], Unavailable)
 
     def stats(self, now: float) -> SharedStats:
         """The counters of this namespace."""
@@ -202,7 +226,7 @@ class RedisStore:
             unreadable=counts.group("unreadable"),
             unserializable=counts["unserializable"],
             breaker=self._tier.breaker.state(now),
-            connects=0 if self._tier._link is None else self._tier._link.connects,  # noqa: SLF001  # its own tier
+            connects=self._tier.connects,
         )
 
     def close(self) -> None:
@@ -217,7 +241,7 @@ class RedisStore:
             encoded = b"#" + blake2b(encoded, digest_size=20).hexdigest().encode()
         return self._prefix.encode() + encoded + b"}"
 
-    def _call(self, commands: Sequence[tuple[Any, ...]], now: float) -> list[Any] | None:
+    def _call(self, commands: Sequence[tuple[Any, ...]], now: float, *, writes: bool = False) -> list[Any] | None:
         """The replies, or None where L2 could not be asked. Each way in which that can be is counted."""
         tier = self._tier
         if not tier.breaker.allows(now):
@@ -226,34 +250,55 @@ class RedisStore:
         try:
             replies = tier.link().call(commands, now)
         except Unavailable as error:
-            self._failed(error, now)
+            self._failed(error, tier.breaker, now)
             return None
-        errors = [reply for reply in replies if isinstance(reply, Exception)]
-        if errors:
-            self._failed(classify(errors[0]), now)
-        elif tier.breaker.succeeded():
+        answers = True
+        for reply in replies:
+            if isinstance(reply, Unavailable):
+                answers &= self._refused(reply, now, writes=writes)
+        if answers and tier.breaker.succeeded():
             log().info("L2 %s answers again", tier.address.shown)
         return replies
 
-    def _failed(self, error: Unavailable, now: float) -> None:
-        tier, failure = self._tier, error.failure
-        self._counts[f"errors.{failure.value}"] += 1
+    def _refused(self, error: Unavailable, now: float, *, writes: bool) -> bool:
+        """Count an error reply, and draw the breaker that it concerns; whether reads may go on."""
+        failure = error.failure
         if failure in HARMLESS:
-            return
+            self._counts[f"errors.{failure.value}"] += 1
+            return True
         if failure is Failure.READ_ONLY:
-            tier.link().drop()  # its name may lead to another server by now
-        breaker = tier.write_breaker if failure in WRITES_ONLY else tier.breaker
+            self._tier.link().drop()  # its name may lead to another server by now
+        if failure in WRITES_ONLY or (writes and failure is Failure.PERMISSION):
+            self._failed(error, self._tier.write_breaker, now)
+            return True
+        self._failed(error, self._tier.breaker, now)
+        return False
+
+    def _failed(self, error: Unavailable, breaker: Breaker, now: float) -> None:
+        failure = error.failure
+        self._counts[f"errors.{failure.value}"] += 1
         if breaker.failed(failure, now):
-            level = "error" if failure in MISCONFIGURED else "warning"
-            getattr(log(), level)("L2 %s is left alone for now: %s (%s)", tier.address.shown, failure.value, error)
+            say = log().error if failure in MISCONFIGURED else log().warning
+            what = "is left alone" if breaker is self._tier.breaker else "is read only"
+            say("L2 %s %s for now: %s (%s)", self._tier.address.shown, what, failure.value, error)
+
+    def _is_done(self, reply: Any, is_expected: bool) -> bool:
+        if not is_expected and not isinstance(reply, Unavailable):
+            self._counts[f"errors.{Failure.PROTOCOL.value}"] += 1
+        return is_expected
 
     def _sealed(self, key: str, entry: Entry) -> bytes:
         try:
-            payload = self._tier.codec.encode(entry.value)
+            return seal(self._stored(key, entry), compress_above=self._tier.compress_above)
         except SerializationError:
             self._counts["unserializable"] += 1
             raise
-        stored = Stored(
+        except Exception as error:  # a codec of one's own may fail in any way, and a read must not fail with it
+            self._counts["unserializable"] += 1
+            raise SerializationError(f"the codec failed with {type(error).__name__}") from error
+
+    def _stored(self, key: str, entry: Entry) -> Stored:
+        return Stored(
             key=key,
             kind=Kind.NEGATIVE if entry.negative else Kind.VALUE,
             loaded_at=entry.loaded_at,
@@ -266,33 +311,35 @@ class RedisStore:
             last_modified=entry.last_modified,
             tags=entry.tags,
             codec_id=self._tier.codec.id,
-            payload=payload,
+            payload=self._tier.codec.encode(entry.value),
         )
-        return seal(stored, compress_above=self._tier.compress_above)
 
-    def _opened(self, key: str, data: Any, now: float) -> Reply:
+    def _opened(self, key: str, data: Any) -> Reply:
         """The entry in what L2 sent, or a miss that is counted by what is wrong with it."""
         if data is None:
             self._counts["misses"] += 1
             return ABSENT
-        if not isinstance(data, bytes):
-            return ABSENT  # an error reply, counted where it came in
+        if isinstance(data, Unavailable):
+            return ABSENT if data.failure in HARMLESS else UNREACHED
         try:
-            stored = unseal(data, key, max_bytes=self._tier.max_value_bytes)
+            entry = self._unsealed(key, data)
         except Unreadable as error:
-            return self._unreadable(error.reason.value)
-        if stored.codec_id != self._tier.codec.id:
-            return self._unreadable("codec")
-        try:
-            value = self._tier.codec.decode(stored.payload)
-        except Exception:  # noqa: BLE001  # a codec may fail in any way on bytes that it did not write
-            return self._unreadable("payload")
+            self._counts[f"unreadable.{error.reason.value}"] += 1
+            return ABSENT
         self._counts["hits"] += 1
-        return Reply(_entry(stored, value), True)
+        return Reply(entry, True)
 
-    def _unreadable(self, reason: str) -> Reply:
-        self._counts[f"unreadable.{reason}"] += 1
-        return ABSENT
+    def _unsealed(self, key: str, data: Any) -> Entry:
+        if not isinstance(data, bytes):
+            raise Unreadable(Fault.NOT_OURS)
+        codec = self._tier.codec
+        stored = unseal(data, key, max_bytes=self._tier.max_value_bytes)
+        if stored.codec_id != codec.id:
+            raise Unreadable(Fault.CODEC)
+        try:
+            return _entry(stored, codec.decode(stored.payload))
+        except Exception:  # noqa: BLE001  # a codec may fail in any way on bytes that it did not write
+            raise Unreadable(Fault.CODEC) from None
 
 
 def _entry(stored: Stored, value: Any) -> Entry:
