@@ -88,7 +88,8 @@ class TieredCache:
         self._policy = l1.freshness if l2 is None else l2.freshness
         self._local = None if l2 is None else l1.freshness
         self._memory = MemoryStore(l1)
-        self._shared: SharedStore = NoSharedStore() if l2 is None else Outbox(l2.bind(namespace))
+        invalidated = self._memory.invalidated
+        self._shared: SharedStore = NoSharedStore() if l2 is None else Outbox(l2.bind(namespace), invalidated)
         self._counts = Counters()
         self._uniform = Uniform()
         self._invocation = Invocation()

@@ -85,6 +85,10 @@ class SharedStore(Protocol):
         """Forget `key`; whether the tier did."""
         ...
 
+    def delete_many(self, keys: Sequence[str], now: float) -> bool:
+        """Forget `keys`, in as few round trips as the tier allows; whether it forgot all of them."""
+        ...
+
     def warm_up(self, now: float) -> bool:
         """Import and connect ahead of need; whether the tier answered."""
         ...

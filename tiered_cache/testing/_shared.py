@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from tiered_cache._codec import MsgpackCodec
 from tiered_cache._entry import Entry
 from tiered_cache._errors import SerializationError
+from tiered_cache._reply import ABSENT, UNREACHED, Reply
 from tiered_cache._rules import Freshness, kept_for
 from tiered_cache._stats import Counters, SharedStats
 from tiered_cache._units import Duration, seconds
-from tiered_cache._reply import ABSENT, Reply, UNREACHED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -93,13 +93,18 @@ class InMemorySharedStore:
             except SerializationError:
                 self._counts["unserializable"] += 1
 
-    def delete(self, key: str, now: float) -> bool:  # noqa: ARG002
+    def delete(self, key: str, now: float) -> bool:
         """Forget `key`."""
+        return self.delete_many((key,), now)
+
+    def delete_many(self, keys: Sequence[str], now: float) -> bool:  # noqa: ARG002
+        """Forget `keys`."""
         if not self._reached():
             return False
         with self._tier.lock:
-            self._tier.entries.pop((self._namespace, key), None)
-        self._counts["deletes"] += 1
+            for key in keys:
+                self._tier.entries.pop((self._namespace, key), None)
+        self._counts["deletes"] += len(keys)
         return True
 
     def warm_up(self, now: float) -> bool:  # noqa: ARG002
