@@ -22,6 +22,7 @@ class Entry:
 
     `negative`: the origin said NotFound, and the value is the text of that error.
     `born`: the position in the invalidation log before its load began.
+    `value_size`: bytes that the value takes in memory; 0 where nobody has measured it yet.
     """
 
     __slots__ = (
@@ -43,6 +44,7 @@ class Entry:
         "stale_while_revalidate",
         "tags",
         "value",
+        "value_size",
     )
 
     def __init__(
@@ -59,8 +61,10 @@ class Entry:
         tags: tuple[str, ...] = (),
         negative: bool = False,
         born: Position = START,
+        value_size: int = 0,
     ) -> None:
         self.value = value
+        self.value_size = value_size
         self.loaded_at = loaded_at
         self.fresh_for = fresh_for
         self.stale_while_revalidate = stale_while_revalidate

@@ -16,19 +16,20 @@ All numbers are big-endian.
 | 20 | 4 | length of the payload as it stands here |
 | 24 | 4 | length of the payload when decompressed |
 | 28 | 4 | CRC-32 of everything after the header |
-| 32 | 8 | `loaded_at`, wall-clock seconds, float64 |
-| 40 | 8 | `fresh_for`, seconds, float64 |
-| 48 | 8 | `stale_while_revalidate`, seconds, float64 |
-| 56 | 8 | `stale_if_error`, seconds, float64 |
-| 64 | 8 | `load_time`, seconds that the load took, float64 |
-| 72 | 16 | `born`, position in the invalidation log: milliseconds and sequence of a stream id, two uint64 |
-| 88 | 4 | CRC-32 of bytes 0 to 87 |
-| 92 | | key, etag, last_modified, tags block, payload; texts are UTF-8 |
+| 32 | 4 | what the value takes in memory, in units of 16 bytes, as its writer measured it; 0 where that is not known |
+| 36 | 8 | `loaded_at`, wall-clock seconds, float64 |
+| 44 | 8 | `fresh_for`, seconds, float64 |
+| 52 | 8 | `stale_while_revalidate`, seconds, float64 |
+| 60 | 8 | `stale_if_error`, seconds, float64 |
+| 68 | 8 | `load_time`, seconds that the load took, float64 |
+| 76 | 16 | `born`, position in the invalidation log: milliseconds and sequence of a stream id, two uint64 |
+| 92 | 4 | CRC-32 of bytes 0 to 91 |
+| 96 | | key, etag, last_modified, tags block, payload; texts are UTF-8 |
 
 Flags: bits 0-1 kind (0 value, 1 negative, 2 pending), bits 2-3 compression (0 none, 1 zlib), bit 4 there is an etag,
 bit 5 there is a last_modified, bits 6-7 zero.
 
-Bytes 32 to 91 can be rewritten in place (`rewritten_header`, then SETRANGE): the facts before them describe the body,
+Bytes 36 to 95 can be rewritten in place (`rewritten_header`, then SETRANGE): the facts before them describe the body,
 and stay. Each byte is covered by one of the two checksums, and the header's covers the body's; so a header with a
 foreign body is noticed. The reasons are in docs/decisions/0002-envelope.md.
 """
@@ -46,18 +47,20 @@ from tiered_cache._errors import SerializationError
 
 MAGIC: Final = b"\xc1TC"
 VERSION: Final = 1
-HEADER_SIZE: Final = 92
-TIMES_AT: Final = 32
+HEADER_SIZE: Final = 96
+TIMES_AT: Final = 36
 """Offset of the part that can be rewritten, as `TIMES` describes it."""
 TIMES: Final = Struct(">5d2Q")
 """`loaded_at`, `fresh_for`, `stale_while_revalidate`, `stale_if_error`, `load_time`, `born` in two numbers."""
 
-_HEADER: Final = Struct(">3s3B3H5I5d2QI")
+_HEADER: Final = Struct(">3s3B3H6I5d2QI")
 _CHECKSUM_AT: Final = HEADER_SIZE - 4
 _CHECKSUM: Final = Struct(">I")
 _TAG_LENGTH: Final = Struct(">H")
 _ZLIB, _HAS_ETAG, _HAS_LAST_MODIFIED = 0x04, 0x10, 0x20
 _COMPRESSION_BITS, _RESERVED_BITS = 0x0C, 0xC0
+_MEMORY_UNIT: Final = 16  # what an allocator deals out
+_MOST_MEMORY: Final = 2**32 - 1
 _FASTEST: Final = 1  # zlib's level; 6 takes four times as long for a few per cent fewer bytes of typical rows
 
 
@@ -119,6 +122,8 @@ class Stored(NamedTuple):
     tags: tuple[str, ...]
     codec_id: int
     payload: bytes | memoryview
+    memory_size: int = 0
+    """Bytes that the value takes in memory, as its writer measured it, in steps of 16; 0 where that is not known."""
 
 
 _KINDS: Final = (Kind.VALUE, Kind.NEGATIVE, Kind.PENDING)
@@ -141,12 +146,13 @@ def seal(stored: Stored, *, compress_above: int | None) -> bytes:
             flags |= _ZLIB
     facts = b"".join((key, etag, last_modified, tags))
     lengths = (len(etag), len(last_modified), len(stored.tags), len(key), len(tags), len(payload), len(stored.payload))
+    memory = min(-(-stored.memory_size // _MEMORY_UNIT), _MOST_MEMORY)
     times = (stored.loaded_at, stored.fresh_for, stored.stale_while_revalidate, stored.stale_if_error, stored.load_time)
     if not _are_times(*times):
         raise SerializationError("an entry's times must be finite and not negative")
     body_checksum = zlib.crc32(payload, zlib.crc32(facts))
     try:
-        header = _HEADER.pack(MAGIC, VERSION, stored.codec_id, flags, *lengths, body_checksum, *times, *stored.born, 0)
+        header = _HEADER.pack(MAGIC, VERSION, stored.codec_id, flags, *lengths, body_checksum, memory, *times, *stored.born, 0)
     except struct.error:
         raise SerializationError(
             "an entry's codec id must be 0 to 255, etag, last_modified and number of tags below 64 Ki, key and payload"
@@ -163,7 +169,7 @@ def unseal(data: bytes, key: str, *, max_bytes: int) -> Stored:
     """
     _check_header(data)
     (_, _, codec_id, flags, etag_size, last_modified_size, tag_count, key_size, tags_size, size, raw_size, checksum,
-     loaded_at, fresh_for, while_revalidate, if_error, load_time,
+     memory, loaded_at, fresh_for, while_revalidate, if_error, load_time,
      born_at, born_sequence, _) = _HEADER.unpack_from(data)  # fmt: skip
     if size > max_bytes or raw_size > max_bytes:
         raise Unreadable(Fault.TOO_LARGE)
@@ -192,7 +198,7 @@ def unseal(data: bytes, key: str, *, max_bytes: int) -> Stored:
     elif size != raw_size:
         raise Unreadable(Fault.SHAPE)
     return Stored(key, _KINDS[kind], loaded_at, fresh_for, while_revalidate, if_error, load_time,
-                  (born_at, born_sequence), etag, last_modified, tags, codec_id, payload)  # fmt: skip
+                  (born_at, born_sequence), etag, last_modified, tags, codec_id, payload, memory * _MEMORY_UNIT)  # fmt: skip
 
 
 def rewritten_header(

@@ -23,7 +23,7 @@ from tiered_cache._envelope import Kind, Stored, rewritten_header, seal, unseal
 HERE = Path(__file__).parent
 BERLIN = ZoneInfo("Europe/Berlin")
 FACTS = Stored(
-    "orders:1", Kind.VALUE, 1.7e9, 3600.0, 600.0, 86400.0, 0.5, (1_700_000_000_000, 3), None, None, (), 1, b""
+    "orders:1", Kind.VALUE, 1.7e9, 3600.0, 600.0, 86400.0, 0.5, (1_700_000_000_000, 3), None, None, (), 1, b"", 4096
 )
 
 VALUES: dict[str, Any] = {

@@ -65,6 +65,7 @@ entries = st.builds(
     tags=st.lists(texts, max_size=4).map(tuple),
     codec_id=st.integers(0, 255),
     payload=st.binary(max_size=100) | st.integers(0, 3000).map(lambda size: b"ab" * size),
+    memory_size=st.integers(0, 2**32 - 1).map(lambda units: 16 * units),
 )
 
 
@@ -372,3 +373,10 @@ def test_the_payload_is_not_copied() -> None:
     assert isinstance(payload, memoryview)
     assert payload.obj is data
     assert value == MsgpackCodec().decode(payload)
+
+
+@pytest.mark.parametrize(("measured", "read"), [(0, 0), (1, 16), (16, 16), (17, 32), (2**40, 16 * (2**32 - 1))])
+def test_the_size_in_memory_is_kept_in_steps_of_16(measured: int, read: int) -> None:
+    """Rounded up, so that L1 never thinks a value smaller than it is; beyond 64 GiB as the most that can be said."""
+    data = seal(ENTRY._replace(memory_size=measured), compress_above=None)
+    assert unseal(data, ENTRY.key, max_bytes=LIMIT).memory_size == read
