@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
 from tiered_cache._rules import pause_after
@@ -19,13 +20,15 @@ class Backoff:
     def __init__(self, uniform: Callable[[], float]) -> None:
         self._uniform = uniform
         self._by_key: dict[str, tuple[int, float, float]] = {}
+        self._lock = threading.Lock()
 
     def note(self, key: str, backoff: float, now: float) -> None:
         """A load of `key` failed at `now`, and a stale value was served."""
-        failures = self._by_key.pop(key, (0, 0.0, 0.0))[0] + 1
-        self._by_key[key] = (failures, now, now + pause_after(failures, backoff, self._uniform()))
-        while len(self._by_key) > MOST:
-            self._by_key.pop(next(iter(self._by_key)), None)
+        with self._lock:
+            failures = self._by_key.pop(key, (0, 0.0, 0.0))[0] + 1
+            self._by_key[key] = (failures, now, now + pause_after(failures, backoff, self._uniform()))
+            if len(self._by_key) > MOST:
+                del self._by_key[next(iter(self._by_key))]
 
     def holds(self, key: str, now: float) -> bool:
         """Whether no load of `key` is to be tried at `now`."""
@@ -34,4 +37,6 @@ class Backoff:
 
     def forget(self, key: str) -> None:
         """A load of `key` went well, or said that there is nothing."""
-        self._by_key.pop(key, None)
+        if key in self._by_key:
+            with self._lock:
+                self._by_key.pop(key, None)

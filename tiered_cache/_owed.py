@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 LOST_AFTER = 60.0
 """Seconds after which work that a carrier took and never ended is owed anew."""
+MOST = 10_000
+"""Keys remembered as owed, and pieces of work that wait for a thread; beyond it the oldest is forgotten."""
 
 
 def carrier_for(refresh: object) -> Carrier | None:
@@ -47,26 +49,43 @@ class ThreadCarrier:
     def __init__(self, threads: int = 4) -> None:
         self._most = threads
         self._running = 0
-        self._work: deque[Callable[[], None]] = deque()
+        self._work: deque[Callable[[], None]] = deque(maxlen=MOST)  # work that falls out is owed anew, see LOST_AFTER
         self._lock = threading.Lock()
+        self._pid = os.getpid()
 
     def submit(self, work: Callable[[], None], /) -> None:
         """Do `work` soon."""
         with self._lock:
+            if self._pid != os.getpid():  # a fork took the count along, but not the threads
+                self._running, self._pid = 0, os.getpid()
             self._work.append(work)
             if self._running >= self._most:
                 return
             self._running += 1
-        threading.Thread(target=self._run, name="tiered_cache-refresh", daemon=True).start()
+        try:
+            threading.Thread(target=self._run, name="tiered_cache-refresh", daemon=True).start()
+        except RuntimeError:  # no more threads are to be had
+            self._ended()
+            raise
 
     def _run(self) -> None:
-        while True:
-            with self._lock:
-                if not self._work:
-                    self._running -= 1
-                    return
-                work = self._work.popleft()
-            work()
+        while (work := self._next()) is not None:
+            try:
+                work()
+            except BaseException:  # such as a loader's SystemExit: it ends this thread, and another may start
+                self._ended()
+                raise
+
+    def _next(self) -> Callable[[], None] | None:
+        with self._lock:
+            if self._work:
+                return self._work.popleft()
+            self._running -= 1
+            return None
+
+    def _ended(self) -> None:
+        with self._lock:
+            self._running -= 1
 
 
 class Owed:
@@ -83,7 +102,10 @@ class Owed:
         with self._lock:
             if 0 <= now - self._since.get(key, -inf) < LOST_AFTER:
                 return None
+            self._since.pop(key, None)
             self._since[key] = now
+            if len(self._since) > MOST:
+                del self._since[next(iter(self._since))]
         self._counts["refreshes"] += 1
         if self._carrier is None:
             try:

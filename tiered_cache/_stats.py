@@ -87,4 +87,4 @@ class Counters(Counter[str]):
     def group(self, prefix: str) -> dict[str, int]:
         """The counters whose name begins with `prefix` and a dot, without both."""
         start = prefix + "."
-        return {name[len(start) :]: count for name, count in self.items() if name.startswith(start)}
+        return {name[len(start) :]: count for name, count in list(self.items()) if name.startswith(start)}
