@@ -180,11 +180,8 @@ class TieredCache:
             stale_while_revalidate=self._policy.stale_while_revalidate,
             stale_if_error=self._policy.stale_if_error,
             tags=checked_tags(tags),
-            born=self._memory.invalidated.position,
         )
-        self._reads.flights.detach(key)
-        self._memory.store(key, entry.held(self._local, now, 0.0, self._uniform))
-        self._shared.write(key, entry, now)
+        self._reads.put(key, entry)
 
     def delete(self, key: str) -> None:
         """Forget `key` in all tiers. No load that began before this call returned is kept in L1 after it.
@@ -192,10 +189,7 @@ class TieredCache:
         Raises InvalidationNotDelivered if L2 did not take it and `on_failure="raise"`.
         """
         check_key(key)
-        now = self._watch.now()
-        self._memory.invalidate(key)
-        self._reads.flights.detach(key)
-        if not self._shared.delete(key, now) and self._raises:
+        if not self._reads.forget(key) and self._raises:
             raise InvalidationNotDelivered(
                 "L2 did not take the deletion, which will be tried again at the next contact with it; "
                 f"until then other containers may serve the old value for at most {self._policy.ttl:g} s of freshness"
@@ -205,8 +199,9 @@ class TieredCache:
         """`with cache.invocation(remaining):` marks an invocation; `aws_lambda.lambda_handler` does it for a handler.
 
         remaining: a function that gives the seconds that the invocation has left; None: no limit is known.
-        Values asked for with `scope="invocation"` are gone when it ends. Raises RuntimeError if one is running.
+        Values asked for with `scope="invocation"` are gone when it ends. Raises RuntimeError if one is running, ClosedError.
         """
+        self._watch.now()  # has the clock stepped back while the container was idle?
         return Running(self._invocation, remaining)
 
     def warm_up(self) -> bool:
@@ -253,7 +248,8 @@ class TieredCache:
 
 def _check_tiers(l1: object, l2: object) -> None:
     if not isinstance(l1, MemoryTier):
-        raise ConfigurationError(f"l1 must be a MemoryTier, such as MemoryTier(ttl=60); got {shown(l1)}")
+        kind = f"an object of type {type(l1).__qualname__}"  # a URL may hold a password
+        raise ConfigurationError(f"l1 must be a MemoryTier, such as MemoryTier(ttl=60); got {kind}")
     if l2 is None or (callable(getattr(l2, "bind", None)) and hasattr(l2, "freshness")):
         return
     hint = "write RedisTier(url, ttl=…)" if isinstance(l2, str) or hasattr(l2, "connection_pool") else "one, or None"

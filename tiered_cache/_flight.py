@@ -76,16 +76,22 @@ class Flights(Generic[T]):
         return key in self._by_key
 
     def run(
-        self, key: str, work: Callable[[Flight[T]], T], *, soft: float | None = None, hard: float | None = None
+        self,
+        key: str,
+        work: Callable[[Flight[T]], T],
+        *,
+        soft: float | None = None,
+        hard: float | None = None,
+        alone: bool = False,
     ) -> tuple[T, bool]:
         """What `work` gives for `key`, and whether it was another caller's flight that gave it.
 
         The first caller does the work, in a thread of its own if there is a time limit. After `soft` seconds a caller
         takes the flight's fallback where there is one; after `hard` seconds it takes that or gets LoadTimeout. The work
-        goes on.
+        goes on. `alone`: what began before this call would not do, so a flight of its own takes the place of any other.
         Raises ReentrantLoadError where waiting would be for ever, since the work waits for this very caller.
         """
-        flight, joined = self._join_or_start(key)
+        flight, joined = self._join_or_start(key, alone=alone)
         if joined:
             return self._wait(flight, soft, hard, joined=True), True
         if soft is None and hard is None:
@@ -102,24 +108,25 @@ class Flights(Generic[T]):
             else:
                 self._by_key.pop(key, None)
 
-    def _join_or_start(self, key: str) -> tuple[Flight[T], bool]:
+    def _join_or_start(self, key: str, *, alone: bool) -> tuple[Flight[T], bool]:
         with self._lock:
             if self._pid != os.getpid():  # a fork took the table along, but not the threads that would land the flights
                 self._by_key, self._awaited, self._pid = {}, {}, os.getpid()
-            flight = self._by_key.get(key)
-            if flight is None:
-                flight = self._by_key[key] = Flight(key)
-                flight.leader = threading.get_ident()
-                return flight, False
-            self._refuse_circle(flight)
-            return flight, True
+            me, flight = threading.get_ident(), self._by_key.get(key)
+            if flight is not None:
+                self._refuse_circle(flight, me)
+                if not alone:
+                    self._awaited[me] = flight
+                    return flight, True
+            flight = self._by_key[key] = Flight(key)
+            flight.leader = me
+            return flight, False
 
-    def _refuse_circle(self, flight: Flight[T]) -> None:
-        me, ahead = threading.get_ident(), flight
+    def _refuse_circle(self, flight: Flight[T], me: int) -> None:
+        ahead = flight
         while ahead.leader != me:
             following = self._awaited.get(ahead.leader)
             if following is None:
-                self._awaited[me] = flight
                 return
             ahead = following
         raise ReentrantLoadError(
@@ -128,7 +135,12 @@ class Flights(Generic[T]):
         )
 
     def _perform(self, flight: Flight[T], work: Callable[[Flight[T]], T]) -> None:
-        flight.perform(work)
+        try:
+            flight.perform(work)
+        finally:
+            self._end(flight)
+
+    def _end(self, flight: Flight[T]) -> None:
         with self._lock:
             if self._by_key.get(flight.key) is flight:
                 del self._by_key[flight.key]
@@ -137,11 +149,13 @@ class Flights(Generic[T]):
     def _launch(self, flight: Flight[T], work: Callable[[Flight[T]], T]) -> None:
         with self._lock:
             self._awaited[threading.get_ident()] = flight
-        started = threading.Thread(
-            target=self._perform, args=(flight, work), name="tiered_cache-load", daemon=True
-        )
+        thread = threading.Thread(target=self._perform, args=(flight, work), name="tiered_cache-load", daemon=True)
         flight.leader = 0  # until the thread says who it is
-        started.start()
+        try:
+            thread.start()
+        except RuntimeError as error:  # no more threads are to be had, and nobody else would land the flight
+            flight.error = error
+            self._end(flight)
 
     def _wait(self, flight: Flight[T], soft: float | None, hard: float | None, *, joined: bool) -> T:
         try:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from tiered_cache._errors import ConfigurationError
 from tiered_cache._load import run_loader
+from tiered_cache._rules import SKEW
 from tiered_cache._values import Answer, Loaded, Reason
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ class Invocation:
     def __init__(self) -> None:
         self._remaining: Callable[[], float] | None = None
         self._running = False
-        self._values: dict[str, tuple[float, Any]] = {}
+        self._values: dict[str, tuple[float, float, Any]] = {}
 
     def begin(self, remaining: Callable[[], float] | None) -> None:
         """An invocation begins that has `remaining()` seconds left; None: no limit is known."""
@@ -35,26 +36,31 @@ class Invocation:
         self._running, self._remaining = False, None
         self._values = {}  # not cleared: a thread that still has the old dict must not fill the next one's
 
-    def remaining(self, _now: float) -> float | None:
+    def remaining(self) -> float | None:
         """Seconds until the invocation's deadline, or None where none is known."""
         return None if self._remaining is None else max(0.0, self._remaining())
 
-    def obtain(self, call: Call, context: LoadContext) -> Answer:
-        """The value of a call with `scope="invocation"`: kept here alone, until the invocation ends."""
+    def forget(self, key: str) -> None:
+        """`key` is deleted."""
+        self._values.pop(key, None)
+
+    def obtain(self, call: Call, context: LoadContext, ttl: float) -> Answer:
+        """The value of a call with `scope="invocation"`: kept here alone, for `ttl` and until the invocation ends."""
         if not self._running:
             raise ConfigurationError(
                 'scope="invocation" needs an invocation: decorate the handler with '
                 "tiered_cache.aws_lambda.lambda_handler(cache), or use `with cache.invocation():`"
             )
         values = self._values
-        found = values.get(call.key)
-        if found is not None and not call.plan.force_refresh:
-            return Answer(found[1], "l1", max(0.0, call.now - found[0]), False, Reason.FRESH)
+        loaded_at, fresh_for, value = values.get(call.key, (0.0, 0.0, None))
+        age = call.now - loaded_at
+        if -SKEW <= age < fresh_for and not call.plan.force_refresh:
+            return Answer(value, "l1", max(0.0, age), False, Reason.FRESH)
         outcome = run_loader(call.loader, context)
         if not isinstance(outcome, Loaded):
             raise TypeError('with scope="invocation" a loader must give the value: nothing older is held to fall back on')
         if not context.skipped:
-            values[call.key] = (call.now, outcome.value)
+            values[call.key] = (call.now, outcome.ttl or ttl, outcome.value)
         return Answer(outcome.value, "origin", 0.0, False, Reason.LOADED)
 
 

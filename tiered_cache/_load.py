@@ -15,15 +15,17 @@ from tiered_cache._options import Plan
 from tiered_cache._values import MISSING, Loaded, Outcome, Pending
 
 if TYPE_CHECKING:
-    from tiered_cache._entry import Entry
+    from tiered_cache._entry import Entry, Position
     from tiered_cache._rules import Freshness
     from tiered_cache._values import LoadContext
 
 _DENIED_CODES = frozenset({
-    "AccessDenied", "AccessDeniedException", "ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId",
-    "InvalidClientTokenId", "NotAuthorized", "SignatureDoesNotMatch", "UnauthorizedOperation",
+    "401", "403", "AccessDenied", "AccessDeniedException", "ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId",
+    "InvalidClientTokenId", "InvalidSignatureException", "KMS.AccessDeniedException", "MissingAuthenticationToken",
+    "MissingAuthenticationTokenException", "NotAuthorized", "SignatureDoesNotMatch", "UnauthorizedOperation",
     "UnrecognizedClientException",
 })  # fmt: skip
+"""Codes of AWS that say 'denied'. To a HEAD request, S3 answers with the bare number."""
 
 
 class Call(NamedTuple):
@@ -66,13 +68,22 @@ def is_passing(error: Exception) -> bool:
     return True
 
 
-def stamp(loaded: Loaded, call: Call, policy: Freshness, fresh_for: float, load_time: float, born: Any) -> Entry:
+def stamp(
+    loaded: Loaded,
+    call: Call,
+    policy: Freshness,
+    *,
+    loaded_at: float,
+    fresh_for: float,
+    load_time: float,
+    born: Position,
+) -> Entry:
     """The entry for what was loaded: its times by `policy`, the outermost tier's, counted from when the load began."""
     from tiered_cache._entry import Entry
 
     return Entry(
         loaded.value,
-        loaded_at=call.now,
+        loaded_at=loaded_at,
         fresh_for=fresh_for,
         stale_while_revalidate=policy.stale_while_revalidate,
         stale_if_error=policy.stale_if_error,

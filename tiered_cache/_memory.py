@@ -76,9 +76,7 @@ class MemoryTier:
             number("jitter", jitter, 0, 0.9),
         )
         self.max_bytes = _byte_budget(max_bytes)
-        if max_entries is not None and (not isinstance(max_entries, int) or isinstance(max_entries, bool) or max_entries < 1):
-            raise ConfigurationError(f"max_entries must be a whole number of at least 1, or None; got {shown(max_entries)}")
-        self.max_entries = max_entries
+        self.max_entries = _entry_limit(max_entries)
         if not (isinstance(policy, type) and hasattr(policy, "popitem")):
             one_of("policy", policy, ("lru",))
         self.policy = policy
@@ -90,6 +88,12 @@ class MemoryTier:
 
     def __repr__(self) -> str:
         return f"MemoryTier(ttl={self.freshness.ttl:g}, max_bytes={self.max_bytes})"
+
+
+def _entry_limit(given: object) -> int | None:
+    if given is None or (isinstance(given, int) and not isinstance(given, bool) and given >= 1):
+        return given
+    raise ConfigurationError(f"max_entries must be a whole number of at least 1, or None; got {shown(given)}")
 
 
 def _byte_budget(given: object) -> int:
@@ -140,24 +144,29 @@ class MemoryStore:
     def look(self, key: str) -> Entry | None:
         """The entry of `key`, whatever its age."""
         with self._lock:
-            if self._armable:
-                return self._entries.get_quietly(key)  # type: ignore[no-any-return, attr-defined]
-            entry: Entry | None = self._entries.get(key)
+            entry: Entry | None = self._entries.get_quietly(key) if self._armable else self._entries.get(key)
             return entry
+
+    def refuses(self, key: str, entry: Entry) -> bool:
+        """Whether `entry` is not to be kept: invalidated since its load began, or older than what is held."""
+        with self._lock:
+            held = self._peek(key)
+            return held is not entry and (
+                self.invalidated.kills(key, entry.tags, entry.born) or _is_later(held, entry)
+            )
 
     def store(self, key: str, entry: Entry) -> bool:
         """Keep `entry` for `key`, unless it was invalidated since its load began, or a later load is held already.
 
         False if it is not kept. One larger than the whole budget is not, and then the key is not held at all.
         """
-        if not entry.size:
-            entry.size = self._sizer(entry.value) + len(key) + ENTRY_OVERHEAD
+        self.measure(entry)
+        entry.size = entry.value_size + len(key) + ENTRY_OVERHEAD
         with self._lock:
-            held = self.look(key)
-            if held is entry:
+            if self._peek(key) is entry:
                 self.arm(key, entry)
                 return True
-            if self.invalidated.kills(key, entry.tags, entry.born) or _is_later(held, entry):
+            if self.refuses(key, entry):
                 return False
             self.drop(key)
             if entry.size > self._tier.max_bytes:
@@ -166,20 +175,17 @@ class MemoryStore:
             if self._tier.max_entries is not None:
                 while len(self._entries) >= self._tier.max_entries:
                     self._entries.popitem()
+            entry.value = self.own(entry.value)  # the caller may change what it has
             self._entries[key] = entry
             self.arm(key, entry)
-            if self._tier.detect_mutation:
-                self._copies[key] = _deepcopy(entry.value)
+            if self._tier.detect_mutation and (copy := _deepcopy(entry.value)) == entry.value:
+                self._copies[key] = copy  # of what differs from its own copy, nothing can be said
         return True
 
     def arm(self, key: str, entry: Entry) -> None:
         """Let plain hits find a fresh, positive entry; one that L1 shares by reference."""
         if self._arms and not entry.negative:
             self.hot[key] = (entry.value, entry.hit_until(), entry)
-
-    def disarm(self) -> None:
-        """Let each key's next call take the long way."""
-        self.hot.clear()
 
     def value(self, key: str, entry: Entry) -> Any:
         """The value of `entry` for a caller: itself, a copy, or an error where a caller changed it."""
@@ -188,7 +194,23 @@ class MemoryStore:
                 f"a cached value of type {type(entry.value).__qualname__} was changed by a caller: "
                 'copy it before changing it, or set MemoryTier(share="copy")'
             )
-        return entry.value if self._tier.share == "reference" else _deepcopy(entry.value)
+        return self.own(entry.value)
+
+    def own(self, value: Any) -> Any:
+        """`value` for one holder among several: itself, or a copy where `share="copy"`."""
+        return value if self._tier.share == "reference" else _deepcopy(value)
+
+    def replace(self, key: str, entry: Entry) -> None:
+        """Keep `entry` for `key` whatever is held, and refuse what was loaded for it before this moment."""
+        with self._lock:
+            self.invalidate(key)
+            entry.born = self.invalidated.position
+            self.store(key, entry)
+
+    def measure(self, entry: Entry) -> None:
+        """Learn what the value of `entry` takes in memory; what another container has measured is believed."""
+        if not entry.value_size or self._tier.sizer is not None:
+            entry.value_size = self._sizer(entry.value)
 
     def invalidate(self, key: str) -> None:
         """Forget `key`, and refuse what was loaded for it before this moment."""
@@ -201,24 +223,31 @@ class MemoryStore:
         with self._lock:
             self.hot.pop(key, None)
             self._copies.pop(key, None)
-            entry: Entry | None = self._entries.pop(key, None)
+            entry = self._peek(key)
+            self._entries.pop(key, None)
             if entry is None:
                 return False
-            self._settled_hits += entry.hits
+            self._settle(entry)
             return True
 
     def drop_where(self, doomed: Callable[[str, Entry], bool]) -> None:
         """Forget every key whose entry is `doomed`."""
         with self._lock:
-            for key in [key for key in self._entries if doomed(key, self._peek(key))]:
-                self.drop(key)
+            for key, entry in self._all():
+                if doomed(key, entry):
+                    self.drop(key)
 
-    def unconfirm(self) -> None:
-        """Let no entry be served before the next tier has vouched for it."""
+    def unconfirm(self, lost: float = 0.0) -> None:
+        """Let no entry be served before the next tier has vouched for it. `lost`: seconds that the wall clock stepped back.
+
+        By so much each entry is older than its stamp and the clock now say; it is stamped anew, so that its age is true.
+        """
         with self._lock:
             self.hot.clear()
-            for key in self._entries:
-                self._peek(key).confirmed_at = -inf
+            for _, entry in self._all():
+                entry.loaded_at -= lost
+                entry.early_at -= lost
+                entry.confirmed_at = -inf
 
     def clear(self) -> None:
         """Forget everything, and refuse what was loaded before this moment."""
@@ -229,7 +258,7 @@ class MemoryStore:
     def stats(self) -> MemoryStats:
         """The counters, and what is held."""
         with self._lock:
-            hits = self._settled_hits + sum(self._peek(key).hits for key in self._entries)
+            hits = self._settled_hits + sum(entry.hits for _, entry in self._all())
             return MemoryStats(
                 hits=hits,
                 stale_hits=self.stale_hits,
@@ -241,15 +270,22 @@ class MemoryStore:
                 oversized=self._oversized,
             )
 
-    def _peek(self, key: str) -> Entry:
-        if self._armable:
-            return self._entries.get_quietly(key)  # type: ignore[no-any-return, attr-defined]
-        entry: Entry = self._entries[key]
+    def _peek(self, key: str) -> Entry | None:
+        """The entry of `key`, unseen by the policy."""
+        entry: Entry | None = self._entries.get_quietly(key)
         return entry
+
+    def _all(self) -> list[tuple[str, Entry]]:
+        return [(key, entry) for key in list(self._entries) if (entry := self._peek(key)) is not None]
+
+    def _settle(self, entry: Entry) -> None:
+        """Take over the hits of an entry that goes."""
+        self._settled_hits += entry.hits
+        entry.hits = entry.settled = 0
 
     def _evicted(self, key: str, entry: Entry) -> None:
         self._evictions += 1
-        self._settled_hits += entry.hits
+        self._settle(entry)
         self.hot.pop(key, None)
         self._copies.pop(key, None)
 
@@ -269,7 +305,13 @@ def _policy(tier: MemoryTier, evicted: Callable[[str, Entry], None]) -> tuple[An
     if tier.policy == "lru":
         return second_chance_lru(tier.max_bytes, entry_size, evicted), True
     assert isinstance(tier.policy, type)  # noqa: S101  # MemoryTier let nothing else through
-    return observed(tier.policy, tier.max_bytes, entry_size, evicted), False
+    try:
+        return observed(tier.policy, tier.max_bytes, entry_size, evicted), False
+    except TypeError:
+        raise ConfigurationError(
+            "policy must be a class with the interface of cachetools.Cache, which can be made by "
+            f"policy(max_bytes, getsizeof=…); got {tier.policy.__qualname__}"
+        ) from None
 
 
 def _deepcopy(value: Any) -> Any:

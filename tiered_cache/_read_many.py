@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from tiered_cache._errors import NotFound, OriginMalformed
 from tiered_cache._load import Call, is_passing
 from tiered_cache._options import check_key
-from tiered_cache._read_through import ReadThrough, newest_of
+from tiered_cache._read_through import REASONS, ReadThrough, newest_of
 from tiered_cache._rules import Move, judge_data, on_l2
 from tiered_cache._units import shown
 from tiered_cache._values import Answer, Loaded, Reason
@@ -89,11 +88,11 @@ class ReadMany(ReadThrough):
                 )
                 if move is Move.LOAD:
                     continue
-                if move is not Move.SERVE_UNCONFIRMED:
+                if reply.entry is not None:
                     self._adopt(call, newest)
                 if move is Move.SERVE_AND_REFRESH:
                     stale.append(call)
-                found[call.key] = self._value_of(call, newest, tier, _REASONS[move])
+                found[call.key] = self._value_of(call, newest, tier, REASONS[move])
         return found
 
     def _value_of(self, call: Call, entry: Entry | None, tier: Any, reason: Reason) -> Any:
@@ -117,14 +116,14 @@ class ReadMany(ReadThrough):
     def _load_many(self, calls: list[Call], held: dict[str, Entry]) -> dict[str, Any]:
         """Run the batch loader once, and keep each value that it gives."""
         born = self._memory.invalidated.position
-        started = time.perf_counter()
+        started = self._steady()
         by_key = {call.key: call for call in calls}
         try:
             given = _checked_answer(calls[0].loader(tuple(by_key)), by_key)
         except Exception as error:  # noqa: BLE001  # a loader may raise anything: it is covered for, or raised again
             return self._covered(calls, held, error)
         finally:
-            load_time = time.perf_counter() - started
+            load_time = self._steady() - started
             self.load_seconds += load_time
         self._counts["loads"] += 1
         found: dict[str, Any] = {}
@@ -136,10 +135,13 @@ class ReadMany(ReadThrough):
                 continue
             loaded = value if isinstance(value, Loaded) else Loaded(value)
             entries.append((by_key[key], self._stamped(by_key[key], loaded, load_time, born)))
+            self._memory.measure(entries[-1][1])
             found[key] = loaded.value
-        self._shared.write_many([(call.key, entry) for call, entry in entries], self._now())
-        for call, entry in entries:
-            self._store_in_l1(call, entry)
+        with self._turns.of(by_key):
+            kept = [(call, entry) for call, entry in entries if not self._memory.refuses(call.key, entry)]
+            self._shared.write_many([(call.key, entry) for call, entry in kept], self._now())
+            for call, entry in kept:
+                self._store_in_l1(call, entry)
         return found
 
     def _covered(self, calls: list[Call], held: dict[str, Entry], error: Exception) -> dict[str, Any]:
@@ -164,14 +166,6 @@ class ReadMany(ReadThrough):
         name = "\0".join(["", *sorted(call.key for call in calls)])
         answer = self._owed.owe(name, refresh, calls[0].now)
         return None if answer is None else answer.value
-
-
-_REASONS = {
-    Move.SERVE: Reason.FRESH,
-    Move.SERVE_AND_REFRESH: Reason.REVALIDATING,
-    Move.SERVE_STALE: Reason.LOAD_FAILED,
-    Move.SERVE_UNCONFIRMED: Reason.UNCONFIRMED,
-}
 
 
 def _checked(keys: object, loader: object) -> list[str]:

@@ -6,18 +6,19 @@ from __future__ import annotations
 
 import time
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING, Any, cast
 
 from tiered_cache._entry import Entry
-from tiered_cache._errors import LoadPending, NotFound, SerializationError
+from tiered_cache._errors import LoadPending, LoadTimeout, NotFound, SerializationError
 from tiered_cache._flight import Flight, Flights
 from tiered_cache._load import Call, is_passing, renewed, run_loader, stale_value, stamp
 from tiered_cache._log import log
 from tiered_cache._options import check_key, check_loader
 from tiered_cache._owed import Owed
 from tiered_cache._rules import Freshness, Move, Verdict, covers, jittered, judge, judge_data, on_l1, on_l2
+from tiered_cache._turns import Turns
 from tiered_cache._values import Answer, Loaded, LoadContext, Outcome, Pending, Reason, Tier
-from tiered_cache._reply import ABSENT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,6 +33,14 @@ if TYPE_CHECKING:
     from tiered_cache.interfaces import Carrier, SharedStore
 
 FRESH_REASONS = frozenset({Reason.FRESH, Reason.UNCONFIRMED})
+REASONS = {
+    Move.SERVE: Reason.FRESH,
+    Move.SERVE_AND_REFRESH: Reason.REVALIDATING,
+    Move.SERVE_STALE: Reason.LOAD_FAILED,
+    Move.SERVE_UNCONFIRMED: Reason.UNCONFIRMED,
+}
+MOST_HANDLES = 10_000
+"""Handles of resumable loads remembered; beyond it the oldest is forgotten, and its load begins anew."""
 
 
 class ReadThrough:
@@ -58,12 +67,14 @@ class ReadThrough:
         self._local = local
         self._plan = plan
         self._now = watch.now
+        self._steady = watch.steady
         self._backoff = backoff
         self._invocation = invocation
         self._uniform = uniform
         self._counts = counts
         self._owed = Owed(carrier, counts)
-        self._handles: dict[str, str] = {}
+        self._handles: dict[str, tuple[str, float]] = {}  # what resumable loads left, and when they began
+        self._turns = Turns()
         self.flights: Flights[Answer] = Flights()
         self.load_seconds = 0.0
 
@@ -71,7 +82,7 @@ class ReadThrough:
         """The way of every call that is not a plain hit."""
         call = self._call(key, loader, options)
         if call.plan.scope == "invocation":
-            return self._invocation.obtain(call, self._context(call, None))
+            return self._invocation.obtain(call, self._context(call, None), call.plan.ttl or self._policy.ttl)
         held = self._memory.look(key)
         match self._first_move(call, held):
             case Move.SERVE:
@@ -83,7 +94,7 @@ class ReadThrough:
                 return self._serve(call, held, "l1", Reason.LOAD_FAILED)
             case _:
                 self._memory.misses += 1
-        answer, joined = self._fly(call, partial(self._ask, call, held, refreshing=False))
+        answer, joined = self._fly(call, partial(self._ask, call, refreshing=False))
         if answer.reason is Reason.REVALIDATING and not joined:
             return self._refresh(call) or answer
         return answer
@@ -105,58 +116,80 @@ class ReadThrough:
             return default  # nobody vouches for what L1 holds
         return self._memory.value(key, newest)
 
-    def _ask(self, call: Call, held: Entry | None, flight: Flight[Answer], *, refreshing: bool) -> Answer:
+    def forget(self, key: str) -> bool:
+        """Delete `key` in all tiers; whether L2 did. Nothing whose load began before this returned is kept after it."""
+        now = self._now()
+        with self._turns.of((key,)):
+            try:
+                return self._shared.delete(key, now)
+            finally:
+                self._memory.invalidate(key)  # after L2, so that what L2 gave before is refused
+                self._invocation.forget(key)
+                self._forget_loads(key)
+
+    def put(self, key: str, entry: Entry) -> None:
+        """Keep `entry` in all tiers, in place of whatever they hold or is being loaded."""
+        taken = False
+        with self._turns.of((key,)):
+            entry.born = self._memory.invalidated.position
+            try:
+                taken = self._shared.write(key, entry, entry.loaded_at)
+            finally:
+                if not taken:
+                    self._shared.delete(key, entry.loaded_at)  # what L2 has is older
+                self._memory.replace(key, entry.held(self._local, entry.loaded_at, 0.0, self._uniform))
+                self._forget_loads(key)
+
+    def _ask(self, call: Call, flight: Flight[Answer], *, refreshing: bool) -> Answer:
         """Ask L2, and the origin if need be. Only one caller per key in this process is here at a time."""
+        held = self._memory.look(call.key)  # anew: meanwhile it may have been deleted, or another's load have come in
         if call.plan.force_refresh:
-            return self._load(call, held, flight)
+            return self._load(call, held, "l1", flight)
+        early = refreshing and held is not None and call.now >= held.early_at
+        if held is not None and not early and judge(held, call.now) is Verdict.FRESH:
+            return self._serve(call, held, "l1", Reason.FRESH)
         reply = self._shared.read(call.key, call.now)
         newest = newest_of(held, reply.entry)
         if newest is None:
-            return self._load(call, None, flight)
+            return self._load(call, None, "l1", flight)
         tier: Tier = "l1" if newest is held else "l2"
-        early = refreshing and held is not None and call.now >= held.early_at
+        again = early and held is not None and newest.loaded_at <= held.loaded_at  # the data that are to be refreshed
         move = on_l2(
             judge_data(newest, call.now),
-            vouched=reply.entry is not None and not (early and newest is held),
-            reached=reply.reached or early,
+            vouched=reply.entry is not None and not again,
+            reached=reply.reached or again,
             refreshing=refreshing,
             stale_ok=call.plan.stale_ok,
             backing_off=self._backoff.holds(call.key, call.now),
         )
-        match move:
-            case Move.SERVE:
-                return self._serve(call, self._adopt(call, newest), tier, Reason.FRESH)
-            case Move.SERVE_AND_REFRESH:
-                return self._serve(call, self._adopt(call, newest), tier, Reason.REVALIDATING)
-            case Move.SERVE_STALE:
-                return self._serve(call, self._adopt(call, newest), tier, Reason.LOAD_FAILED)
-            case Move.SERVE_UNCONFIRMED:
-                return self._serve(call, newest, tier, Reason.UNCONFIRMED)
-            case _:
-                return self._load(call, newest, flight)
+        if move is Move.LOAD:
+            return self._load(call, newest, tier, flight)
+        if reply.entry is not None:
+            self._adopt(call, newest)
+        return self._serve(call, newest, tier, REASONS[move])
 
-    def _load(self, call: Call, held: Entry | None, flight: Flight[Answer]) -> Answer:
-        """Run the loader, and keep what it gives in L2 and L1."""
-        flight.fallback = partial(self._instead, call, held, Reason.LOAD_SLOW)
+    def _load(self, call: Call, held: Entry | None, tier: Tier, flight: Flight[Answer]) -> Answer:
+        """Run the loader, and keep what it gives in L2 and L1. `held`: what is known so far, found in `tier`."""
+        flight.fallback = partial(self._instead, call, held, Reason.LOAD_SLOW, tier)
         context = self._context(call, held)
         born = self._memory.invalidated.position
-        started = time.perf_counter()
+        started = self._steady()
         try:
             outcome = run_loader(call.loader, context)
         except NotFound as error:
-            self._remember_absence(call, error, born)
+            self._remember_absence(call, error, born, self._steady() - started)
             raise
         except Exception as error:  # noqa: BLE001  # a loader may raise anything: it is covered for, or raised again
-            return self._cover(call, held, error)
+            return self._cover(call, held, tier, error)
         finally:
-            load_time = time.perf_counter() - started
+            load_time = self._steady() - started
             self.load_seconds += load_time
         if isinstance(outcome, Pending):
-            return self._await(call, held, outcome)
+            return self._await(call, held, tier, outcome)
         if outcome is Outcome.NOT_MODIFIED:
             self._counts["not_modified"] += 1
             outcome = renewed(cast("Entry", held))  # not_modified() refuses where nothing is held
-        return self._keep(call, cast("Loaded", outcome), load_time, born, skip=context.skipped)
+        return self._keep(call, outcome, load_time, born, skip=context.skipped)
 
     # The steps, in the order in which they are met.
 
@@ -192,16 +225,25 @@ class ReadThrough:
         return Answer(value, tier, max(0.0, call.now - entry.loaded_at), stale, reason)
 
     def _fly(self, call: Call, work: Callable[[Flight[Answer]], Answer]) -> tuple[Answer, bool]:
-        if call.plan.force_refresh:
-            self.flights.detach(call.key)  # a load that began earlier would not do
-        soft, hard = self._within(call, call.plan.soft_timeout), self._within(call, call.plan.hard_timeout)
-        answer, joined = self.flights.run(call.key, work, soft=soft, hard=hard)
-        self._counts["shared"] += joined
-        self._counts["timeouts"] += answer.reason is Reason.LOAD_SLOW
-        return answer, joined
+        """The answer of the key's flight, and whether another caller's gave it."""
+        soft, hard = self._within(call.plan.soft_timeout), self._within(call.plan.hard_timeout)
+        alone = call.plan.force_refresh  # a load that began earlier would not do
+        while True:
+            try:
+                answer, joined = self.flights.run(call.key, work, soft=soft, hard=hard, alone=alone)
+            except LoadTimeout:
+                self._counts["timeouts"] += 1
+                raise
+            self._counts["shared"] += joined
+            self._counts["timeouts"] += answer.reason is Reason.LOAD_SLOW
+            if not joined:
+                return answer, False
+            if call.plan.stale_ok or not answer.stale:
+                return answer._replace(value=self._memory.own(answer.value)), True
+            alone = True  # it did for the other caller, and not for this one, who insists on fresh
 
-    def _within(self, call: Call, limit: Limit | None) -> float | None:
-        return None if limit is None else limit.within(self._invocation.remaining(call.now))
+    def _within(self, limit: Limit | None) -> float | None:
+        return None if limit is None else limit.within(self._invocation.remaining())
 
     def _refresh(self, call: Call) -> Answer | None:
         """Have the value refreshed, unless that is under way; the new answer where it was done at once."""
@@ -210,8 +252,7 @@ class ReadThrough:
 
         def refresh() -> Answer:
             later = call._replace(now=self._now())
-            held = self._memory.look(call.key)
-            return self._fly(later, partial(self._ask, later, held, refreshing=True))[0]
+            return self._fly(later, partial(self._ask, later, refreshing=True))[0]
 
         return self._owed.owe(call.key, refresh, call.now)
 
@@ -222,11 +263,11 @@ class ReadThrough:
         return entry
 
     def _context(self, call: Call, held: Entry | None) -> LoadContext:
-        ends = self._within(call, call.plan.hard_timeout)
+        ends = self._within(call.plan.hard_timeout)
         started = time.monotonic()
 
         def remaining() -> float | None:
-            limits = [self._invocation.remaining(self._now())]
+            limits = [self._invocation.remaining()]
             limits.append(None if ends is None else max(0.0, ends - (time.monotonic() - started)))
             return min((limit for limit in limits if limit is not None), default=None)
 
@@ -235,7 +276,7 @@ class ReadThrough:
             stale=stale_value(held),
             etag=None if held is None else held.etag,
             last_modified=None if held is None else held.last_modified,
-            handle=self._handles.get(call.key),
+            handle=self._handles.get(call.key, (None, 0.0))[0],
             remaining=remaining,
         )
 
@@ -246,59 +287,84 @@ class ReadThrough:
         now = self._now()
         if not skip:
             self._store(call, entry, now)
-        age = max(0.0, now - call.now)
+        age = max(0.0, now - entry.loaded_at)
         return Answer(loaded.value, "origin", age, age >= entry.fresh_for, Reason.LOADED)
 
     def _stamped(self, call: Call, loaded: Loaded, load_time: float, born: Position) -> Entry:
+        loaded_at = self._began(call, load_time)
         self._backoff.forget(call.key)
         self._handles.pop(call.key, None)
         ttl = loaded.ttl or call.plan.ttl or self._policy.ttl
         fresh_for = jittered(ttl, self._policy.jitter, self._uniform())
-        return stamp(loaded, call, self._policy, fresh_for, load_time, born)
+        return stamp(
+            loaded, call, self._policy, loaded_at=loaded_at, fresh_for=fresh_for, load_time=load_time, born=born
+        )
+
+    def _began(self, call: Call, load_time: float) -> float:
+        """When the load that ends now began, on the wall clock as it now goes; for a resumed one, when the first part did."""
+        return min(call.now, self._now() - load_time, self._handles.get(call.key, ("", inf))[1])
+
+    def _forget_loads(self, key: str) -> None:
+        """Whatever loads of `key` have begun or failed does not count any longer."""
+        self._backoff.forget(key)
+        self._handles.pop(key, None)
+        self.flights.detach(key)
 
     def _store(self, call: Call, entry: Entry, now: float) -> None:
-        try:
-            self._shared.write(call.key, entry, now)
-        except SerializationError as error:
-            log().warning("a value stays in L1 alone: %s", error)
-        self._store_in_l1(call, entry)
+        self._memory.measure(entry)  # L2 keeps the figure, so that no other container has to
+        with self._turns.of((call.key,)):
+            if self._memory.refuses(call.key, entry):
+                return  # nor is L2 to have it
+            try:
+                self._shared.write(call.key, entry, now)
+            except SerializationError as error:
+                log().warning("a value stays in L1 alone: %s", error)
+                self._shared.delete(call.key, now)  # what L2 has is older
+            self._store_in_l1(call, entry)
 
     def _store_in_l1(self, call: Call, entry: Entry) -> None:
         entry.held(self._local, entry.loaded_at, call.plan.early_refresh, self._uniform)
         self._memory.store(call.key, entry)
 
-    def _remember_absence(self, call: Call, error: NotFound, born: Position) -> None:
+    def _remember_absence(self, call: Call, error: NotFound, born: Position, load_time: float = 0.0) -> None:
         self._counts["not_found"] += 1
+        loaded_at = self._began(call, load_time)
         self._backoff.forget(call.key)
-        if call.plan.negative_ttl is None:
-            self._memory.drop(call.key)
-            self._shared.delete(call.key, self._now())
-            return
-        fresh_for = jittered(call.plan.negative_ttl, self._policy.jitter, self._uniform())
+        self._handles.pop(call.key, None)
+        fresh_for = jittered(call.plan.negative_ttl or 0.0, self._policy.jitter, self._uniform())
         text = str(error) or f"{type(error).__name__} for this key"
-        entry = Entry(text, loaded_at=call.now, fresh_for=fresh_for, tags=call.plan.tags, negative=True, born=born)
-        self._store(call, entry, self._now())
+        entry = Entry(text, loaded_at=loaded_at, fresh_for=fresh_for, tags=call.plan.tags, negative=True, born=born)
+        if call.plan.negative_ttl is not None:
+            self._store(call, entry, self._now())
+            return
+        with self._turns.of((call.key,)):
+            if not self._memory.refuses(call.key, entry):
+                self._memory.drop(call.key)
+                self._shared.delete(call.key, self._now())
 
-    def _cover(self, call: Call, held: Entry | None, error: Exception) -> Answer:
+    def _cover(self, call: Call, held: Entry | None, tier: Tier, error: Exception) -> Answer:
         """The stale answer that covers for a failed load; raises the error where there is none, or it may not."""
         self._counts["failures"] += 1
-        answer = self._instead(call, held, Reason.LOAD_FAILED) if is_passing(error) else None
+        answer = self._instead(call, held, Reason.LOAD_FAILED, tier) if is_passing(error) else None
         if answer is None:
             raise error
         self._counts["covered"] += 1
         self._backoff.note(call.key, call.plan.error_backoff, self._now())
         return answer
 
-    def _instead(self, call: Call, held: Entry | None, reason: Reason) -> Answer | None:
+    def _instead(self, call: Call, held: Entry | None, reason: Reason, tier: Tier = "l1") -> Answer | None:
         """What is held, in place of what a load does not give, if it may be served at this moment."""
         now = self._now()
         if held is None or held.negative or not call.plan.stale_ok or not covers(held, now):
             return None
-        return self._serve(call._replace(now=now), held, "l1", reason)
+        return self._serve(call._replace(now=now), held, tier, reason)
 
-    def _await(self, call: Call, held: Entry | None, pending: Pending) -> Answer:
-        self._handles[call.key] = pending.handle
-        answer = self._instead(call, held, Reason.LOAD_PENDING)
+    def _await(self, call: Call, held: Entry | None, tier: Tier, pending: Pending) -> Answer:
+        handle, began = self._handles.pop(call.key, ("", call.now))
+        self._handles[call.key] = (pending.handle, began if handle == pending.handle else call.now)
+        if len(self._handles) > MOST_HANDLES:
+            self._handles.pop(next(iter(self._handles)), None)
+        answer = self._instead(call, held, Reason.LOAD_PENDING, tier)
         if answer is None:
             raise LoadPending("the load of this key goes on elsewhere, and no stale value may be served: ask again later")
         return answer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from math import inf
 from typing import TYPE_CHECKING
@@ -22,29 +23,41 @@ class Watch:
     """Reads the wall clock for every operation but a plain hit, and says when it has stepped back.
 
     The wall clock goes on while a container is frozen and is shared by all hosts, so it alone says how old a value is.
-    The monotonic clock, which may stand still during a freeze, can only show that the wall clock lost time.
+    The monotonic clock, which may stand still during a freeze, can only show that the wall clock lost time, at once or in
+    small steps: then `stepped_back(seconds)` is called. `not_before` gets each reading, below which no plain hit is answered.
     """
 
-    def __init__(self, clock: Clock, stepped_back: Callable[[], None], not_before: Callable[[float], None]) -> None:
+    def __init__(
+        self, clock: Clock, stepped_back: Callable[[float], None], not_before: Callable[[float], None]
+    ) -> None:
         self._clock = clock
         self._monotonic = time.monotonic if clock is time.time else getattr(clock, "monotonic", None)
         self._stepped_back = stepped_back
         self._not_before = not_before
-        self.last, self._steady = -inf, 0.0
+        self._lead = -inf  # the most by which the wall clock was ahead of the monotonic one: a freeze makes it grow
+        self._lock = threading.Lock()
+        self.last = -inf
         self.closed = False
 
     def now(self) -> float:
         """Wall-clock seconds. Raises ClosedError after the cache was closed."""
         if self.closed:
             raise ClosedError("this cache was closed, and what it held is gone: make a new one")
-        now = self._clock()
-        steady = now if self._monotonic is None else self._monotonic()
-        if now < self.last - SKEW or now - self.last < steady - self._steady - SKEW:
-            self._stepped_back()
-            log().warning("the wall clock stepped back: what L1 holds is to be confirmed anew")
-        self.last, self._steady = now, steady
-        self._not_before(now)
+        with self._lock:
+            now = self._clock()
+            lead = now if self._monotonic is None else now - self._monotonic()
+            lost, self._lead = self._lead - lead, max(lead, self._lead)
+            if lost > SKEW:
+                self._lead = lead
+                self._stepped_back(lost)
+                log().warning("the wall clock stepped back by %.1f s: what L1 holds is to be confirmed anew", lost)
+            self.last = now
+            self._not_before(now)
         return now
+
+    def steady(self) -> float:
+        """Seconds that no correction of the time moves, to measure how long a load takes."""
+        return time.monotonic() if self._monotonic is None else self._monotonic()
 
 
 class Uniform:
