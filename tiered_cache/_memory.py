@@ -151,17 +151,19 @@ class MemoryStore:
         """Whether `entry` is not to be kept: invalidated since its load began, or older than what is held."""
         with self._lock:
             held = self._peek(key)
-            return held is not entry and (
-                self.invalidated.kills(key, entry.tags, entry.born) or _is_later(held, entry)
-            )
+            if held is entry:
+                return False
+            is_older = held is not None and held.loaded_at > entry.loaded_at
+            return is_older or self.invalidated.kills(key, entry.tags, entry.born)
 
     def store(self, key: str, entry: Entry) -> bool:
         """Keep `entry` for `key`, unless it was invalidated since its load began, or a later load is held already.
 
         False if it is not kept. One larger than the whole budget is not, and then the key is not held at all.
         """
-        self.measure(entry)
-        entry.size = entry.value_size + len(key) + ENTRY_OVERHEAD
+        if not entry.size:  # once: the policy counts on it to stay the same
+            self.measure(entry)
+            entry.size = entry.value_size + len(key) + ENTRY_OVERHEAD
         with self._lock:
             if self._peek(key) is entry:
                 self.arm(key, entry)
@@ -288,11 +290,6 @@ class MemoryStore:
         self._settle(entry)
         self.hot.pop(key, None)
         self._copies.pop(key, None)
-
-
-def _is_later(held: Entry | None, entry: Entry) -> bool:
-    """Whether what is held was loaded later. What is unconfirmed cannot say: the clock may have stepped back since."""
-    return held is not None and held.loaded_at > entry.loaded_at and held.confirmed_at > -inf
 
 
 def _policy(tier: MemoryTier, evicted: Callable[[str, Entry], None]) -> tuple[Any, bool]:

@@ -1,0 +1,449 @@
+"""L1: bounded in bytes and in number, fair to what is used, and honest about what it holds."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from math import inf
+from random import Random
+from typing import Any
+
+import cachetools
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tiered_cache import MemoryTier, TieredCache
+from tiered_cache._entry import Entry
+from tiered_cache._invalidation import MOST, Invalidations
+from tiered_cache._memory import AUTO_ELSEWHERE, ENTRY_OVERHEAD, MemoryStore
+from tiered_cache.testing import FakeClock
+
+T0 = 1_800_000_000.0
+
+
+def store(**options: Any) -> MemoryStore:
+    return MemoryStore(MemoryTier(**{"ttl": 60, "sizer": lambda _: 100, **options}))
+
+
+def entry(value: Any = "v", at: float = T0, **options: Any) -> Entry:
+    return Entry(value, loaded_at=at, fresh_for=60, **options)
+
+
+def test_the_budget_in_bytes_holds_over_a_million_inserts() -> None:
+    """At no moment is more held than max_bytes, and at the end the counters say what happened."""
+    budget, random = 256 * 1024, Random(1)
+    held = store(max_bytes=budget, sizer=lambda value: value)
+    sizes = [random.randrange(1, 20_000) for _ in range(1000)]
+    keys = [f"{number:06d}" for number in range(5000)]
+    entries, put, most = held._entries, held.store, 0
+    for number in range(1_000_000):
+        put(keys[number * 7919 % 5000], Entry(sizes[number % 1000], loaded_at=T0, fresh_for=60))
+        if entries.currsize > most:
+            most = entries.currsize
+    assert budget * 0.9 < most <= budget
+    stats = held.stats()
+    assert sum(entry.size for _, entry in held._all()) == stats.bytes <= stats.max_bytes == budget
+    assert len(held.hot) == stats.entries
+    assert stats.evictions > 900_000
+
+
+def test_an_entry_costs_its_value_its_key_and_what_it_takes_to_hold_it() -> None:
+    """The figure in the stats is the sizer's, the key's length and a fixed overhead."""
+    held = store()
+    held.store("key", entry())
+    assert 100 + 3 + ENTRY_OVERHEAD == held.stats().bytes
+
+
+def test_what_another_container_has_measured_is_believed() -> None:
+    """Unless the user measures in his own way."""
+    measured: list[Any] = []
+    held, own = store(sizer=None), store(sizer=lambda value: measured.append(value) or 7)  # type: ignore[func-returns-value]
+    held.store("k", entry(value_size=1600))
+    own.store("k", entry(value_size=1600))
+    assert 1600 + 1 + ENTRY_OVERHEAD == held.stats().bytes
+    assert 7 + 1 + ENTRY_OVERHEAD == own.stats().bytes
+
+
+def test_a_value_that_grows_in_its_callers_hands_does_not_upset_the_budget() -> None:
+    """It was measured when it was stored, and keeps that figure however often it is confirmed."""
+    held = store(max_bytes=4000, sizer=len)
+    grown = entry([])
+    held.store("k", grown)
+    grown.value.extend(range(10_000))
+    grown.hits += 1
+    assert held.store("k", grown)
+    for number in range(10):
+        held.store(str(number), entry([]))
+    assert held.stats().bytes <= 4000
+
+
+def test_the_least_recently_used_goes_first() -> None:
+    """Without hits in between that is the order of arrival."""
+    held = store(max_entries=3)
+    for key in "abcde":
+        held.store(key, entry())
+    assert {"c", "d", "e"} == set(held._entries) == set(held.hot)
+    assert 2 == held.stats().evictions
+
+
+def test_what_was_hit_gets_a_second_chance() -> None:
+    """An entry hit since it was last looked at goes to the front instead; once, unless it is hit again."""
+    held = store(max_entries=3)
+    for key in "abc":
+        held.store(key, entry())
+    held.look("a").hits += 1  # type: ignore[union-attr]
+    held.store("d", entry())
+    assert {"c", "a", "d"} == set(held._entries)
+    held.store("e", entry())
+    held.store("f", entry())
+    assert {"d", "e", "f"} == set(held._entries)
+
+
+def test_when_all_were_hit_the_oldest_goes() -> None:
+    """The search for one that was not ends after one round."""
+    held = store(max_entries=3)
+    for key in "abc":
+        held.store(key, entry())
+        held.look(key).hits += 5  # type: ignore[union-attr]
+    held.store("d", entry())
+    assert {"b", "c", "d"} == set(held._entries)
+
+
+def lru_hits(trace: list[int], size: int) -> int:
+    cache, hits = cachetools.LRUCache(size), 0
+    for key in trace:
+        hits += key in cache
+        cache[key] = None
+    return hits
+
+
+def test_the_hit_ratio_is_that_of_exact_lru_or_better() -> None:
+    """On a skewed trace of 20,000 with a fixed seed, within half a point."""
+    random = Random(3)
+    trace = [int(random.paretovariate(0.6)) % 3000 for _ in range(20_000)]
+    cache = TieredCache(MemoryTier(ttl=60, max_entries=200, sizer=lambda _: 1), refresh="inline", clock=lambda: T0)
+    for key in trace:
+        cache.get_or_load(str(key), int)
+    assert lru_hits(trace, 200) / 20_000 - 0.005 <= cache.stats().l1.hits / 20_000
+
+
+def test_an_entry_larger_than_the_budget_is_counted_and_not_held() -> None:
+    """B04: nor is what was held before under its key; the value goes to the caller all the same."""
+    cache = TieredCache(MemoryTier(ttl=60, max_bytes=2000, sizer=len), clock=lambda: T0)
+    cache.get_or_load("k", lambda: b"small")
+    big = bytes(2001)
+    assert big is cache.get_or_load("k", lambda: big, force_refresh=True)
+    stats = cache.stats().l1
+    assert (1, 0, 0) == (stats.oversized, stats.entries, stats.bytes)
+
+
+def test_auto_is_a_quarter_of_the_functions_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And 64 MiB where the function's memory is not known."""
+    monkeypatch.delenv("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", raising=False)
+    assert 64 * 2**20 == AUTO_ELSEWHERE == MemoryTier(ttl=1).max_bytes
+    monkeypatch.setenv("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "512")
+    assert 128 * 2**20 == MemoryTier(ttl=1).max_bytes
+    assert "MemoryTier(ttl=1, max_bytes=134217728)" == repr(MemoryTier(ttl=1))
+
+
+def test_by_reference_all_callers_share_one_object() -> None:
+    """The default."""
+    cache = TieredCache(MemoryTier(ttl=60, sizer=len), clock=lambda: T0)
+    value = cache.get_or_load("k", lambda: [1])
+    assert value is cache.get_or_load("k", list) is cache.get("k")
+
+
+def test_by_copy_no_caller_sees_what_another_does() -> None:
+    """Neither who loaded or set the value, nor who hits it, nor the loader, can change what is cached."""
+    cache = TieredCache(MemoryTier(ttl=60, share="copy", sizer=len), clock=lambda: T0)
+    source = [[1]]
+    for _ in range(3):
+        got = cache.get_or_load("k", lambda: source)
+        assert [[1]] == got
+        got[0].append(2)
+        source = []
+    mine = {"a": [1]}
+    cache.set("s", mine)
+    mine["a"].append(2)
+    cache.get("s")["a"].append(3)
+    assert {"a": [1]} == cache.get("s")
+    assert cache.get("s") is not cache.get("s")
+
+
+def test_by_copy_those_who_share_a_load_have_a_value_each() -> None:
+    """A joined flight's value is copied for each who joined."""
+    cache = TieredCache(MemoryTier(ttl=60, share="copy", sizer=len), refresh="inline")
+    gate, got = threading.Event(), []
+    threads = [
+        threading.Thread(target=lambda: got.append(cache.get_or_load("k", lambda: gate.wait(20) and [1]))) for _ in range(5)
+    ]
+    for thread in threads:
+        thread.start()
+    tick = threading.Event()
+    while len(cache._reads.flights._awaited) < 4:
+        tick.wait(0.002)
+    gate.set()
+    for thread in threads:
+        thread.join(20)
+    assert [[1]] * 5 == got
+    assert 5 == len({id(value) for value in got})
+
+
+def test_a_changed_value_is_detected_where_that_was_asked_for() -> None:
+    """The next hit raises, with the type and what to do; an unchanged value is left in peace."""
+    cache = TieredCache(MemoryTier(ttl=60, detect_mutation=True, sizer=len), clock=lambda: T0)
+    cache.get_or_load("a", lambda: [1])
+    value = cache.get_or_load("b", lambda: [1])
+    assert [1] == cache.get_or_load("a", list) == cache.get_or_load("b", list)
+    value.append(2)
+    assert [1] == cache.get_or_load("a", list)
+    with pytest.raises(RuntimeError, match="^a cached value of type list was changed by a caller: copy it before changing"):
+        cache.get_or_load("b", list)
+    cache.delete("b")
+    assert [3] == cache.get_or_load("b", lambda: [3]) == cache.get_or_load("b", list)
+
+
+def test_a_value_without_equality_is_no_false_alarm() -> None:
+    """What differs from its own copy cannot be watched."""
+    cache = TieredCache(MemoryTier(ttl=60, detect_mutation=True, sizer=lambda _: 1), clock=lambda: T0)
+    value = object()
+    plain = type("Plain", (), {})()
+    for key, thing in (("a", value), ("b", plain)):
+        assert thing is cache.get_or_load(key, lambda thing=thing: thing) is cache.get_or_load(key, int)
+
+
+def test_what_was_watched_for_changes_goes_with_its_entry() -> None:
+    """An evicted key leaves no copy behind."""
+    held = store(max_entries=2, detect_mutation=True)
+    for key in "abc":
+        held.store(key, entry([key]))
+    assert {"b", "c"} == set(held._copies)
+
+
+@pytest.mark.parametrize(
+    "policy", [cachetools.LRUCache, cachetools.LFUCache, cachetools.FIFOCache, cachetools.RRCache, cachetools.Cache]
+)
+def test_any_cachetools_policy_serves(policy: Any) -> None:
+    """Values, hits, misses and evictions are counted as with the built-in one."""
+    cache = TieredCache(MemoryTier(ttl=60, policy=policy, max_entries=10, sizer=len), clock=lambda: T0)
+    for number in range(50):
+        assert str(number) == cache.get_or_load(str(number), lambda number=number: str(number))
+        assert str(number) == cache.get_or_load(str(number), lambda: pytest.fail("ran"))
+    stats = cache.stats().l1
+    assert (50, 50, 10, 40) == (stats.hits, stats.misses, stats.entries, stats.evictions)
+    cache.delete("49")
+    cache.close()
+
+
+def test_a_frequency_policy_sees_each_hit_and_nothing_else() -> None:
+    """LFU keeps what is asked for often; looking at the counters or storing does not count as asking."""
+    cache = TieredCache(MemoryTier(ttl=60, policy=cachetools.LFUCache, max_entries=3, sizer=len), clock=lambda: T0)
+    for key in "abc":
+        cache.get_or_load(key, str)
+    for _ in range(5):
+        cache.stats()
+    for key in "aab":
+        cache.get_or_load(key, str)
+    cache.get_or_load("d", str)
+    assert {"a", "b", "d"} == set(cache._memory._entries)
+
+
+class OwnPolicy(OrderedDict[str, Any]):
+    """The interface of cachetools.Cache without being one."""
+
+    def __init__(self, maxsize: int, getsizeof: Any) -> None:
+        super().__init__()
+        self.maxsize, self.getsizeof = maxsize, getsizeof
+
+    def popitem(self) -> tuple[str, Any]:  # type: ignore[override]
+        return super().popitem(last=False)
+
+    @property
+    def currsize(self) -> int:
+        return sum(map(self.getsizeof, self.values()))
+
+
+def test_a_policy_of_ones_own_need_not_be_cachetools() -> None:
+    """Its interface is enough."""
+    cache = TieredCache(MemoryTier(ttl=60, policy=OwnPolicy, max_entries=2, sizer=len), clock=lambda: T0)  # type: ignore[arg-type]
+    for key in "abcab":
+        assert key == cache.get_or_load(key, lambda key=key: key)
+    stats = cache.stats().l1
+    assert (2, 3) == (stats.entries, stats.evictions)
+    assert stats.bytes == 2 * (ENTRY_OVERHEAD + 2)
+
+
+def test_hits_are_still_counted_after_their_entry_has_gone() -> None:
+    """Evicted, deleted, replaced, cleared: the sum does not shrink, nor is anything counted twice."""
+    held = store(max_entries=2)
+    entries = {key: entry() for key in "abcd"}
+    for number, (key, one) in enumerate(entries.items(), 1):
+        held.store(key, one)
+        one.hits += number
+    held.drop("d")
+    assert not held.drop("d")
+    assert 10 == held.stats().hits
+    held.store("d", entries["d"])
+    assert 10 == held.stats().hits
+    held.store("d", entry(at=T0 + 1))
+    held.clear()
+    assert 10 == held.stats().hits
+
+
+def test_a_later_load_wins_over_an_earlier_one() -> None:
+    """Whichever ends first; of two that began together the last to end is kept."""
+    held = store()
+    late, early, same = entry("late", T0 + 5), entry("early"), entry("same", T0 + 5)
+    assert held.store("k", late)
+    assert held.refuses("k", early)
+    assert not held.store("k", early)
+    assert late is held.look("k")
+    assert held.store("k", same)
+    assert same is held.look("k")
+
+
+def test_what_was_invalidated_while_it_was_loaded_is_not_stored() -> None:
+    """By its key or with everything; a load that began afterwards is."""
+    held = store()
+    for invalidate in (lambda: held.invalidate("k"), held.clear):
+        before = entry(born=held.invalidated.position)
+        invalidate()
+        assert not held.store("k", before)
+        assert held.look("k") is None
+        assert held.store("other" if invalidate != held.clear else "k", entry(born=held.invalidated.position))
+    assert held.store("k", entry(born=held.invalidated.position))
+
+
+def test_a_replacement_is_kept_whatever_is_held() -> None:
+    """And what was being loaded meanwhile is refused, though it may claim to be later."""
+    held = store()
+    loading = entry("loading", T0 + 100, born=held.invalidated.position)
+    held.store("k", entry("later", T0 + 50))
+    replacement = entry("set")
+    held.replace("k", replacement)
+    assert not held.store("k", loading)
+    assert replacement is held.look("k")
+
+
+def test_an_entry_that_is_held_can_be_armed_again() -> None:
+    """Storing it once more only renews what a plain hit needs."""
+    held = store()
+    one = entry()
+    held.store("k", one)
+    held.hot.clear()
+    assert held.store("k", one)
+    assert one is held.hot["k"][2]
+    assert 1 == held.stats().entries
+
+
+def test_what_says_not_found_is_never_armed() -> None:
+    """A plain hit returns values; an absence has to be raised."""
+    held = store()
+    held.store("k", entry("no such thing", negative=True))
+    assert {} == held.hot
+    assert held.look("k") is not None
+
+
+def test_after_a_step_of_the_clock_everything_is_older_and_unconfirmed() -> None:
+    """No plain hit is left, and each entry has aged by what the clock lost."""
+    held = store()
+    one = entry()
+    held.store("k", one)
+    held.unconfirm(30.0)
+    assert {} == held.hot
+    assert (T0 - 30, -inf) == (one.loaded_at, one.confirmed_at)
+
+
+def test_entries_can_be_dropped_by_what_they_are() -> None:
+    """Those for which the question is answered with yes."""
+    held = store()
+    for key in "abc":
+        held.store(key, entry(tags=(key,)))
+    held.drop_where(lambda key, one: key == "a" or "c" in one.tags)
+    assert {"b"} == set(held._entries) == set(held.hot)
+
+
+@pytest.mark.parametrize("policy", ["lru", cachetools.LFUCache])
+def test_threads_leave_the_store_whole(policy: Any) -> None:
+    """Eight threads that store, look, drop and invalidate: what is counted, held and armed agrees at the end."""
+    held = store(max_bytes=30_000, policy=policy)
+    errors: list[BaseException] = []
+
+    def work(seed: int) -> None:
+        random = Random(seed)
+        try:
+            for _ in range(3000):
+                key = str(random.randrange(60))
+                match random.randrange(5):
+                    case 0:
+                        held.invalidate(key)
+                    case 1:
+                        held.look(key)
+                    case 2:
+                        held.stats()
+                    case _:
+                        held.store(key, entry(at=T0 + random.random(), born=held.invalidated.position))
+        except BaseException as error:  # noqa: BLE001
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert [] == errors
+    stats = held.stats()
+    assert stats.bytes == sum(one.size for _, one in held._all()) <= 30_000
+    assert set(held.hot) == (set(held._entries) if policy == "lru" else set())
+
+
+def test_a_position_in_the_log_orders_loads_and_invalidations() -> None:
+    """What is born before is killed, what is born at or after is not, and tags and other keys are told apart."""
+    log = Invalidations()
+    before = log.position
+    log.note_key("a")
+    assert log.kills("a", (), before)
+    assert not log.kills("a", (), log.position)
+    assert not log.kills("b", ("a",), before)
+    log.note_all()
+    assert log.kills("b", (), before)
+    assert not log.kills("b", (), log.position)
+
+
+def test_the_log_is_bounded_and_forgets_on_the_safe_side() -> None:
+    """Beyond its size, what is as old as the forgotten is killed, invalidated or not."""
+    log = Invalidations()
+    first = log.position
+    for number in range(MOST + 1):
+        log.note_key(str(number))
+    assert len(log._by_name) <= MOST // 2 + 1
+    assert log.kills("never invalidated", (), first)
+    assert log.kills(str(MOST), (), (0, MOST))
+    assert not log.kills("never invalidated", (), (0, MOST))
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["note", "all", "load", "fill"])), max_size=60))
+def test_no_fill_is_kept_that_began_before_an_invalidation(steps: list[tuple[str, str]]) -> None:
+    """Whatever the order of loads, fills and invalidations of three keys: the log says what a list of all events says."""
+    log, loads, stamps = Invalidations(), {}, dict.fromkeys("abc", -1)
+    for moment, (key, step) in enumerate(steps):
+        if step == "note":
+            log.note_key(key)
+            stamps[key] = moment
+        elif step == "all":
+            log.note_all()
+            stamps = dict.fromkeys("abc", moment)
+        elif step == "load":
+            loads[key] = (moment, log.position)
+        elif key in loads:
+            assert log.kills(key, (), loads[key][1]) == (stamps[key] > loads[key][0])
+
+
+def test_a_clock_that_is_a_plain_function_will_do() -> None:
+    """Hits, expiry and all, with nothing but a function of no arguments."""
+    clock = FakeClock()
+    cache = TieredCache(MemoryTier(ttl=60, jitter=0, sizer=len), clock=lambda: clock(), refresh="inline")
+    assert "a" == cache.get_or_load("k", lambda: "a") == cache.get_or_load("k", lambda: "b")
+    clock.advance(60)
+    assert "b" == cache.get_or_load("k", lambda: "b")
