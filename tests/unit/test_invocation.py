@@ -1,0 +1,187 @@
+"""The invocation: what must not outlive it does not, and its remaining time is known to loads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tiered_cache import ConfigurationError, Loaded, LoadContext, MemoryTier, Reason, TieredCache
+from tiered_cache.aws_lambda import RESERVE, lambda_handler
+from tiered_cache.testing import FakeClock, InMemorySharedTier
+
+
+class Context:
+    """Lambda's context object, as far as it matters."""
+
+    def __init__(self, milliseconds: int) -> None:
+        self.milliseconds = milliseconds
+
+    def get_remaining_time_in_millis(self) -> int:
+        return self.milliseconds
+
+
+class Remaining:
+    def load(self, context: LoadContext) -> float | None:
+        return context.remaining()
+
+
+class Wants:
+    """A loader that answers by one of the context's verbs."""
+
+    def __init__(self, verb: str) -> None:
+        self.verb = verb
+
+    def load(self, context: LoadContext) -> Any:
+        return context.skip("skipped") if self.verb == "skip" else context.pending("handle")
+
+
+def make(**options: Any) -> tuple[TieredCache, FakeClock, InMemorySharedTier]:
+    clock, l2 = FakeClock(), InMemorySharedTier(ttl=600)
+    return TieredCache(MemoryTier(ttl=60), l2, clock=clock, refresh="inline", **options), clock, l2
+
+
+def test_a_value_of_the_invocation_is_gone_when_it_ends() -> None:
+    """It is loaded once within, never seen by L2 or by calls without the scope, and loaded anew in the next one."""
+    cache, _, l2 = make()
+    loads: list[str] = []
+
+    def card() -> str:
+        loads.append("load")
+        return "4111"
+
+    for expected in (1, 2):
+        with cache.invocation():
+            first = cache.get_entry_or_load("card", card, scope="invocation")
+            second = cache.get_entry_or_load("card", card, scope="invocation")
+        assert ("origin", Reason.LOADED) == (first.tier, first.reason)
+        assert ("4111", "l1", 0.0, False, Reason.FRESH) == tuple(second)
+        assert expected == len(loads)
+    assert {} == l2.entries
+    assert 0 == cache.stats().l1.entries
+    assert "other" == cache.get_or_load("card", lambda: "other")
+
+
+def test_it_is_gone_too_when_the_handler_raises() -> None:
+    """The invocation ends however its handler does."""
+    cache, _, _ = make()
+
+    @lambda_handler(cache)
+    def handler(event: Any, context: Any) -> Any:
+        value = cache.get_or_load("k", lambda: event, scope="invocation")
+        if event == "bad":
+            raise ValueError
+        return value
+
+    with pytest.raises(ValueError):
+        handler("bad", Context(3000))
+    assert "good" == handler("good", None) == handler.__wrapped__.__name__.replace("handler", "good")  # type: ignore[attr-defined]
+
+
+def test_outside_of_an_invocation_the_scope_is_refused() -> None:
+    """Nobody would say when it ends; the text says what to write."""
+    cache, _, _ = make()
+    with pytest.raises(ConfigurationError, match=r'^scope="invocation" needs an invocation: decorate the handler with'):
+        cache.get_or_load("k", int, scope="invocation")
+
+
+def test_invocations_do_not_nest() -> None:
+    """An execution environment serves one event after another; the outer one goes on."""
+    cache, _, _ = make()
+    with cache.invocation():
+        with pytest.raises(RuntimeError, match="^an invocation of this cache is running already$"), cache.invocation():
+            raise AssertionError
+        assert "v" == cache.get_or_load("k", lambda: "v", scope="invocation")
+    with cache.invocation():
+        pass
+
+
+def test_within_the_invocation_values_still_grow_old() -> None:
+    """The outermost tier's ttl, the call's or the loader's says how long they are fresh; forced, they are loaded anew."""
+    cache, clock, _ = make()
+    values = iter(range(10))
+    with cache.invocation():
+
+        def get(**options: Any) -> int:
+            return cache.get_or_load("k", lambda: next(values), scope="invocation", **options)
+
+        assert [0, 0, 1, 1] == [get(), get(), get(force_refresh=True), get()]
+        clock.advance(600)
+        assert 2 == get(ttl=5)
+        clock.advance(5)
+        assert 3 == get()
+        assert 4 == cache.get_or_load("k", lambda: Loaded(4, ttl=1), scope="invocation", force_refresh=True)
+        clock.advance(1)
+        assert 4 == get()
+
+
+def test_delete_reaches_the_invocations_values() -> None:
+    """In all tiers means here too."""
+    cache, _, _ = make()
+    with cache.invocation():
+        cache.get_or_load("k", lambda: "old", scope="invocation")
+        cache.delete("k")
+        assert "new" == cache.get_or_load("k", lambda: "new", scope="invocation")
+
+
+def test_a_skipped_value_is_not_kept_for_the_invocation() -> None:
+    """And a load that gives no value is refused, since nothing older is held."""
+    cache, _, _ = make()
+    with cache.invocation():
+        assert "skipped" == cache.get_or_load("k", Wants("skip"), scope="invocation")
+        assert "v" == cache.get_or_load("k", lambda: "v", scope="invocation")
+        with pytest.raises(TypeError, match=r'^with scope="invocation" a loader must give the value'):
+            cache.get_or_load("p", Wants("pending"), scope="invocation")
+
+
+def test_a_loader_that_still_runs_at_the_end_does_not_fill_the_next_invocation() -> None:
+    """What it gives goes to its caller alone."""
+    cache, _, _ = make()
+    running = cache.invocation()
+    running.__enter__()
+
+    def slow() -> str:
+        running.__exit__(None, None, None)
+        return "of the first"
+
+    assert "of the first" == cache.get_or_load("k", slow, scope="invocation")
+    with cache.invocation():
+        assert "of the second" == cache.get_or_load("k", lambda: "of the second", scope="invocation")
+
+
+def test_loads_learn_the_remaining_time() -> None:
+    """The smaller of the invocation's and of `hard_timeout`; None where neither is known."""
+    cache, _, _ = make()
+    assert cache.get_or_load("a", Remaining()) is None
+    with cache.invocation(lambda: 2.5):
+        assert 2.5 == cache.get_or_load("b", Remaining())
+        assert 1.0 < cache.get_or_load("c", Remaining(), hard_timeout="60%") <= 1.5
+        assert 2.5 == cache.get_or_load("d", Remaining(), hard_timeout=10)
+    with cache.invocation(lambda: -1.0):
+        assert 0.0 == cache.get_or_load("e", Remaining())
+    assert 9.0 < cache.get_or_load("f", Remaining(), hard_timeout=10) <= 10.0
+
+
+def test_the_handlers_remaining_time_is_lambdas_less_a_reserve() -> None:
+    """A context that cannot tell it sets no limit; further arguments are passed on."""
+    cache, _, _ = make()
+
+    @lambda_handler(cache)
+    def handler(event: str, context: Any, *more: Any, **named: Any) -> Any:
+        return cache.get_or_load(event, Remaining()), more, named
+
+    assert (3.0 - RESERVE, (1,), {"a": 2}) == handler("a", Context(3000), 1, a=2)
+    assert (None, (), {}) == handler("b", object()) == handler("c")
+    assert (0.0, (), {}) == handler("d", Context(100))
+
+
+def test_at_the_start_of_an_invocation_a_step_of_the_clock_is_noticed() -> None:
+    """Before that, plain hits cannot see it; from then on no value is taken for younger than it is."""
+    cache, clock, _ = make()
+    cache.get_or_load("k", lambda: "old", ttl=50)
+    clock.advance(40)
+    clock.step(-30)
+    with cache.invocation():
+        clock.advance(11)
+        answer = cache.get_entry_or_load("k", lambda: "new", stale_ok=False)
+    assert ("new", "origin") == (answer.value, answer.tier)
