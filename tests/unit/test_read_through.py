@@ -1,0 +1,1347 @@
+"""The way of a read, row by row of the table of freshness: what the caller gets, from where, how old, how stale and why."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tiered_cache import (
+    MISSING,
+    Answer,
+    ClosedError,
+    InvalidationNotDelivered,
+    Loaded,
+    LoadContext,
+    LoadPending,
+    LoadTimeout,
+    MemoryTier,
+    NotFound,
+    OriginDenied,
+    OriginError,
+    Reason,
+    ReentrantLoadError,
+    SerializationError,
+    TieredCache,
+)
+from tiered_cache.testing import FakeClock, InMemorySharedTier
+
+WAIT = 20.0
+
+
+class Origin:
+    """A loader whose next outcomes are set: a value, an error to raise, or a function of the context."""
+
+    def __init__(self, value: Any = "v1") -> None:
+        self.value = value
+        self.contexts: list[LoadContext] = []
+
+    @property
+    def loads(self) -> int:
+        return len(self.contexts)
+
+    def load(self, context: LoadContext) -> Any:
+        self.contexts.append(context)
+        if isinstance(self.value, Exception):
+            raise self.value
+        return self.value(context) if callable(self.value) else self.value
+
+
+class Carrier:
+    """Keeps refreshes until told; may refuse or drop them."""
+
+    def __init__(self) -> None:
+        self.work: list[Callable[[], None]] = []
+        self.error: Exception | None = None
+
+    def submit(self, work: Callable[[], None], /) -> None:
+        if self.error is not None:
+            raise self.error
+        self.work.append(work)
+
+    def carry_out(self) -> None:
+        while self.work:
+            self.work.pop(0)()
+
+
+class World:
+    """A cache with its clock, its L2 and an origin: without an L2, L1 has the policy that the L2 has otherwise."""
+
+    def __init__(self, *, l2: bool, l1: dict[str, Any] | None = None, **options: Any) -> None:
+        policy = {"ttl": 100, "stale_while_revalidate": 20, "stale_if_error": 50, "jitter": 0} | options.pop("policy", {})
+        self.clock, self.origin = FakeClock(), Origin()
+        self.l2 = InMemorySharedTier(**policy) if l2 else None
+        tier = {"ttl": 10, "jitter": 0} | (l1 or {}) if l2 else policy | (l1 or {})
+        options = {"refresh": "inline", "error_backoff": 4} | options
+        self.cache = TieredCache(MemoryTier(**tier), self.l2, clock=self.clock, **options)
+        self.tier, self.options = tier, options
+
+    def get(self, key: str = "k", **options: Any) -> Answer:
+        return self.cache.get_entry_or_load(key, self.origin, **options)
+
+    def another(self, **options: Any) -> TieredCache:
+        """Another container's cache on the same L2."""
+        return TieredCache(MemoryTier(**self.tier), self.l2, clock=self.clock, **(self.options | options))
+
+    def age(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+
+
+both = pytest.mark.parametrize("l2", [False, True], ids=["l1 alone", "with l2"])
+
+
+# Fresh
+
+
+@both
+def test_a_miss_loads_and_a_hit_does_not(l2: bool) -> None:
+    """The first answer is the origin's, the second L1's; both are fresh."""
+    world = World(l2=l2)
+    assert Answer("v1", "origin", 0.0, False, Reason.LOADED) == world.get()
+    world.age(9)
+    assert Answer("v1", "l1", 9.0, False, Reason.FRESH) == world.get()
+    assert "v1" == world.cache.get_or_load("k", world.origin) == world.cache.get("k")
+    assert 1 == world.origin.loads
+
+
+def test_another_container_finds_it_in_l2() -> None:
+    """And then holds it in its own L1; its age counts from the load."""
+    world = World(l2=True)
+    world.get()
+    world.age(5)
+    other = world.another()
+    assert Answer("v1", "l2", 5.0, False, Reason.FRESH) == other.get_entry_or_load("k", world.origin)
+    assert Answer("v1", "l1", 5.0, False, Reason.FRESH) == other.get_entry_or_load("k", world.origin)
+    assert 1 == world.origin.loads
+
+
+@both
+def test_none_and_other_falsy_values_are_values(l2: bool) -> None:
+    """They are cached like any other."""
+    for key, value in (("none", None), ("zero", 0), ("empty", ""), ("false", False), ("list", [])):
+        world = World(l2=l2)
+        world.origin.value = lambda _, value=value: value
+        for expected in ("origin", "l1"):
+            answer = world.get(key)
+            assert value == answer.value
+            assert expected == answer.tier
+        assert value == world.cache.get(key)
+        assert 1 == world.origin.loads
+
+
+# Unconfirmed
+
+
+def test_when_l1s_time_is_up_l2_is_asked() -> None:
+    """L2 vouches for the value, which L1 may then give for another while."""
+    world = World(l2=True)
+    world.get()
+    world.age(10)
+    assert Answer("v1", "l2", 10.0, False, Reason.FRESH) == world.get()
+    world.age(9)
+    assert Answer("v1", "l1", 19.0, False, Reason.FRESH) == world.get()
+    assert 1 == world.origin.loads
+
+
+def test_when_l1s_time_is_up_and_l2_is_down_the_fresh_value_is_given() -> None:
+    """Marked unconfirmed, each time, until the data's own limit; the origin is left alone."""
+    world = World(l2=True)
+    world.get()
+    assert world.l2 is not None
+    world.l2.down = True
+    for age in (10, 50, 99):
+        world.clock.step(age - (world.clock() - 1_800_000_000))
+        assert Answer("v1", "l1", float(age), False, Reason.UNCONFIRMED) == world.get()
+        assert "v1" == world.cache.get("k")
+    assert 1 == world.origin.loads
+
+
+def test_what_l2_has_no_longer_is_loaded_anew() -> None:
+    """It was reached, and does not vouch: another container has deleted it."""
+    world = World(l2=True)
+    world.get()
+    world.another().delete("k")
+    world.origin.value = "v2"
+    world.age(10)
+    assert MISSING is world.cache.get("k")
+    assert Answer("v2", "origin", 0.0, False, Reason.LOADED) == world.get()
+
+
+def test_what_another_container_loaded_later_wins() -> None:
+    """L1's older value is replaced as soon as L2 is asked."""
+    world = World(l2=True)
+    world.get()
+    world.age(5)
+    world.another().get_or_load("k", lambda: "v2", force_refresh=True)
+    world.age(5)
+    assert Answer("v2", "l2", 5.0, False, Reason.FRESH) == world.get()
+
+
+def test_what_l1_loaded_later_than_l2_wins() -> None:
+    """L2 may have lost a write; it settles all the same that the key was not deleted."""
+    world = World(l2=True)
+    world.get()
+    world.age(5)
+    assert world.l2 is not None
+    world.l2.down = True
+    world.origin.value = "v2"
+    world.get(force_refresh=True)
+    world.l2.down = False
+    world.age(10)
+    assert Answer("v2", "l1", 10.0, False, Reason.FRESH) == world.get()
+
+
+def test_l1s_own_stale_window_answers_while_l2_is_asked() -> None:
+    """`MemoryTier(stale_while_revalidate=…)` in front of an L2: the caller does not wait; one look at L2 is owed."""
+    carrier = Carrier()
+    world = World(l2=True, l1={"stale_while_revalidate": 5}, refresh=carrier)
+    world.get()
+    world.age(12)
+    assert Answer("v1", "l1", 12.0, True, Reason.REVALIDATING) == world.get()
+    carrier.carry_out()
+    assert Answer("v1", "l1", 12.0, False, Reason.FRESH) == world.get()
+    assert 1 == world.origin.loads
+
+
+# Stale, refreshing
+
+
+@both
+def test_inline_the_caller_that_finds_it_stale_refreshes_it(l2: bool) -> None:
+    """It gets the new value."""
+    world = World(l2=l2)
+    world.get()
+    world.age(110)
+    world.origin.value = "v2"
+    assert Answer("v2", "origin", 0.0, False, Reason.LOADED) == world.get()
+    assert 2 == world.origin.loads
+
+
+@both
+def test_with_a_carrier_the_stale_value_is_given_and_one_refresh_is_owed(l2: bool) -> None:
+    """However many ask; when it is carried out the new value is there."""
+    carrier = Carrier()
+    world = World(l2=l2, refresh=carrier)
+    world.get()
+    world.age(110)
+    world.origin.value = "v2"
+    for _ in range(3):
+        assert Answer("v1", "l1", 110.0, True, Reason.REVALIDATING) == world.get()._replace(tier="l1")
+    assert 1 == len(carrier.work)
+    carrier.carry_out()
+    assert Answer("v2", "l1", 0.0, False, Reason.FRESH) == world.get()
+    assert 2 == world.origin.loads
+
+
+def test_a_stale_value_of_l2_is_given_at_once_too() -> None:
+    """A container that never had it does not wait either."""
+    carrier = Carrier()
+    world = World(l2=True, refresh=carrier)
+    world.get()
+    world.age(110)
+    other = world.another()
+    assert Answer("v1", "l2", 110.0, True, Reason.REVALIDATING) == other.get_entry_or_load("k", world.origin)
+    assert 1 == len(carrier.work)
+
+
+def test_a_refresh_looks_at_l2_before_the_origin() -> None:
+    """Another container may have done it."""
+    carrier = Carrier()
+    world = World(l2=True, refresh=carrier)
+    world.get()
+    world.age(110)
+    world.get()
+    world.another().get_or_load("k", lambda: "v2", force_refresh=True)
+    carrier.carry_out()
+    assert Answer("v2", "l1", 0.0, False, Reason.FRESH) == world.get()
+    assert 1 == world.origin.loads
+
+
+def test_a_refresh_that_came_too_late_is_not_done_twice() -> None:
+    """Two carriers' pieces of work for one key, the second when the value is fresh again."""
+    carrier = Carrier()
+    world = World(l2=False, refresh=carrier, policy={"stale_while_revalidate": 500})
+    world.get()
+    world.age(110)
+    world.get()
+    world.age(70)
+    world.get()
+    assert 2 == len(carrier.work)
+    carrier.carry_out()
+    assert 2 == world.origin.loads
+
+
+def test_a_thread_refreshes_while_the_stale_value_is_given() -> None:
+    """`refresh="thread"`: the call does not wait for the loader."""
+    world = World(l2=False, refresh="thread")
+    world.get()
+    world.age(110)
+    gate = threading.Event()
+
+    def slow(_: LoadContext) -> str:
+        assert gate.wait(WAIT)
+        return "v2"
+
+    world.origin.value = slow
+    assert Reason.REVALIDATING is world.get().reason
+    assert Reason.REVALIDATING is world.get().reason
+    gate.set()
+    for thread in threading.enumerate():
+        if thread.name == "tiered_cache-refresh":
+            thread.join(WAIT)
+    assert Answer("v2", "l1", 0.0, False, Reason.FRESH) == world.get()
+    assert 2 == world.origin.loads
+
+
+@both
+def test_a_carrier_that_raises_does_not_reach_the_caller(l2: bool) -> None:
+    """The stale value is given and the next call tries again."""
+    carrier = Carrier()
+    carrier.error = OSError("full")
+    world = World(l2=l2, refresh=carrier)
+    world.get()
+    world.age(110)
+    for _ in range(2):
+        assert Reason.REVALIDATING is world.get().reason
+    assert 2 == world.cache.stats().origin.refresh_failures
+    carrier.error = None
+    world.get()
+    assert 1 == len(carrier.work)
+
+
+def test_a_carrier_that_drops_the_work_is_asked_again_after_a_minute() -> None:
+    """Owed work that did not finish is owed still."""
+    carrier = Carrier()
+    world = World(l2=False, refresh=carrier, policy={"stale_while_revalidate": 500})
+    world.get()
+    world.age(110)
+    for seconds, expected in ((0, 1), (59, 1), (1, 2)):
+        world.age(seconds)
+        world.get()
+        assert expected == len(carrier.work)
+
+
+def test_a_refresh_that_fails_inline_gives_the_stale_value() -> None:
+    """And the next call does not try again before the pause is over."""
+    world = World(l2=False)
+    world.get()
+    world.age(110)
+    world.origin.value = OSError("down")
+    for _ in range(3):
+        assert Answer("v1", "l1", 110.0, True, Reason.LOAD_FAILED) == world.get()
+    assert 2 == world.origin.loads
+    world.age(4)
+    world.get()
+    assert 3 == world.origin.loads
+
+
+def test_a_refresh_in_the_background_that_fails_leaves_a_pause_too() -> None:
+    """No further refresh is owed while it lasts."""
+    carrier = Carrier()
+    world = World(l2=True, refresh=carrier)
+    world.get()
+    world.age(110)
+    world.get()
+    world.origin.value = OSError("down")
+    carrier.carry_out()
+    assert Reason.LOAD_FAILED is world.get().reason
+    assert [] == carrier.work
+
+
+@both
+def test_whoever_insists_on_fresh_gets_no_stale_value(l2: bool) -> None:
+    """`stale_ok=False`: the load runs while the caller waits, and its failure reaches him."""
+    world = World(l2=l2)
+    world.get()
+    world.age(110)
+    world.origin.value = OSError("down")
+    with pytest.raises(OSError, match="down"):
+        world.get(stale_ok=False)
+    world.origin.value = "v2"
+    assert Answer("v2", "origin", 0.0, False, Reason.LOADED) == world.get(stale_ok=False)
+
+
+# Stale, failing
+
+
+@both
+def test_a_stale_value_covers_for_a_failing_load(l2: bool) -> None:
+    """Within `stale_if_error`, past `stale_while_revalidate`: the load runs, fails, and the value is given."""
+    world = World(l2=l2)
+    world.get()
+    world.age(130)
+    world.origin.value = OSError("down")
+    assert Answer("v1", "l1", 130.0, True, Reason.LOAD_FAILED) == world.get()._replace(tier="l1")
+    stats = world.cache.stats().origin
+    assert (1, 1, 1) == (stats.loads, stats.failures, stats.covered)
+
+
+def test_a_stale_value_of_l2_covers_too() -> None:
+    """The answer says where it was found."""
+    world = World(l2=True)
+    world.get()
+    world.age(130)
+    world.origin.value = OSError("down")
+    other = world.another()
+    assert Answer("v1", "l2", 130.0, True, Reason.LOAD_FAILED) == other.get_entry_or_load("k", world.origin)
+    assert Reason.LOAD_FAILED is other.get_entry_or_load("k", world.origin).reason
+    assert 2 == world.origin.loads
+
+
+@both
+def test_the_pause_after_failures_grows_and_a_success_ends_it(l2: bool) -> None:
+    """4 s, 8 s, 16 s, each cut by at most a quarter; during a pause no load is tried."""
+    world = World(l2=l2, policy={"stale_if_error": 1000})
+    world.get()
+    world.age(130)
+    world.origin.value = OSError("down")
+    for number, pause in enumerate((4, 8, 16), 2):
+        assert Reason.LOAD_FAILED is world.get().reason
+        assert number == world.origin.loads
+        world.age(pause * 0.74)
+        assert Reason.LOAD_FAILED is world.get().reason
+        assert number == world.origin.loads
+        world.age(pause * 0.27)
+    world.origin.value = "v2"
+    assert Reason.LOADED is world.get().reason
+    world.age(130)
+    world.origin.value = OSError("down")
+    world.get()
+    world.age(4)
+    world.get()
+    assert 7 == world.origin.loads
+
+
+def test_a_value_that_l2_has_lost_is_backed_off_from_too() -> None:
+    """Fresh by its own limit, but nobody vouches: the failing load is not repeated by each call."""
+    world = World(l2=True)
+    world.get()
+    assert world.l2 is not None
+    world.l2.entries.clear()
+    world.age(20)
+    world.origin.value = OSError("down")
+    for _ in range(3):
+        assert Answer("v1", "l1", 20.0, True, Reason.LOAD_FAILED) == world.get()
+    assert 2 == world.origin.loads
+
+
+class ClientError(Exception):
+    """As botocore's."""
+
+    def __init__(self, response: Any) -> None:
+        super().__init__("boto")
+        self.response = response
+
+
+DENIED = [
+    OriginDenied("no"),
+    PermissionError("no"),
+    ClientError({"Error": {"Code": "AccessDenied"}}),
+    ClientError({"Error": {"Code": "ExpiredToken"}}),
+    ClientError({"Error": {"Code": "403"}}),
+    ReentrantLoadError("circle"),
+]
+
+
+@both
+@pytest.mark.parametrize("error", DENIED, ids=["ours", "permission", "denied", "expired", "head", "circle"])
+def test_denied_is_never_covered(l2: bool, error: Exception) -> None:
+    """Neither while refreshing inline nor while failing; the very error reaches the caller, and there is no pause."""
+    world = World(l2=l2)
+    world.get()
+    world.origin.value = error
+    for seconds in (110, 20):
+        world.age(seconds)
+        for _ in range(2):
+            with pytest.raises(type(error)) as caught:
+                world.get()
+            assert error is caught.value
+    assert 5 == world.origin.loads
+    assert 0 == world.cache.stats().origin.covered
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(),
+        TimeoutError(),
+        OriginError("5xx"),
+        LoadTimeout("slow"),
+        ClientError({"Error": {"Code": "SlowDown"}}),
+        ClientError({"Error": "?"}),
+        ClientError("?"),
+    ],
+    ids=["os", "timeout", "origin", "load timeout", "slow down", "odd", "odder"],
+)
+def test_a_passing_failure_is_covered(error: Exception) -> None:
+    """Whatever is not a denial and not for people to mend."""
+    world = World(l2=False)
+    world.get()
+    world.age(130)
+    world.origin.value = error
+    assert Reason.LOAD_FAILED is world.get().reason
+
+
+# Gone
+
+
+@both
+def test_past_all_windows_the_failure_reaches_the_caller(l2: bool) -> None:
+    """Unchanged; and nothing stale is given ever after."""
+    world = World(l2=l2)
+    world.get()
+    world.origin.value = error = OSError("down")
+    world.age(150)
+    with pytest.raises(OSError) as caught:
+        world.get()
+    assert error is caught.value
+    assert MISSING is world.cache.get("k")
+
+
+@both
+def test_a_load_that_fails_so_late_that_the_windows_have_passed_is_not_covered(l2: bool) -> None:
+    """What counts is the moment at which the value would be given."""
+    world = World(l2=l2)
+    world.get()
+    world.age(149)
+
+    def slow(_: LoadContext) -> Any:
+        world.age(2)
+        raise OSError("down")
+
+    world.origin.value = slow
+    with pytest.raises(OSError):
+        world.get()
+
+
+@both
+def test_without_windows_a_value_is_fresh_or_gone(l2: bool) -> None:
+    """The default."""
+    world = World(l2=l2, policy={"stale_while_revalidate": 0, "stale_if_error": 0})
+    world.get()
+    world.age(100)
+    world.origin.value = OSError("down")
+    with pytest.raises(OSError):
+        world.get()
+
+
+# Not found
+
+
+@both
+def test_not_found_is_remembered_for_negative_ttl(l2: bool) -> None:
+    """It is raised again to callers with its text, here and in other containers, and asked anew afterwards."""
+    world = World(l2=l2, negative_ttl=30)
+    world.origin.value = NotFound("no customer 7")
+    for _ in range(3):
+        with pytest.raises(NotFound, match="^no customer 7$"):
+            world.get()
+    assert MISSING is world.cache.get("k")
+    assert "d" == world.cache.get("k", "d")
+    if l2:
+        with pytest.raises(NotFound, match="^no customer 7$"):
+            world.another().get_or_load("k", world.origin)
+        with pytest.raises(KeyError):
+            world.another().get_or_load("k", world.origin)
+    assert 1 == world.origin.loads
+    world.age(30)
+    world.origin.value = "born"
+    assert "born" == world.get().value
+    assert 1 == world.cache.stats().origin.not_found
+
+
+@both
+def test_without_negative_ttl_each_call_asks(l2: bool) -> None:
+    """The default; a text is found for an error without one."""
+    world = World(l2=l2)
+    world.origin.value = NotFound()
+    for expected in (1, 2):
+        with pytest.raises(NotFound):
+            world.get()
+        assert expected == world.origin.loads
+    world.origin.value = NotFound()
+    with pytest.raises(NotFound):
+        world.get(negative_ttl=5)
+    with pytest.raises(NotFound, match="^NotFound for this key$"):
+        world.get()
+
+
+@both
+@pytest.mark.parametrize("negative_ttl", [None, 5])
+def test_not_found_takes_the_place_of_a_stale_value(l2: bool, negative_ttl: float | None) -> None:
+    """What has gone at the origin is not given as stale, whether its absence is remembered or not."""
+    world = World(l2=l2, negative_ttl=negative_ttl)
+    world.get()
+    world.age(110)
+    world.origin.value = NotFound("gone")
+    with pytest.raises(NotFound):
+        world.get()
+    world.origin.value = OSError("down")
+    world.age(5)
+    with pytest.raises(OSError):
+        world.get()
+    if l2:
+        with pytest.raises(OSError):
+            world.another().get_or_load("k", world.origin)
+
+
+def test_an_absence_that_l2_is_down_for_does_not_bring_the_old_value_back() -> None:
+    """The deletion waits for L2; until then what L2 holds under the key is not read."""
+    world = World(l2=True)
+    world.get()
+    world.age(110)
+    assert world.l2 is not None
+    world.l2.down = True
+    world.origin.value = NotFound("gone")
+    with pytest.raises(NotFound):
+        world.get()
+    world.l2.down = False
+    world.origin.value = OSError("down")
+    with pytest.raises(OSError):
+        world.get()
+
+
+@both
+def test_an_absence_never_covers_for_a_failing_load(l2: bool) -> None:
+    """It has no stale windows."""
+    world = World(l2=l2, negative_ttl=5)
+    world.origin.value = NotFound("gone")
+    with pytest.raises(NotFound):
+        world.get()
+    world.age(5)
+    world.origin.value = OSError("down")
+    with pytest.raises(OSError):
+        world.get()
+
+
+# Early refresh
+
+
+@both
+def test_a_fresh_value_is_refreshed_ahead_of_its_end(l2: bool) -> None:
+    """XFetch with a great weight: of many keys that took 2 s to load, all are refreshed before they expire, all fresh."""
+    carrier = Carrier()
+    world = World(l2=l2, l1={"ttl": 100}, early_refresh=20, refresh=carrier)
+
+    def slow(_: LoadContext) -> str:
+        world.age(2)
+        return "v"
+
+    world.origin.value = slow
+    keys = [str(number) for number in range(20)]
+    for key in keys:
+        world.get(key)
+    world.origin.value = "v2"
+    world.age(59)
+    for key in keys:
+        answer = world.get(key)
+        assert Reason.FRESH is answer.reason
+        assert not answer.stale
+    assert 5 < len(carrier.work) <= 20  # those for whom more than half of the weight was drawn
+    owed = len(carrier.work)
+    carrier.carry_out()
+    assert 20 + owed == world.origin.loads
+    assert owed == sum(world.get(key).value == "v2" for key in keys)
+
+
+def test_an_early_refresh_takes_what_another_container_has_loaded() -> None:
+    """Only data that are as old as those to be refreshed send it to the origin; with L2 down it goes there too."""
+    carrier = Carrier()
+    world = World(l2=True, early_refresh=1000, refresh=carrier)
+    assert world.l2 is not None
+
+    def slow(_: LoadContext) -> str:
+        world.age(1)
+        return "v"
+
+    for down, expected in ((False, 0), (True, 1)):
+        world.origin.value = slow
+        world.get("a" + str(down))
+        loads = world.origin.loads
+        if not down:
+            world.another().get_or_load("a" + str(down), lambda: "newer", force_refresh=True)
+        world.l2.down = down
+        while not carrier.work:
+            world.age(0.5)
+            world.get("a" + str(down))
+        carrier.carry_out()
+        assert expected == world.origin.loads - loads
+
+
+def test_without_weight_nothing_is_refreshed_early() -> None:
+    """The default."""
+    carrier = Carrier()
+    world = World(l2=False, refresh=carrier)
+    world.origin.value = lambda _: world.age(50)
+    world.get()
+    world.age(49)
+    world.get()
+    assert [] == carrier.work
+
+
+# What one call may say
+
+
+@both
+def test_a_forced_load_runs_whatever_is_held(l2: bool) -> None:
+    """It replaces what the tiers have; if it fails, what they have covers for it."""
+    world = World(l2=l2)
+    world.get()
+    world.origin.value = "v2"
+    assert Answer("v2", "origin", 0.0, False, Reason.LOADED) == world.get(force_refresh=True)
+    world.origin.value = OSError("down")
+    assert ("v2", Reason.LOAD_FAILED) == world.get(force_refresh=True)[::4]
+    assert "v2" == world.get().value
+    with pytest.raises(OSError):
+        world.get(force_refresh=True, stale_ok=False)
+    if l2:
+        assert "v2" == world.another().get_or_load("k", world.origin)
+
+
+@both
+def test_a_forced_load_does_not_join_one_that_began_before(l2: bool) -> None:
+    """And what the earlier one brings later does not take its place, in L1 or in L2."""
+    world = World(l2=l2)
+    gate, begun = threading.Event(), threading.Event()
+
+    def slow(_: LoadContext) -> str:
+        begun.set()
+        assert gate.wait(WAIT)
+        return "older"
+
+    world.origin.value = slow
+    got: list[Any] = []
+    thread = threading.Thread(target=lambda: got.append(world.get().value))
+    thread.start()
+    assert begun.wait(WAIT)
+    world.age(1)
+    world.origin.value = "newer"
+    assert "newer" == world.get(force_refresh=True).value
+    gate.set()
+    thread.join(WAIT)
+    assert ["older"] == got
+    assert "newer" == world.get().value
+    if l2:
+        assert "newer" == world.another().get_or_load("k", world.origin)
+
+
+def test_who_insists_on_fresh_does_not_take_the_stale_answer_of_a_flight() -> None:
+    """Whoever flew was content with it; the one who insists loads for himself."""
+    world = World(l2=False)
+    world.get()
+    world.age(130)
+    gate, begun, got = threading.Event(), threading.Event(), []
+
+    def fails(_: LoadContext) -> str:
+        begun.set()
+        assert gate.wait(WAIT)
+        world.origin.value = "v2"
+        raise OSError("down")
+
+    world.origin.value = fails
+    threads = [threading.Thread(target=lambda: got.append(world.get()))]
+    threads[0].start()
+    assert begun.wait(WAIT)
+    threads.append(threading.Thread(target=lambda: got.append(world.get(stale_ok=False))))
+    threads[1].start()
+    tick = threading.Event()
+    while not world.cache._reads.flights._awaited:
+        tick.wait(0.002)
+    gate.set()
+    for thread in threads:
+        thread.join(WAIT)
+    assert {("v1", Reason.LOAD_FAILED), ("v2", Reason.LOADED)} == {(answer.value, answer.reason) for answer in got}
+
+
+@both
+def test_the_ttl_of_a_call_and_of_a_loader(l2: bool) -> None:
+    """The call's wins over the tier's, the loader's over both; the stale windows follow."""
+    for options, value, fresh_for in (({"ttl": 5}, "v", 5), ({"ttl": 5}, Loaded("v", ttl="7s"), 7), ({}, Loaded("v"), 100)):
+        world = World(l2=l2, l1={"ttl": 1000} if l2 else None)
+        world.origin.value = value
+        world.get(**options)
+        world.age(fresh_for - 0.1)
+        assert Reason.FRESH is world.get().reason
+        world.age(0.1)
+        world.origin.value = OSError()
+        assert Reason.LOAD_FAILED is world.get().reason
+
+
+@both
+def test_validators_tags_and_the_stale_value_reach_the_next_load(l2: bool) -> None:
+    """What a loader said about its value is given back to it; the first load gets none of it."""
+    world = World(l2=l2)
+    world.origin.value = Loaded("v1", etag='"1"', last_modified="Mon", tags=("loader", "both"))
+    world.get(tags=("call", "both"))
+    assert ("call", "both", "loader") == world.cache._memory.look("k").tags  # type: ignore[union-attr]
+    world.age(110)
+    other = world.another() if l2 else world.cache
+    other.get_or_load("k", world.origin)
+    first, second = world.origin.contexts
+    assert ("k", MISSING, None, None) == (first.key, first.stale, first.etag, first.last_modified)
+    assert ("k", "v1", '"1"', "Mon") == (second.key, second.stale, second.etag, second.last_modified)
+    assert "LoadContext(stale=True, validator=True)" == repr(second)
+
+
+@both
+def test_not_modified_makes_the_stale_value_fresh_again(l2: bool) -> None:
+    """With its validators and tags, here and for others; it is counted."""
+    world = World(l2=l2)
+    world.origin.value = Loaded("v1", etag='"1"', tags=("t",))
+    world.get()
+    world.origin.value = lambda context: context.not_modified()
+    for _ in range(3):
+        world.age(110)
+        assert Answer("v1", "origin", 0.0, False, Reason.LOADED) == world.get()
+    assert '"1"' == world.origin.contexts[-1].etag
+    assert Answer("v1", "l1", 0.0, False, Reason.FRESH) == world.get()
+    assert 3 == world.cache.stats().origin.not_modified
+    assert ("t",) == world.cache._memory.look("k").tags  # type: ignore[union-attr]
+
+
+def test_not_modified_needs_a_value_to_vouch_for() -> None:
+    """Without one, or where absence is what is known, the loader gets a ValueError."""
+    world = World(l2=False, negative_ttl=5)
+    world.origin.value = lambda context: context.not_modified()
+    with pytest.raises(ValueError, match="^not_modified\\(\\) needs a stale value"):
+        world.get()
+    world.origin.value = NotFound()
+    with pytest.raises(NotFound):
+        world.get()
+    world.origin.value = lambda context: context.not_modified()
+    with pytest.raises(ValueError, match="^not_modified"):
+        world.get(force_refresh=True)
+
+
+@both
+def test_a_skipped_value_is_given_and_kept_nowhere(l2: bool) -> None:
+    """`context.skip(value)`."""
+    world = World(l2=l2)
+    world.origin.value = lambda context: context.skip("once")
+    for expected in (1, 2):
+        assert Answer("once", "origin", 0.0, False, Reason.LOADED) == world.get()
+        assert expected == world.origin.loads
+    assert MISSING is world.cache.get("k")
+
+
+# Resumable loads
+
+
+@both
+def test_a_pending_load_is_taken_up_by_its_handle(l2: bool) -> None:
+    """LoadPending without a stale value, the stale value otherwise; the handle is given back until a value comes."""
+    world = World(l2=l2)
+    world.origin.value = lambda context: context.pending("q1")
+    for expected in (None, "q1"):
+        with pytest.raises(LoadPending, match="goes on elsewhere, and no stale value may be served: ask again later$"):
+            world.get()
+        assert expected == world.origin.contexts[-1].handle
+    world.origin.value = "v1"
+    assert "v1" == world.get().value
+    assert "q1" == world.origin.contexts[-1].handle
+    world.age(130)
+    world.origin.value = lambda context: context.pending("q2")
+    assert Answer("v1", "l1", 130.0, True, Reason.LOAD_PENDING) == world.get()._replace(tier="l1")
+    assert world.origin.contexts[-1].handle is None
+
+
+def test_what_a_resumed_load_brings_is_as_old_as_its_first_part() -> None:
+    """The data are those of the moment at which the query began; a new handle is a new beginning."""
+    world = World(l2=False)
+    for handle in ("q1", "q1", "q2", "q2"):
+        world.origin.value = lambda context, handle=handle: context.pending(handle)
+        with pytest.raises(LoadPending):
+            world.get()
+        world.age(20)
+    world.origin.value = "v1"
+    assert Answer("v1", "origin", 40.0, False, Reason.LOADED) == world.get()
+    world.age(60)
+    assert Reason.FRESH is not world.get().reason
+
+
+@pytest.mark.parametrize("end", ["delete", "set", "not found"])
+def test_the_handle_of_a_pending_load_goes_with_what_ends_it(end: str) -> None:
+    """Otherwise a later load would take up one that began before the deletion."""
+    world = World(l2=False)
+    world.origin.value = lambda context: context.pending("q1")
+    with pytest.raises(LoadPending):
+        world.get()
+    if end == "delete":
+        world.cache.delete("k")
+    elif end == "set":
+        world.cache.set("k", "v")
+    else:
+        world.origin.value = NotFound()
+        with pytest.raises(NotFound):
+            world.get()
+    world.origin.value = "new"
+    world.get(force_refresh=True)
+    assert world.origin.contexts[-1].handle is None
+
+
+def test_handles_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest is forgotten first."""
+    monkeypatch.setattr("tiered_cache._read_through.MOST_HANDLES", 3)
+    world = World(l2=False)
+    world.origin.value = lambda context: context.pending("q")
+    for number in range(6):
+        with pytest.raises(LoadPending):
+            world.get(str(number))
+    assert ["3", "4", "5"] == list(world.cache._reads._handles)
+
+
+# Time limits
+
+
+class Slow:
+    """A loader that waits at a gate."""
+
+    def __init__(self, value: Any = "late") -> None:
+        self.gate, self.done, self.value = threading.Event(), threading.Event(), value
+
+    def __call__(self, _: LoadContext) -> Any:
+        assert self.gate.wait(WAIT)
+        return self.value
+
+    def finish(self) -> None:
+        self.gate.set()
+        for thread in threading.enumerate():
+            if thread.name == "tiered_cache-load":
+                thread.join(WAIT)
+
+
+@both
+def test_after_the_soft_timeout_the_stale_value_is_given(l2: bool) -> None:
+    """The load goes on, and its value is kept."""
+    world = World(l2=l2)
+    world.get()
+    world.age(130)
+    world.origin.value = slow = Slow()
+    assert Answer("v1", "l1", 130.0, True, Reason.LOAD_SLOW) == world.get(soft_timeout=0.01)._replace(tier="l1")
+    assert 1 == world.cache.stats().origin.timeouts
+    slow.finish()
+    assert Answer("late", "l1", 0.0, False, Reason.FRESH) == world.get()
+
+
+def test_after_the_hard_timeout_there_is_an_error_unless_something_stale_is_there() -> None:
+    """Both are counted; the load goes on and its value is kept."""
+    world = World(l2=False)
+    world.origin.value = slow = Slow()
+    with pytest.raises(LoadTimeout, match=r"hard_timeout, 0\.01 s"):
+        world.get(hard_timeout=0.01)
+    with pytest.raises(LoadTimeout):
+        world.get(hard_timeout=0.01, soft_timeout=0.005)
+    assert 2 == world.cache.stats().origin.timeouts
+    slow.finish()
+    assert "late" == world.get().value
+    world.age(130)
+    world.origin.value = slow = Slow("later")
+    assert Reason.LOAD_SLOW is world.get(hard_timeout=0.01).reason
+    with pytest.raises(LoadTimeout):
+        world.get(hard_timeout=0.01, stale_ok=False)
+    slow.finish()
+
+
+def test_a_share_is_of_the_time_that_the_invocation_has_left() -> None:
+    """Outside of one it is no limit."""
+    world = World(l2=False, hard_timeout="50%")
+    world.origin.value = slow = Slow()
+    with world.cache.invocation(lambda: 0.02), pytest.raises(LoadTimeout, match=r"hard_timeout, 0\.01 s"):
+        world.get()
+    slow.finish()
+    world.origin.value = "v"
+    assert "v" == world.get("other").value
+
+
+def test_an_inline_refresh_that_is_slow_gives_the_stale_value() -> None:
+    """The soft timeout counts for it too."""
+    world = World(l2=False, soft_timeout=0.01)
+    world.get()
+    world.age(110)
+    world.origin.value = slow = Slow()
+    assert ("v1", Reason.LOAD_SLOW) == world.get()[::4]
+    assert Reason.REVALIDATING is world.get().reason
+    slow.finish()
+    assert "late" == world.get().value
+
+
+# What L2 cannot carry
+
+
+def test_a_value_that_l2_cannot_carry_stays_in_l1(caplog: pytest.LogCaptureFixture) -> None:
+    """It is given and held, one line is logged, and what L2 had before is gone."""
+    world = World(l2=True)
+    world.get()
+    value = object()
+    world.origin.value = lambda _: value
+    assert value is world.get(force_refresh=True).value is world.get().value
+    assert 1 == len(caplog.messages)
+    world.origin.value = "of another"
+    assert "of another" == world.another().get_or_load("k", world.origin)
+
+
+def test_setting_what_l2_cannot_carry_says_so() -> None:
+    """L1 keeps it; L2 does not keep what was there before."""
+    world = World(l2=True)
+    world.get()
+    value = object()
+    with pytest.raises(SerializationError):
+        world.cache.set("k", value)
+    assert value is world.cache.get("k")
+    assert MISSING is world.another().get("k")
+
+
+# Deletions, sets, and loads under way
+
+
+def in_between(world: World, act: Callable[[], None], value: Any = "old") -> Any:
+    """What a load gives its caller during which `act` happens."""
+
+    def slow(_: LoadContext) -> Any:
+        act()
+        if isinstance(value, Exception):
+            raise value
+        return value
+
+    world.origin.value = slow
+    return world.get().value
+
+
+@both
+def test_a_load_during_which_the_key_is_deleted_is_kept_nowhere(l2: bool) -> None:
+    """Its caller gets the value; no tier brings it back."""
+    world = World(l2=l2)
+    assert "old" == in_between(world, lambda: world.cache.delete("k"))
+    assert MISSING is world.cache.get("k")
+    world.origin.value = "new"
+    if l2:
+        assert "new" == world.another().get_or_load("k", world.origin)
+    assert "new" == world.get().value
+
+
+@both
+def test_who_asks_after_a_deletion_does_not_join_a_load_from_before(l2: bool) -> None:
+    """A flight that began before is nobody's to join."""
+    world = World(l2=l2)
+    inner: list[Any] = []
+
+    def delete_and_ask() -> None:
+        world.cache.delete("k")
+        thread = threading.Thread(target=lambda: inner.append(world.cache.get_or_load("k", lambda: "new")))
+        thread.start()
+        thread.join(WAIT)
+
+    assert "old" == in_between(world, delete_and_ask)
+    assert ["new"] == inner
+    assert "new" == world.get().value
+
+
+@both
+@pytest.mark.parametrize("outcome", ["old", NotFound("old")], ids=["value", "absence"])
+@pytest.mark.parametrize("negative_ttl", [None, 5])
+def test_what_is_set_during_a_load_stays(l2: bool, outcome: Any, negative_ttl: float | None) -> None:
+    """Neither the value nor the absence that the load brings takes its place, even if the clock did not move."""
+    world = World(l2=l2, negative_ttl=negative_ttl)
+    try:
+        in_between(world, lambda: world.cache.set("k", "set"), outcome)
+    except NotFound:
+        pass
+    assert "set" == world.cache.get("k")
+    if l2:
+        assert "set" == world.another().get("k")
+
+
+@both
+def test_the_last_of_two_sets_counts(l2: bool) -> None:
+    """Also when the clock steps back a little in between."""
+    world = World(l2=l2)
+    world.cache.set("k", 1)
+    world.clock.step(-0.5)
+    world.cache.set("k", 2)
+    assert 2 == world.cache.get("k")
+
+
+@both
+def test_a_set_value_lives_as_a_loaded_one(l2: bool) -> None:
+    """With the tier's windows, or its own ttl; tags are kept."""
+    world = World(l2=l2)
+    world.cache.set("k", "set", ttl=5, tags=["t"])
+    assert ("t",) == world.cache._memory.look("k").tags  # type: ignore[union-attr]
+    world.age(5)
+    assert MISSING is world.cache.get("k")
+    world.origin.value = OSError()
+    assert ("set", Reason.LOAD_FAILED) == world.get()[::4]
+
+
+@both
+def test_a_set_value_ends_a_pause(l2: bool) -> None:
+    """What failed before does not hold up the next load."""
+    world = World(l2=l2)
+    world.get()
+    world.age(130)
+    world.origin.value = OSError()
+    world.get()
+    world.cache.set("k", "set", ttl=1)
+    world.age(2)
+    world.origin.value = "v2"
+    assert "v2" == world.get().value
+
+
+def test_a_set_that_l2_did_not_take_does_not_let_the_old_value_back() -> None:
+    """L1 may forget it; what L2 has is older and is not read."""
+    world = World(l2=True, l1={"ttl": 10, "max_entries": 1})
+    world.get()
+    assert world.l2 is not None
+    world.l2.down = True
+    world.cache.set("k", "set")
+    world.cache.set("other", "pushes it out")
+    world.l2.down = False
+    assert MISSING is world.cache.get("k")
+    assert MISSING is world.another().get("k")
+
+
+@both
+def test_a_deletion_reaches_both_tiers(l2: bool) -> None:
+    """And is no error for a key that nobody has."""
+    world = World(l2=l2)
+    world.get()
+    world.cache.delete("k")
+    world.cache.delete("nobody's")
+    assert MISSING is world.cache.get("k")
+    if l2:
+        assert MISSING is world.another().get("k")
+
+
+def test_a_deletion_that_l2_did_not_take_is_said_and_tried_again() -> None:
+    """The local copy is gone in any case, the old value does not come back, and other containers learn it later."""
+    for on_failure in ("raise", "queue"):
+        world = World(l2=True, on_failure=on_failure)
+        world.get()
+        assert world.l2 is not None
+        world.l2.down = True
+        if on_failure == "raise":
+            with pytest.raises(InvalidationNotDelivered, match="for at most 100 s of freshness$"):
+                world.cache.delete("k")
+        else:
+            world.cache.delete("k")
+        assert MISSING is world.cache.get("k")
+        world.l2.down = False
+        assert MISSING is world.cache.get("k")
+        assert MISSING is world.another().get("k")
+
+
+def test_after_a_deletion_what_another_container_loads_is_kept_in_l1_again() -> None:
+    """What is read from L2 afterwards is not taken for something from before."""
+    world = World(l2=True)
+    world.get()
+    world.cache.delete("k")
+    world.another().get_or_load("k", lambda: "v2")
+    assert ("v2", "l2") == world.get()[:2]
+    assert ("v2", "l1") == world.get()[:2]
+
+
+def test_a_value_read_from_l2_while_its_key_is_deleted_is_not_kept() -> None:
+    """The reader that began before the deletion gets it, L1 does not."""
+    world = World(l2=True)
+    world.get()
+    other = world.another()
+    store = other._reads._shared
+    read = store.read
+
+    def delete_meanwhile(key: str, now: float) -> Any:
+        reply = read(key, now)
+        other.delete(key)
+        return reply
+
+    store.read = delete_meanwhile  # type: ignore[method-assign]
+    assert "v1" == other.get("k")
+    store.read = read  # type: ignore[method-assign]
+    assert MISSING is other.get("k")
+
+
+def test_writes_and_deletions_of_a_key_take_turns() -> None:
+    """A deletion waits for a write to L2 under way, so that the write cannot come after it."""
+    world = World(l2=True)
+    store = world.cache._reads._shared
+    write, writing, gate = store.write, threading.Event(), threading.Event()
+
+    def slow_write(*arguments: Any) -> bool:
+        writing.set()
+        assert gate.wait(WAIT)
+        return write(*arguments)
+
+    store.write = slow_write  # type: ignore[method-assign]
+    load = threading.Thread(target=world.get)
+    load.start()
+    assert writing.wait(WAIT)
+    delete = threading.Thread(target=lambda: world.cache.delete("k"))
+    delete.start()
+    gate.set()
+    load.join(WAIT)
+    delete.join(WAIT)
+    assert MISSING is world.cache.get("k")
+    assert MISSING is world.another().get("k")
+
+
+# Clocks
+
+
+@both
+def test_a_value_does_not_grow_younger_when_the_clock_steps_back(l2: bool) -> None:
+    """What was held has aged by what the clock lost as soon as that is noticed; without an L2 nobody vouches for it."""
+    world = World(l2=l2, l1={"ttl": 100})
+    world.get()
+    world.age(90)
+    world.clock.step(-60)
+    world.get("another key, whose miss notices it")
+    world.origin.value = OSError("down")
+    answer = world.get()
+    if l2:
+        assert Reason.FRESH is answer.reason  # L2 has a stamp of its own, and its time is that of the other hosts
+    else:
+        assert (90.0, Reason.LOAD_FAILED) == (answer.age, answer.reason)
+    world.age(60)
+    if not l2:
+        with pytest.raises(OSError):
+            world.get()
+
+
+def test_a_load_during_which_the_clock_steps_back_is_not_of_the_future() -> None:
+    """It counts as begun when it did, on the clock as it now goes."""
+    world = World(l2=False)
+
+    def slow(_: LoadContext) -> str:
+        world.age(5)
+        world.clock.step(-1000)
+        return "v"
+
+    world.origin.value = slow
+    assert Answer("v", "origin", 5.0, False, Reason.LOADED) == world.get()
+    world.age(94)
+    assert Answer("v", "l1", 99.0, False, Reason.FRESH) == world.get()
+    world.age(1)
+    world.origin.value = OSError()
+    assert world.get().stale
+
+
+def test_after_a_step_back_plain_hits_end() -> None:
+    """A clock that reads earlier than the last long way is looked into, though the value seems fresh."""
+    world = World(l2=False)
+    world.cache.get_or_load("k", world.origin)
+    world.clock.step(-30)
+    world.origin.value = "v2"
+    assert "v2" == world.cache.get_or_load("k", world.origin)
+
+
+@both
+def test_during_a_freeze_values_age(l2: bool) -> None:
+    """The monotonic clock stands, the wall clock does not, and it is what counts."""
+    world = World(l2=l2)
+    world.get()
+    world.clock.freeze(150)
+    world.origin.value = "v2"
+    assert Answer("v2", "origin", 0.0, False, Reason.LOADED) == world.get()
+
+
+@both
+def test_a_load_that_takes_longer_than_its_value_is_fresh_gives_it_as_stale(l2: bool) -> None:
+    """Freshness counts from when the load began."""
+    world = World(l2=l2)
+
+    def slow(_: LoadContext) -> str:
+        world.age(105)
+        return "v"
+
+    world.origin.value = slow
+    assert Answer("v", "origin", 105.0, True, Reason.LOADED) == world.get()
+    assert Reason.FRESH is not world.get().reason
+
+
+# The rest
+
+
+@both
+def test_peeking_runs_no_loader_and_gives_nothing_stale(l2: bool) -> None:
+    """`get`: fresh from L1 or L2, else the default."""
+    world = World(l2=l2)
+    assert MISSING is world.cache.get("k")
+    assert "d" == world.cache.get("k", "d")
+    world.get()
+    world.age(20)
+    assert "v1" == world.cache.get("k")
+    if l2:
+        assert "v1" == world.another().get("k")
+    world.age(90)
+    assert MISSING is world.cache.get("k")
+    assert 1 == world.origin.loads
+
+
+@both
+def test_a_loader_that_gives_an_awaitable_is_refused(l2: bool) -> None:
+    """It is closed, so that nobody is warned of it later."""
+
+    async def value() -> int: ...
+
+    class Future:
+        def __await__(self) -> Any: ...
+
+    world = World(l2=l2)
+    for given in (lambda: value(), lambda: Future()):
+        with pytest.raises(TypeError, match="^loader gave an awaitable, and this cache is synchronous"):
+            world.cache.get_or_load("k", given)
+
+
+@both
+def test_a_loader_may_load_other_keys(l2: bool) -> None:
+    """And is told when it asks for its own."""
+    world = World(l2=l2)
+    cache = world.cache
+    assert "a of b" == cache.get_or_load("a", lambda: "a of " + cache.get_or_load("b", lambda: "b"))
+    with pytest.raises(ReentrantLoadError):
+        cache.get_or_load("c", lambda: cache.get_or_load("c", int))
+    with pytest.raises(ReentrantLoadError):
+        cache.get_or_load("c", lambda: cache.get_or_load("c", int, force_refresh=True))
+
+
+@both
+def test_a_cache_closed_during_a_load_keeps_nothing(l2: bool) -> None:
+    """The caller is told."""
+    world = World(l2=l2)
+    with pytest.raises(ClosedError):
+        in_between(world, world.cache.close)
+    assert 0 == world.cache.stats().l1.entries
+
+
+def test_the_counters_say_what_happened() -> None:
+    """Hits, stale hits and misses of L1, L2's own, the origin's."""
+    carrier = Carrier()
+    world = World(l2=True, refresh=carrier)
+    with world.cache as cache:
+        assert cache.warm_up()
+        world.get()
+        world.get()
+        cache.get_or_load("k", world.origin)
+        world.age(110)
+        world.get()
+        carrier.carry_out()
+        stats = cache.stats()
+    assert (2, 1, 1, 1) == (stats.l1.hits, stats.l1.stale_hits, stats.l1.misses, stats.l1.entries)
+    assert stats.l2 is not None
+    assert (1, 1, 2) == (stats.l2.hits, stats.l2.misses, stats.l2.writes)
+    assert (2, 1, 0) == (stats.origin.loads, stats.origin.refreshes, stats.origin.refresh_failures)
+    assert world.cache.stats().l2 is not None
+    assert World(l2=False).cache.stats().l2 is None
+    assert "TieredCache(namespace='default', l2=True)" == repr(world.cache)
+
+
+def test_a_subclass_may_change_how_a_value_is_got() -> None:
+    """Its own get_or_load is not passed by on a hit."""
+
+    class Shouting(TieredCache):
+        def get_or_load(self, key: str, loader: Any, **options: Any) -> Any:
+            return super().get_or_load(key, loader, **options).upper()
+
+    cache = Shouting(MemoryTier(ttl=60), refresh="inline")
+    assert "A" == cache.get_or_load("k", lambda: "a") == cache.get_or_load("k", lambda: "b")
