@@ -139,13 +139,15 @@ class Link:
 
     def _exchange(self, connection: Any, commands: Sequence[tuple[Any, ...]], ends: float, now: float) -> list[Any]:
         connection.deadline.at = ends
-        one = len(commands) == 1
-        packed = connection.pack_command(*commands[0]) if one else connection.pack_commands(commands)
-        connection.send_packed_command(packed, check_health=False)
-        replies = [_reply(connection) for _ in commands]
-        if _has_unread(connection):
+        try:
+            one = len(commands) == 1
+            packed = connection.pack_command(*commands[0]) if one else connection.pack_commands(commands)
+            connection.send_packed_command(packed, check_health=False)
+            replies = [_reply(connection) for _ in commands]
+            _refuse_unread(connection)
+        except BaseException:  # an interrupt too: the rest of the reply would be taken for that to the next call
             connection.disconnect()
-            raise Unavailable(Failure.PROTOCOL, "more came back than was asked for")
+            raise
         if connection.home is self._idle:
             connection.used_at = now
             self._idle.append(connection)
@@ -155,7 +157,8 @@ class Link:
 
     def _checkout(self, now: float) -> Any:
         if self._pid != os.getpid():  # after a fork the sockets are the parent's
-            self._idle, self._connecting, self._pid = deque(), threading.Lock(), os.getpid()
+            self._connecting, self._pid = threading.Lock(), os.getpid()
+            self.drop()  # closes this process's end of them alone
         while True:
             try:
                 connection = self._idle.pop()
@@ -187,11 +190,12 @@ def _reply(connection: Any) -> Any:
         return classify(error)  # an answer all the same: the connection is in step
 
 
-def _has_unread(connection: Any) -> bool:
-    """Whether more came than has been read, which would be taken for the reply to the next call."""
+def _refuse_unread(connection: Any) -> None:
+    """Raise Unavailable if more came than has been read, which would be taken for the reply to the next call."""
     parser = connection._parser  # noqa: SLF001  # redis-py has no other way to ask without a system call
     reader = getattr(parser, "_reader", None)
-    return bool(parser._buffer.unread_bytes() if reader is None else reader.has_data())  # noqa: SLF001
+    if parser._buffer.unread_bytes() if reader is None else reader.has_data():  # noqa: SLF001
+        raise Unavailable(Failure.PROTOCOL, "more came back than was asked for")
 
 
 class _Attempt:
