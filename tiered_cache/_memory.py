@@ -18,6 +18,7 @@ from tiered_cache._options import flag, number, one_of, refuse_unknown_options
 from tiered_cache._rules import Freshness
 from tiered_cache._stats import MemoryStats
 from tiered_cache._units import Duration, Size, seconds, shown, size
+from tiered_cache._values import MISSING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -150,11 +151,13 @@ class MemoryStore:
     def refuses(self, key: str, entry: Entry) -> bool:
         """Whether `entry` is not to be kept: invalidated since its load began, or older than what is held."""
         with self._lock:
-            held = self._peek(key)
-            if held is entry:
-                return False
-            is_older = held is not None and held.loaded_at > entry.loaded_at
-            return is_older or self.invalidated.kills(key, entry.tags, entry.born)
+            return self._refuses(key, entry, self._peek(key))
+
+    def _refuses(self, key: str, entry: Entry, held: Entry | None) -> bool:
+        if held is entry:
+            return False
+        is_older = held is not None and held.loaded_at > entry.loaded_at
+        return is_older or self.invalidated.kills(key, entry.tags, entry.born)
 
     def store(self, key: str, entry: Entry) -> bool:
         """Keep `entry` for `key`, unless it was invalidated since its load began, or a later load is held already.
@@ -165,24 +168,33 @@ class MemoryStore:
             self.measure(entry)
             entry.size = entry.value_size + len(key) + ENTRY_OVERHEAD
         with self._lock:
-            if self._peek(key) is entry:
+            held = self._peek(key)
+            if held is entry:
                 self.arm(key, entry)
                 return True
-            if self.refuses(key, entry):
+            if self._refuses(key, entry, held):
                 return False
-            self.drop(key)
             if entry.size > self._tier.max_bytes:
+                self.drop(key)
                 self._oversized += 1
                 return False
-            if self._tier.max_entries is not None:
-                while len(self._entries) >= self._tier.max_entries:
-                    self._entries.popitem()
-            entry.value = self.own(entry.value)  # the caller may change what it has
-            self._entries[key] = entry
-            self.arm(key, entry)
-            if self._tier.detect_mutation and (copy := _deepcopy(entry.value)) == entry.value:
-                self._copies[key] = copy  # of what differs from its own copy, nothing can be said
+            self._put(key, entry, held)
         return True
+
+    def _put(self, key: str, entry: Entry, held: Entry | None) -> None:
+        """Put `entry` in the place of `held`, and let go what it leaves no room for."""
+        if held is not None:
+            self._settle(held)
+            self.hot.pop(key, None)
+        elif self._tier.max_entries is not None:
+            while len(self._entries) >= self._tier.max_entries:
+                self._entries.popitem()
+        entry.value = self.own(entry.value)  # the caller may change what it has
+        self._entries[key] = entry
+        self.arm(key, entry)
+        if self._tier.detect_mutation:
+            copy = _deepcopy(entry.value)
+            self._copies[key] = copy if copy == entry.value else MISSING  # of such, nothing can be said
 
     def arm(self, key: str, entry: Entry) -> None:
         """Let plain hits find a fresh, positive entry; one that L1 shares by reference."""
@@ -191,7 +203,7 @@ class MemoryStore:
 
     def value(self, key: str, entry: Entry) -> Any:
         """The value of `entry` for a caller: itself, a copy, or an error where a caller changed it."""
-        if self._tier.detect_mutation and key in self._copies and self._copies[key] != entry.value:
+        if self._tier.detect_mutation and (copy := self._copies.get(key, MISSING)) is not MISSING and copy != entry.value:
             raise RuntimeError(
                 f"a cached value of type {type(entry.value).__qualname__} was changed by a caller: "
                 'copy it before changing it, or set MemoryTier(share="copy")'

@@ -230,6 +230,9 @@ def check_loader_kind(function: object, what: str) -> None:
 
 def check_loader(loader: object) -> None:
     """Refuse what cannot load: neither callable without arguments nor an object with `load(context)`. Raises TypeError."""
+    code = getattr(loader, "__code__", None)
+    if code is not None and not (code.co_argcount or code.co_kwonlyargcount or code.co_flags & 0x2A0):
+        return  # nearly always: a plain function without parameters
     target = getattr(loader, "load", None)
     wants_context = callable(target)
     if not wants_context:

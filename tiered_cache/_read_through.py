@@ -1,5 +1,5 @@
-"""The way of a `get_or_load`, top to bottom: `_hit.plain_hit` if L1 holds the key fresh; else `obtain`, and from there
-`_ask` (L2) and `_load` (the origin), both inside the key's single flight. The rules decide; this acts.
+"""The way of a `get_or_load`, top to bottom: `_hit.plain_hit` if L1 holds the key fresh; else `obtain`, from there `_ask`
+(L2), and from there, inside the key's single flight, `_load` (the origin). The rules decide; this acts.
 """
 
 from __future__ import annotations
@@ -94,10 +94,7 @@ class ReadThrough:
                 return self._serve(call, held, "l1", Reason.LOAD_FAILED)
             case _:
                 self._memory.misses += 1
-        answer, joined = self._fly(call, partial(self._ask, call, refreshing=False))
-        if answer.reason is Reason.REVALIDATING and not joined:
-            return self._refresh(call) or answer
-        return answer
+        return self._ask(call, held)
 
     def peek(self, key: str, default: Any) -> Any:
         """The fresh value that L1 or L2 holds, else `default`. Runs no loader and owes no refresh."""
@@ -140,33 +137,53 @@ class ReadThrough:
                 self._memory.replace(key, entry.held(self._local, entry.loaded_at, 0.0, self._uniform))
                 self._forget_loads(key)
 
-    def _ask(self, call: Call, flight: Flight[Answer], *, refreshing: bool) -> Answer:
-        """Ask L2, and the origin if need be. Only one caller per key in this process is here at a time."""
-        held = self._memory.look(call.key)  # anew: meanwhile it may have been deleted, or another's load have come in
+    def _ask(self, call: Call, held: Entry | None) -> Answer:
+        """Ask L2, and have the value loaded if need be."""
         if call.plan.force_refresh:
-            return self._load(call, held, "l1", flight)
-        early = refreshing and held is not None and call.now >= held.early_at
-        if held is not None and not early and judge(held, call.now) is Verdict.FRESH:
-            return self._serve(call, held, "l1", Reason.FRESH)
+            return self._fly(call, partial(self._load, call, held, "l1"))
+        newest, tier, move = self._look_into_l2(call, held, refreshing=False)
+        if move is Move.LOAD:
+            return self._fly(call, partial(self._load_unless_done, call, newest, tier))
+        answer = self._serve(call, newest, tier, REASONS[move])
+        if move is Move.SERVE_AND_REFRESH:
+            return self._refresh(call) or answer
+        return answer
+
+    def _renew(self, call: Call, flight: Flight[Answer]) -> Answer:
+        """The refresh that a stale hit owes: another container may have done it, and then L2 has it."""
+        held = self._memory.look(call.key)
+        if held is not None and call.now < held.early_at and judge(held, call.now) is Verdict.FRESH:
+            return self._serve(call, held, "l1", Reason.FRESH)  # another thread has done it
+        newest, tier, move = self._look_into_l2(call, held, refreshing=True)
+        if move is Move.LOAD:
+            return self._load(call, newest, tier, flight)
+        return self._serve(call, newest, tier, REASONS[move])
+
+    def _look_into_l2(self, call: Call, held: Entry | None, *, refreshing: bool) -> tuple[Entry | None, Tier, Move]:
+        """The newest data that L1 and L2 hold, where they were found, and the move. What L2 vouches for goes into L1."""
         reply = self._shared.read(call.key, call.now)
         newest = newest_of(held, reply.entry)
         if newest is None:
-            return self._load(call, None, "l1", flight)
-        tier: Tier = "l1" if newest is held else "l2"
-        again = early and held is not None and newest.loaded_at <= held.loaded_at  # the data that are to be refreshed
+            return None, "l1", Move.LOAD
+        again = refreshing and held is not None and call.now >= held.early_at and newest.loaded_at <= held.loaded_at
         move = on_l2(
             judge_data(newest, call.now),
-            vouched=reply.entry is not None and not again,
+            vouched=reply.entry is not None and not again,  # what is to be refreshed early is not refreshed by itself
             reached=reply.reached or again,
             refreshing=refreshing,
             stale_ok=call.plan.stale_ok,
             backing_off=self._backoff.holds(call.key, call.now),
         )
-        if move is Move.LOAD:
-            return self._load(call, newest, tier, flight)
-        if reply.entry is not None:
+        if reply.entry is not None and move is not Move.LOAD:
             self._adopt(call, newest)
-        return self._serve(call, newest, tier, REASONS[move])
+        return newest, "l1" if newest is held else "l2", move
+
+    def _load_unless_done(self, call: Call, held: Entry | None, tier: Tier, flight: Flight[Answer]) -> Answer:
+        """Load, unless another's load has come in since L1 was looked at. Only one caller per key is here at a time."""
+        done = self._memory.look(call.key)
+        if done is not None and done is not held and judge(done, call.now) is Verdict.FRESH:
+            return self._serve(call, done, "l1", Reason.FRESH)
+        return self._load(call, held, tier, flight)
 
     def _load(self, call: Call, held: Entry | None, tier: Tier, flight: Flight[Answer]) -> Answer:
         """Run the loader, and keep what it gives in L2 and L1. `held`: what is known so far, found in `tier`."""
@@ -224,8 +241,8 @@ class ReadThrough:
         value = self._memory.value(call.key, entry)
         return Answer(value, tier, max(0.0, call.now - entry.loaded_at), stale, reason)
 
-    def _fly(self, call: Call, work: Callable[[Flight[Answer]], Answer]) -> tuple[Answer, bool]:
-        """The answer of the key's flight, and whether another caller's gave it."""
+    def _fly(self, call: Call, work: Callable[[Flight[Answer]], Answer]) -> Answer:
+        """The answer of the key's flight: of `work`, or of what another caller has under way."""
         soft, hard = self._within(call.plan.soft_timeout), self._within(call.plan.hard_timeout)
         alone = call.plan.force_refresh  # a load that began earlier would not do
         while True:
@@ -237,9 +254,9 @@ class ReadThrough:
             self._counts["shared"] += joined
             self._counts["timeouts"] += answer.reason is Reason.LOAD_SLOW
             if not joined:
-                return answer, False
+                return answer
             if call.plan.stale_ok or not answer.stale:
-                return answer._replace(value=self._memory.own(answer.value)), True
+                return answer._replace(value=self._memory.own(answer.value))
             alone = True  # it did for the other caller, and not for this one, who insists on fresh
 
     def _within(self, limit: Limit | None) -> float | None:
@@ -252,7 +269,7 @@ class ReadThrough:
 
         def refresh() -> Answer:
             later = call._replace(now=self._now())
-            return self._fly(later, partial(self._ask, later, refreshing=True))[0]
+            return self._fly(later, partial(self._renew, later))
 
         return self._owed.owe(call.key, refresh, call.now)
 
@@ -357,6 +374,8 @@ class ReadThrough:
         now = self._now()
         if held is None or held.negative or not call.plan.stale_ok or not covers(held, now):
             return None
+        if self._memory.invalidated.kills(call.key, held.tags, held.born):
+            return None  # deleted meanwhile
         return self._serve(call._replace(now=now), held, tier, reason)
 
     def _await(self, call: Call, held: Entry | None, tier: Tier, pending: Pending) -> Answer:

@@ -312,6 +312,7 @@ class RedisStore:
             tags=entry.tags,
             codec_id=self._tier.codec.id,
             payload=self._tier.codec.encode(entry.value),
+            memory_size=entry.value_size,
         )
 
     def _opened(self, key: str, data: Any) -> Reply:
@@ -354,4 +355,5 @@ def _entry(stored: Stored, value: Any) -> Entry:
         last_modified=stored.last_modified,
         tags=stored.tags,
         negative=stored.kind is Kind.NEGATIVE,
+        value_size=stored.memory_size,
     )
