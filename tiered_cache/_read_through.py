@@ -129,6 +129,7 @@ class ReadThrough:
         taken = False
         with self._turns.of((key,)):
             entry.born = self._memory.invalidated.position
+            self._memory.measure(entry)
             try:
                 taken = self._shared.write(key, entry, entry.loaded_at)
             finally:
