@@ -1,8 +1,10 @@
 """L1's memory: what the process really grows by, beside what the sizer says, and the overhead of an entry."""
 
 import gc
+import resource
 import subprocess
 import sys
+from pathlib import Path
 
 SHAPES = {
     "small dicts": "{'id': n, 'name': f'customer {n}', 'balance': n * 1.5, 'tags': [f'a{n}', f'b{n}']}",
@@ -32,8 +34,7 @@ def child(shape):
 
 
 def resident():
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * 4096
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def run(*, quick):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -15,7 +14,7 @@ from tiered_cache._memory import MemoryStore, MemoryTier
 from tiered_cache._options import CACHE_WIDE, Plan, check_key, checked_tags, one_of, refuse_unknown_options
 from tiered_cache._owed import carrier_for
 from tiered_cache._read_many import ReadMany
-from tiered_cache._rules import Verdict, jittered, judge_data
+from tiered_cache._rules import jittered
 from tiered_cache._shared import NoSharedStore, Outbox
 from tiered_cache._stats import Counters, OriginStats, Stats
 from tiered_cache._units import Duration, seconds, shown
@@ -25,9 +24,7 @@ from tiered_cache._watch import Uniform, Watch
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from types import TracebackType
-    from typing import ParamSpec, TypeVar
-
-    from typing_extensions import Self, Unpack
+    from typing import ParamSpec, Self, TypeVar, Unpack
 
     from tiered_cache._cached import CachedFunction
     from tiered_cache._options import LoadOptions

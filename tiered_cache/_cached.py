@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import update_wrapper
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
 
 from tiered_cache._errors import ConfigurationError
 from tiered_cache._options import check_loader_kind
@@ -86,7 +86,7 @@ class _Parameters:
 
 def _key_maker(function: Any, key: object, parameters: _Parameters) -> Callable[..., str]:
     if callable(key):
-        return key
+        return cast("Callable[..., str]", key)  # the cache checks what it returns
     if isinstance(key, str):
         return _from_template(key, parameters)
     if key is not None:

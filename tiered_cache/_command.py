@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     demo.add_argument("--examples", type=Path, default=None, help="folder with the module three_origins")
     given = parser.parse_args(arguments)
     try:
-        return _demo(given.examples or _examples(), short=given.short)
+        return _demo(_examples(given.examples), short=given.short)
     except (ImportError, RuntimeError) as error:
         print(f"tiered-cache: {error}", file=sys.stderr)
         return 1
@@ -28,13 +28,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _examples() -> Path:
-    """The examples of the checkout, or those that came with the package."""
-    package = Path(__file__).resolve().parent
-    for folder in (package.parent / "examples", package / "local" / "examples"):
-        if (folder / "three_origins.py").is_file():
-            return folder
-    raise RuntimeError("the examples are not installed beside the package: give their folder with --examples")
+def _examples(given: Path | None) -> Path:
+    """The folder with the example that is measured: as given, or the one that came with the package."""
+    folder = given or Path(__file__).resolve().parent / "local" / "examples"
+    if not (folder / "three_origins.py").is_file():
+        raise RuntimeError(f"there is no three_origins.py in {folder}: give the examples' folder with --examples")
+    return folder
 
 
 def _demo(examples: Path, *, short: bool) -> int:

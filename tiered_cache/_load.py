@@ -11,7 +11,7 @@ from tiered_cache._errors import (
     ReentrantLoadError,
     SerializationError,
 )
-from tiered_cache._options import Plan
+from tiered_cache._options import Plan  # noqa: TC001  # a NamedTuple field
 from tiered_cache._values import MISSING, Loaded, Outcome, Pending
 
 if TYPE_CHECKING:

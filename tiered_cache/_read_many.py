@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from tiered_cache._errors import NotFound, OriginMalformed
@@ -14,11 +14,10 @@ from tiered_cache._units import shown
 from tiered_cache._values import Answer, Loaded, Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     from tiered_cache._entry import Entry
     from tiered_cache._flight import Flight
-    from tiered_cache._options import Plan
 
     BatchLoader = Callable[[Sequence[str]], Mapping[str, Any]]
 
@@ -169,7 +168,7 @@ class ReadMany(ReadThrough):
 
 
 def _checked(keys: object, loader: object) -> list[str]:
-    if isinstance(keys, str) or not hasattr(keys, "__iter__"):
+    if isinstance(keys, str) or not isinstance(keys, Iterable):
         raise TypeError(f"keys must be a list or another iterable of str; got {shown(keys)}")
     if not callable(loader):
         raise TypeError(f"loader must be a callable of the missing keys that gives a mapping; got {shown(loader)}")

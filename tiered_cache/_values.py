@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import Enum, StrEnum
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias, final
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ MISSING: Final = Missing.MISSING
 Tier: TypeAlias = Literal["l1", "l2", "origin"]
 
 
-class Reason(str, Enum):
+class Reason(StrEnum):
     """Why a caller got the answer it got."""
 
     FRESH = "fresh"
@@ -46,8 +46,6 @@ class Reason(str, Enum):
     """Stale: the load took longer than `soft_timeout`, or could not end before the deadline; it is owed."""
     LOAD_PENDING = "load_pending"
     """Stale, while a resumable load goes on."""
-
-    __str__ = str.__str__
 
 
 class Answer(NamedTuple):

@@ -74,7 +74,7 @@ class Uniform:
         if self._random is None or self._pid != os.getpid():
             from random import Random
 
-            self._random, self._pid = Random(os.urandom(16)), os.getpid()
+            self._random, self._pid = Random(os.urandom(16)), os.getpid()  # noqa: S311  # for jitter, not for secrets
         return self._random.random()
 
     def renew(self) -> None:

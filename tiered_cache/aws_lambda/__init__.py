@@ -28,8 +28,8 @@ def lambda_handler(cache: TieredCache) -> Callable[[Handler], Handler]:
     def decorate(handler: Handler) -> Handler:
         @wraps(handler)
         def wrapped(event: Any, context: Any = None, *args: Any, **named: Any) -> Any:
-            milliseconds = getattr(context, "get_remaining_time_in_millis", None)
-            remaining = (lambda: milliseconds() / 1000 - RESERVE) if callable(milliseconds) else None
+            milliseconds: Any = getattr(context, "get_remaining_time_in_millis", None)
+            remaining = None if milliseconds is None else lambda: milliseconds() / 1000 - RESERVE
             with cache.invocation(remaining):
                 return handler(event, context, *args, **named)
 

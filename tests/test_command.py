@@ -1,0 +1,45 @@
+"""The command `tiered-cache`, as a person types it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tiered_cache._command import main
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, "-c", "import sys; from tiered_cache._command import main; sys.exit(main())", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_the_demo_shows_each_tier_and_outlives_redis():
+    """A row for each origin, and answers after Redis was killed."""
+    ran = run("demo", "--short")
+    assert ran.returncode == 0, ran.stderr
+    for content in ("S3: JSON", "DynamoDB: an item", "Athena: 200,000"):
+        assert content in ran.stdout
+    after = ran.stdout.split("After Redis was killed")[1]
+    assert after.count("origin") == 4
+    assert "l1" in after
+
+
+def test_a_folder_without_the_handler_is_named(tmp_path):
+    """The error says what is missing, not where in our code."""
+    ran = run("demo", "--short", "--examples", str(tmp_path))
+    assert ran.returncode == 1
+    assert ran.stderr.startswith("tiered-cache: there is no three_origins.py in")
+
+
+def test_a_command_is_needed(capsys):
+    """The usage names what there is."""
+    with pytest.raises(SystemExit):
+        main([])
+    assert "demo" in capsys.readouterr().err

@@ -1,0 +1,75 @@
+"""What is built is what was written: the adapters and examples get into the package, and the link is still a link."""
+
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """The sdist of this checkout, and the wheel made from it."""
+    output = tmp_path_factory.mktemp("dist")
+    ran = subprocess.run(
+        [sys.executable, "-m", "build", "--no-isolation", "--outdir", output, ROOT], capture_output=True, text=True
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    with zipfile.ZipFile(next(output.glob("*.whl"))) as wheel:
+        in_wheel = set(wheel.namelist())
+    with tarfile.open(next(output.glob("*.tar.gz"))) as sdist:
+        in_sdist = {name.split("/", 1)[1] for name in sdist.getnames() if "/" in name}
+    return in_sdist, in_wheel, next(output.glob("*.whl"))
+
+
+def modules(folder):
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*.py")}
+
+
+def test_every_module_is_in_the_wheel(built):
+    """A new subpackage that nobody wrote into `packages` would be missing in silence."""
+    _, in_wheel, _ = built
+    package = {f"tiered_cache/{name}" for name in modules(ROOT / "tiered_cache")}
+    assert package <= in_wheel
+    assert "tiered_cache/py.typed" in in_wheel
+
+
+def test_adapters_and_examples_are_inside_the_package(built):
+    """They stand at the top level of the repository, and must not stand there in a site-packages."""
+    _, in_wheel, _ = built
+    assert {f"tiered_cache/adapters/{name}" for name in modules(ROOT / "adapters")} <= in_wheel
+    assert {f"tiered_cache/local/examples/{name}" for name in modules(ROOT / "examples")} <= in_wheel
+    assert {name.split("/")[0] for name in in_wheel if "dist-info" not in name} == {"tiered_cache"}
+
+
+def test_the_sdist_has_the_adapters(built):
+    """The wheel is made from it."""
+    in_sdist, _, _ = built
+    assert {f"adapters/{name}" for name in modules(ROOT / "adapters")} <= in_sdist
+
+
+def test_the_link_to_the_adapters_is_a_link():
+    """Without it static tools do not find them; a copy would make second classes."""
+    link = ROOT / "tiered_cache" / "adapters"
+    assert link.is_symlink()
+    assert link.resolve() == ROOT / "adapters"
+
+
+def test_the_wheel_works_from_another_directory(built, tmp_path):
+    """Unpacked anywhere, with no checkout in sight, it imports and caches."""
+    with zipfile.ZipFile(built[2]) as wheel:
+        wheel.extractall(tmp_path)
+    program = (
+        "import tiered_cache, tiered_cache.adapters.s3, pathlib, sys\n"
+        "assert pathlib.Path(tiered_cache.__file__).is_relative_to(sys.argv[1]), tiered_cache.__file__\n"
+        "cache = tiered_cache.TieredCache()\n"
+        "print(cache.get_or_load('key', lambda: 'value'))\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program, tmp_path], cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert ran.stdout == "value\n", ran.stderr
