@@ -34,7 +34,7 @@ AUTO_SHARE = 0.25
 """The share of the function's memory that `max_bytes="auto"` takes."""
 AUTO_ELSEWHERE = 64 * 2**20
 """Bytes that `max_bytes="auto"` takes where the function's memory is not known."""
-ENTRY_OVERHEAD = 900
+ENTRY_OVERHEAD = 700
 """Bytes an entry costs besides its key and value: measured by `python -m benchmarks memory`."""
 
 
