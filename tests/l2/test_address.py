@@ -144,6 +144,13 @@ def test_without_redis_the_error_names_the_extra() -> None:
     assert "pip install 'tiered-cache[redis]'" in done.stdout
 
 
+def test_without_redis_the_error_comes_at_construction(monkeypatch: pytest.MonkeyPatch) -> None:
+    """B39: and not at the first call."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    with pytest.raises(ImportError, match="tiered-cache"):
+        RedisTier("redis://cache", ttl=60)
+
+
 def test_making_a_tier_imports_no_redis() -> None:
     """A cold start pays for redis when L2 is first used, and not before."""
     code = (

@@ -103,6 +103,22 @@ def test_half_open_leaves_a_closed_breaker_closed() -> None:
     assert breaker.state(NOW) == "closed"
 
 
+def test_a_call_that_finds_it_closed_after_all_is_allowed() -> None:
+    """Who waited for the lock while another's success closed the breaker is no probe."""
+    breaker = opened()
+
+    class ClosedMeanwhile:
+        def __enter__(self) -> None:
+            breaker._pause = 0.0
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    breaker._lock = ClosedMeanwhile()
+    assert [breaker.allows(NOW), breaker.allows(NOW)] == [True, True]
+    assert breaker.state(NOW) == "closed"
+
+
 @given(failures, st.floats(2, 1e9))
 def test_a_clock_that_steps_back_ends_the_pause(failure: Failure, back: float) -> None:
     """However far the clock steps back, a probe gets through at once instead of waiting for the old time."""

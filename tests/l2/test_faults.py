@@ -360,6 +360,40 @@ def test_a_spoilt_answer_to_a_write_is_counted(rig: Rig, proxy: FaultProxy, bit:
     assert store.stats(rig.clock()).errors == {"protocol": 1}
 
 
+def test_an_answer_of_another_kind(rig_of: RigOf, valkey: ValkeyServer) -> None:
+    """A number in place of an entry is nothing of ours."""
+    with ScriptedServer(b":1\r\n") as scripted:
+        rig = rig_of(f"redis://127.0.0.1:{scripted.port}", valkey.url)
+        assert rig.cache.get("key", None) is None
+        assert rig.l2.unreadable == {"not_ours": 1}
+        rig.cache.close()
+
+
+def test_many_keys_at_once_while_l2_is_away(rig: Rig, proxy: FaultProxy) -> None:
+    """get_many_or_load loads what it cannot ask for, and neither reads nor writes again until the pause is over."""
+    keys = [rig.plant(), rig.plant()]
+    proxy.reset()
+    for _ in range(2):
+        rig.cache.get_many_or_load(keys, lambda missing: dict.fromkeys(missing, "loaded"), force_refresh=True)
+        assert rig.cache.get_many_or_load(["new"], lambda missing: dict.fromkeys(missing, 1)) == {"new": 1}
+    proxy.ok()
+    assert set(rig.errors) == {"reset"}
+    assert rig.l2.skipped >= 3
+    assert rig.recovers()
+
+
+def test_one_write_at_a_time_probes_a_full_server(rig_of: RigOf, server: ValkeyServer, admin: redis.Redis) -> None:
+    """While one caller tries whether writes are taken again, the others' writes are left out."""
+    rig = rig_of(server.url)
+    admin.config_set("maxmemory", 1)
+    rig.ask()
+    rig.clock.advance(1.1)
+    assert rig.tier.write_breaker.allows(rig.clock())  # another thread's probe, under way
+    skipped = rig.l2.skipped
+    assert rig.ask().tier == "origin"
+    assert (rig.errors, rig.l2.skipped) == ({"out_of_memory": 1}, skipped + 1)
+
+
 def test_more_than_was_asked_for(rig_of: RigOf, valkey: ValkeyServer) -> None:
     """Bytes that stand after a reply would be taken for the next one: the connection is given up."""
     with ScriptedServer(b"$-1\r\n+OK\r\n") as scripted:
@@ -793,5 +827,5 @@ def test_a_call_on_a_link_raises_unavailable_alone() -> None:
         raise MemoryError
 
     with pytest.raises(Unavailable) as caught:
-        Link(make, 1).call([("GET", "key")], 0)
+        Link(make, 1).call([(b"GET", b"key")], 0)
     assert caught.value.failure is Failure.PROTOCOL

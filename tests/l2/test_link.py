@@ -16,7 +16,7 @@ import pytest
 import redis
 from rig import LoopServer, free_port, wait_until, within
 
-from tiered_cache._l2.link import Deadline, DeadlineSocket
+from tiered_cache._l2.link import Deadline, DeadlineSocket, _Attempt, packed
 from tiered_cache.local.valkey import ValkeyServer, find_binary
 
 if TYPE_CHECKING:
@@ -88,6 +88,17 @@ def test_a_send_that_is_taken_in_small_pieces_ends_at_the_deadline(pair: tuple[s
     reader.join()
 
 
+def test_large_parts_are_sent_as_they_are() -> None:
+    """Small parts go out in one piece; a large one is not copied beside them."""
+    large = b"x" * 100_000
+    assert packed([(b"GET", b"a"), (b"GET", b"bc")]) == [
+        b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n*2\r\n$3\r\nGET\r\n$2\r\nbc\r\n"
+    ]
+    pieces = packed([(b"SET", b"a", large, b"PX", b"5")])
+    assert pieces[1] is large
+    assert b"".join(pieces) == b"*5\r\n$3\r\nSET\r\n$1\r\na\r\n$100000\r\n%b\r\n$2\r\nPX\r\n$1\r\n5\r\n" % large
+
+
 class SlowTLS(LoopServer):
     """Reads a little at a time, with pauses."""
 
@@ -113,6 +124,42 @@ def test_a_link_in_a_child_process_begins_anew(rig: Rig) -> None:
     assert rig.reads_l2()
     assert rig.tier.link()._pid == os.getpid()
     assert (rig.l2.connects, rig.errors) == (2, {})
+
+
+def test_a_connection_that_is_made_at_the_last_moment_is_used() -> None:
+    """A connection that is there when the deadline passes is neither closed nor lost."""
+    freed, made = threading.Event(), threading.Event()
+
+    class Made:
+        def connect(self) -> None:
+            """Nothing to do."""
+
+    class SlowSlot:
+        def release(self) -> None:
+            made.set()
+            freed.wait(10)
+
+    connection = Made()
+    attempt = _Attempt(lambda: connection, Deadline(1, time.monotonic()), SlowSlot())
+    made.wait(10)
+    assert attempt.result() is connection
+    freed.set()
+
+
+def test_threads_that_begin_together_share_one_link(rig: Rig) -> None:
+    """Who waited while another made the link takes that one."""
+    made = rig.tier.link()
+    rig.tier._link = None
+
+    class MadeMeanwhile:
+        def __enter__(self) -> None:
+            rig.tier._link = made
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    rig.tier._link_lock = MadeMeanwhile()
+    assert rig.tier.link() is made
 
 
 def test_connections_that_another_thread_closes(rig: Rig) -> None:

@@ -223,6 +223,7 @@ def test_many_values_leave_out_what_is_undelivered_or_overtaken() -> None:
     tier.down = False
     invalidated.note_key("overtaken")
     outbox.write_many(entries, NOW)
+    assert not outbox.write(*entries[1], NOW)
     assert [key for _, key in tier.entries] == ["fine"]
 
 
@@ -235,6 +236,8 @@ def test_a_cache_without_l2_has_all_methods_of_a_store() -> None:
         assert cache.warm_up()
         assert cache.stats().l2 is None
     nothing = shared.NoSharedStore()
+    assert nothing.read_many(["a"], NOW) == {"a": nothing.read("a", NOW)}
+    assert nothing.write("a", Entry(1, loaded_at=NOW, fresh_for=1.0), NOW)
     assert nothing.delete_many(["a"], NOW)
     with pytest.raises(NotImplementedError):
         nothing.stats(NOW)

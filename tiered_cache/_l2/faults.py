@@ -48,7 +48,7 @@ class Failure(str, Enum):  # noqa: UP042  # as all enums of this library
     """Another error reply, such as WRONGTYPE: a matter of this key, not of the server."""
 
 
-class Unavailable(Exception):  # noqa: N818  # it says what is the case, and never reaches a user
+class Unavailable(Exception):
     """An L2 call came to nothing. Never leaves the L2 package's callers: a read turns it into a miss."""
 
     def __init__(self, failure: Failure, hint: str) -> None:

@@ -14,6 +14,8 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from redis.exceptions import ResponseError
+
 from tiered_cache._l2.faults import Failure, Unavailable, classify, classify_connecting
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ SLACK = 0.05
 """The share of the timeout by which a call may end too early or too late, which spares two system calls for each."""
 MOST_SLACK = 0.02
 """The same in seconds."""
+LARGE = 16_384
+"""Bytes from which a part of a command is sent as it is instead of being copied beside the others."""
 
 
 class Deadline:
@@ -108,7 +112,7 @@ class Link:
         self._pid = os.getpid()
         self.connects = 0
 
-    def call(self, commands: Sequence[tuple[Any, ...]], now: float) -> list[Any]:
+    def call(self, commands: Sequence[tuple[bytes, ...]], now: float) -> list[Any]:
         """The replies to `commands`, sent in one go. An error reply stands in the list as the Unavailable that it is.
 
         `now`: wall-clock seconds, to tell how long a connection has idled. Raises Unavailable.
@@ -137,14 +141,11 @@ class Link:
             with suppress(IndexError):  # another thread was quicker
                 dropped.pop().disconnect()
 
-    def _exchange(self, connection: Any, commands: Sequence[tuple[Any, ...]], ends: float, now: float) -> list[Any]:
+    def _exchange(self, connection: Any, commands: Sequence[tuple[bytes, ...]], ends: float, now: float) -> list[Any]:
         connection.deadline.at = ends
         try:
-            one = len(commands) == 1
-            packed = connection.pack_command(*commands[0]) if one else connection.pack_commands(commands)
-            connection.send_packed_command(packed, check_health=False)
-            replies = [_reply(connection) for _ in commands]
-            _refuse_unread(connection)
+            connection.send_packed_command(packed(commands), check_health=False)
+            replies = _replies(connection, len(commands))
         except BaseException:  # an interrupt too: the rest of the reply would be taken for that to the next call
             connection.disconnect()
             raise
@@ -181,21 +182,34 @@ class Link:
         return connection
 
 
-def _reply(connection: Any) -> Any:
-    from redis.exceptions import ResponseError
+def packed(commands: Sequence[tuple[bytes, ...]]) -> list[bytes]:
+    """`commands` as Redis reads them (RESP), in pieces: a large part is a piece of its own, and is not copied."""
+    pieces: list[bytes] = []
+    small: list[bytes] = []
+    for command in commands:
+        small.append(b"*%d\r\n" % len(command))
+        for part in command:
+            if len(part) < LARGE:
+                small.append(b"$%d\r\n%b\r\n" % (len(part), part))
+            else:
+                small.append(b"$%d\r\n" % len(part))
+                pieces += (b"".join(small), part)
+                small = [b"\r\n"]
+    return [*pieces, b"".join(small)]
 
-    try:
-        return connection.read_response(disable_decoding=True)
-    except ResponseError as error:
-        return classify(error)  # an answer all the same: the connection is in step
 
+def _replies(connection: Any, count: int) -> list[Any]:
+    """So many replies, by redis-py's parser itself: a connection's own way to read closes it after some errors only.
 
-def _refuse_unread(connection: Any) -> None:
-    """Raise Unavailable if more came than has been read, which would be taken for the reply to the next call."""
-    parser = connection._parser  # noqa: SLF001  # redis-py has no other way to ask without a system call
+    Raises Unavailable if more has come than was asked for, which would be taken for the reply to the next call.
+    """
+    parser = connection._parser  # noqa: SLF001
+    read = parser.read_response
+    replies = [read(disable_decoding=True) for _ in range(count)]
     reader = getattr(parser, "_reader", None)
     if parser._buffer.unread_bytes() if reader is None else reader.has_data():  # noqa: SLF001
         raise Unavailable(Failure.PROTOCOL, "more came back than was asked for")
+    return [classify(reply) if isinstance(reply, ResponseError) else reply for reply in replies]
 
 
 class _Attempt:

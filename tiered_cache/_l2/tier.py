@@ -127,19 +127,19 @@ class RedisStore:
 
     def __init__(self, tier: RedisTier, namespace: str) -> None:
         self._tier = tier
-        self._prefix = f"tc1:{{{namespace}|"
+        self._prefix = f"tc1:{{{namespace}|".encode()
         self._counts = Counters()
 
     def read(self, key: str, now: float) -> Reply:
         """What L2 holds under `key`."""
-        replies = self._call([("GET", self._name(key))], now)
+        replies = self._call([(b"GET", self._name(key))], now)
         return UNREACHED if replies is None else self._opened(key, replies[0])
 
     def read_many(self, keys: Sequence[str], now: float) -> dict[str, Reply]:
         """What L2 holds under `keys`, in one round trip."""
         if not keys:
             return {}
-        replies = self._call([("GET", self._name(key)) for key in keys], now)
+        replies = self._call([(b"GET", self._name(key)) for key in keys], now)
         if replies is None:
             return dict.fromkeys(keys, UNREACHED)
         return {key: self._opened(key, reply) for key, reply in zip(keys, replies, strict=True)}
@@ -152,7 +152,7 @@ class RedisStore:
         """Keep `entries` in L2, in one round trip. What the codec cannot carry is counted and left out."""
         if not self._takes_writes(now):
             return
-        commands: list[tuple[Any, ...]] = []
+        commands: list[tuple[bytes, ...]] = []
         for key, entry in entries:
             try:
                 commands += self._set(key, entry, now)
@@ -166,7 +166,7 @@ class RedisStore:
         self._counts["skipped"] += is_open
         return not is_open
 
-    def _set(self, key: str, entry: Entry, now: float) -> list[tuple[Any, ...]]:
+    def _set(self, key: str, entry: Entry, now: float) -> list[tuple[bytes, ...]]:
         """The command that keeps `entry`; none where it is too late for it, or the value is too large."""
         milliseconds = int(1000 * (entry.loaded_at + kept_for(entry) - now))
         if milliseconds <= 0:
@@ -175,9 +175,9 @@ class RedisStore:
         if len(data) > self._tier.max_value_bytes:
             self._counts["errors.too_large"] += 1
             return []
-        return [("SET", self._name(key), data, "PX", milliseconds)]
+        return [(b"SET", self._name(key), data, b"PX", b"%d" % milliseconds)]
 
-    def _send(self, commands: Sequence[tuple[Any, ...]], now: float) -> bool:
+    def _send(self, commands: Sequence[tuple[bytes, ...]], now: float) -> bool:
         """Send SET commands; whether there were any and L2 took all of them."""
         if not commands:
             return False
@@ -201,7 +201,7 @@ class RedisStore:
         """Forget `keys` in L2, in one round trip; whether L2 did."""
         if not keys:
             return True
-        replies = self._call([("DEL", *map(self._name, keys))], now)
+        replies = self._call([(b"DEL", *map(self._name, keys))], now)
         if replies is None or not self._is_done(replies[0], isinstance(replies[0], int)):
             return False
         self._counts["deletes"] += len(keys)
@@ -210,7 +210,7 @@ class RedisStore:
     def warm_up(self, now: float) -> bool:
         """Import redis and msgpack, and have a connection ready."""
         self._tier.codec.decode(self._tier.codec.encode(None))
-        replies = self._call([("GET", self._name("warm_up"))], now)  # not PING, which an ACL may forbid
+        replies = self._call([(b"GET", self._name("warm_up"))], now)  # not PING, which an ACL may forbid
         return replies is not None and not isinstance(replies[0], Unavailable)
 
     def stats(self, now: float) -> SharedStats:
@@ -239,9 +239,9 @@ class RedisStore:
             from hashlib import blake2b
 
             encoded = b"#" + blake2b(encoded, digest_size=20).hexdigest().encode()
-        return self._prefix.encode() + encoded + b"}"
+        return self._prefix + encoded + b"}"
 
-    def _call(self, commands: Sequence[tuple[Any, ...]], now: float, *, writes: bool = False) -> list[Any] | None:
+    def _call(self, commands: Sequence[tuple[bytes, ...]], now: float, *, writes: bool = False) -> list[Any] | None:
         """The replies, or None where L2 could not be asked. Each way in which that can be is counted."""
         tier = self._tier
         if not tier.breaker.allows(now):
