@@ -267,6 +267,20 @@ def test_a_thread_that_cannot_be_started_ends_the_flight(monkeypatch: pytest.Mon
     assert ("v", False) == flights.run("k", lambda _: "v", hard=WAIT)
 
 
+def test_in_another_process_no_flight_is_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table is that of the process that made it: seen here by a change of the process id."""
+    flights: Flights[str] = Flights()
+    gate = threading.Event()
+    runner = Runner()
+    runner.start(lambda: flights.run("k", lambda _: str(gate.wait(WAIT))))
+    until(lambda: flights.busy("k"))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getpid", lambda: -1)
+        assert ("child's own", False) == flights.run("k", lambda _: "child's own")
+    gate.set()
+    assert [("True", False)] == runner.join()
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_a_fork_while_a_load_is_under_way_leaves_a_cache_that_works() -> None:

@@ -249,6 +249,18 @@ def test_a_frequency_policy_sees_each_hit_and_nothing_else() -> None:
     assert {"a", "b", "d"} == set(cache._memory._entries)
 
 
+def test_a_frequency_policy_does_not_see_what_is_refused() -> None:
+    """To find out that a load comes too late is no use of the entry."""
+    held = store(policy=cachetools.LFUCache, max_entries=2)
+    for key in "ab":
+        held.store(key, entry(at=T0 + 5))
+    held.look("a")
+    for _ in range(5):
+        held.store("b", entry())
+    held.store("c", entry())
+    assert {"a", "c"} == set(held._entries)
+
+
 class OwnPolicy(OrderedDict[str, Any]):
     """The interface of cachetools.Cache without being one."""
 

@@ -696,6 +696,8 @@ def test_a_forced_load_runs_whatever_is_held(l2: bool) -> None:
     assert "v2" == world.get().value
     with pytest.raises(OSError):
         world.get(force_refresh=True, stale_ok=False)
+    assert "v3" == world.cache.get_or_load("k", lambda: "v3", force_refresh=True)
+    assert "v2" == world.cache.get_or_load("k", lambda: "v2", force_refresh=True)
     if l2:
         assert "v2" == world.another().get_or_load("k", world.origin)
 
@@ -1022,6 +1024,36 @@ def test_a_load_during_which_the_key_is_deleted_is_kept_nowhere(l2: bool) -> Non
 
 
 @both
+def test_a_stale_value_that_is_deleted_during_the_load_covers_for_nothing(l2: bool) -> None:
+    """The load fails, and what it might have been covered with is gone."""
+    world = World(l2=l2)
+    world.get()
+    world.age(130)
+    with pytest.raises(OSError, match="down"):
+        in_between(world, lambda: world.cache.delete("k"), OSError("down"))
+
+
+@both
+def test_a_load_that_came_in_meanwhile_is_used(l2: bool) -> None:
+    """Between a caller's look into the tiers and its turn to load, another has loaded: it does not load again."""
+    world = World(l2=l2)
+    store = world.cache._reads._shared
+    read = store.read
+
+    def load_meanwhile(key: str, now: float) -> Any:
+        reply = read(key, now)
+        store.read = read  # type: ignore[method-assign]
+        thread = threading.Thread(target=lambda: world.cache.get_or_load("k", lambda: "another's"))
+        thread.start()
+        thread.join(WAIT)
+        return reply
+
+    store.read = load_meanwhile  # type: ignore[method-assign]
+    assert ("another's", "l1", Reason.FRESH) == (world.get()[0], world.get().tier, world.get().reason)
+    assert 0 == world.origin.loads
+
+
+@both
 def test_who_asks_after_a_deletion_does_not_join_a_load_from_before(l2: bool) -> None:
     """A flight that began before is nobody's to join."""
     world = World(l2=l2)
@@ -1165,19 +1197,25 @@ def test_writes_and_deletions_of_a_key_take_turns() -> None:
     """A deletion waits for a write to L2 under way, so that the write cannot come after it."""
     world = World(l2=True)
     store = world.cache._reads._shared
-    write, writing, gate = store.write, threading.Event(), threading.Event()
+    write, delete_in_l2 = store.write, store.delete
+    writing, deleting, gate = threading.Event(), threading.Event(), threading.Event()
 
     def slow_write(*arguments: Any) -> bool:
         writing.set()
         assert gate.wait(WAIT)
         return write(*arguments)
 
-    store.write = slow_write  # type: ignore[method-assign]
+    def seen_delete(*arguments: Any) -> bool:
+        deleting.set()
+        return delete_in_l2(*arguments)
+
+    store.write, store.delete = slow_write, seen_delete  # type: ignore[method-assign]
     load = threading.Thread(target=world.get)
     load.start()
     assert writing.wait(WAIT)
     delete = threading.Thread(target=lambda: world.cache.delete("k"))
     delete.start()
+    assert not deleting.wait(0.1)
     gate.set()
     load.join(WAIT)
     delete.join(WAIT)
