@@ -50,6 +50,7 @@ def observed(
     policy: type[Any], max_bytes: int, getsizeof: Callable[[Any], int], evicted: Callable[[str, Entry], None]
 ) -> Any:
     """A cache of the class `policy` that tells what it evicts, as cachetools' classes do it, by `popitem`."""
+    is_of_cachetools = issubclass(policy, Cache)
 
     class Observed(policy):  # type: ignore[misc]  # the class is the user's to choose
         def popitem(self) -> Any:
@@ -59,7 +60,7 @@ def observed(
 
         def get_quietly(self, key: str) -> Any:
             """The entry or None, without counting as a use where the class is one of cachetools' kind."""
-            if isinstance(self, Cache):
+            if is_of_cachetools:
                 return Cache.__getitem__(self, key) if Cache.__contains__(self, key) else None
             return self.get(key)
 

@@ -204,11 +204,11 @@ def unknown_option(name: str, valid: Iterable[str]) -> str:
 
 def refuse_unknown_options(init: Callable[Concatenate[S, P], None]) -> Callable[Concatenate[S, P], None]:
     """A constructor that answers a misspelt option with a ConfigurationError that names the nearest one."""
-    code = init.__code__  # type: ignore[attr-defined]  # a constructor written in Python has one
+    code = init.__code__
     names = code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount]
 
     @wraps(init)
-    def checked(self: S, *args: P.args, **options: P.kwargs) -> None:
+    def checked(self: S, /, *args: P.args, **options: P.kwargs) -> None:
         for name in options:
             if name not in names:
                 raise ConfigurationError(f"{type(self).__name__}: {unknown_option(name, names)}")

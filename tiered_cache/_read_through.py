@@ -18,7 +18,7 @@ from tiered_cache._options import check_key, check_loader
 from tiered_cache._owed import Owed
 from tiered_cache._rules import Freshness, Move, Verdict, covers, jittered, judge, judge_data, on_l1, on_l2
 from tiered_cache._turns import Turns
-from tiered_cache._values import Answer, Loaded, LoadContext, Outcome, Pending, Reason, Tier
+from tiered_cache._values import Answer, LoadContext, Loaded, Outcome, Pending, Reason, Tier
 
 if TYPE_CHECKING:
     from collections.abc import Callable

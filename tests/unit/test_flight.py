@@ -44,7 +44,7 @@ class Runner:
         def run() -> None:
             try:
                 self.outcomes.append(work())
-            except BaseException as error:  # noqa: BLE001
+            except BaseException as error:
                 self.outcomes.append(error)
 
         thread = threading.Thread(target=run, daemon=True)

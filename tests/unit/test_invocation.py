@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tiered_cache import ConfigurationError, Loaded, LoadContext, MemoryTier, Reason, TieredCache
+from tiered_cache import ConfigurationError, LoadContext, Loaded, MemoryTier, Reason, TieredCache
 from tiered_cache.aws_lambda import RESERVE, lambda_handler
 from tiered_cache.testing import FakeClock, InMemorySharedTier
 

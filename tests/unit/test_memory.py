@@ -396,7 +396,7 @@ def test_threads_leave_the_store_whole(policy: Any) -> None:
                         held.stats()
                     case _:
                         held.store(key, entry(at=T0 + random.random(), born=held.invalidated.position))
-        except BaseException as error:  # noqa: BLE001
+        except BaseException as error:
             errors.append(error)
 
     threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]

@@ -11,7 +11,7 @@ import cachetools
 import pytest
 import redis.asyncio
 
-from tiered_cache import MISSING, ClosedError, ConfigurationError, Loaded, LoadContext, MemoryTier, TieredCache
+from tiered_cache import MISSING, ClosedError, ConfigurationError, LoadContext, Loaded, MemoryTier, TieredCache
 from tiered_cache._options import Limit, Plan, check_key, check_loader, checked_tags, limit, unknown_option
 from tiered_cache.testing import FakeClock, InMemorySharedTier
 
@@ -205,7 +205,7 @@ def test_a_lone_surrogate_is_refused_with_its_place() -> None:
         check_key("ab\ud800")
 
 
-@pytest.mark.parametrize("key", ["\0", "a\nb", "‮abc", "🗝", "{}", "{a}|b", " ", "k" * 5000, "é", "1"])
+@pytest.mark.parametrize("key", ["\0", "a\nb", "\u202eabc", "🗝", "{}", "{a}|b", " ", "k" * 5000, "é", "1"])
 def test_a_strange_key_is_a_key(key: str) -> None:
     """B14, B15: NUL, newline, right-to-left, emoji, braces and long keys come back with their own value."""
     subject = cache(l2=InMemorySharedTier(ttl=60))
@@ -388,7 +388,7 @@ def test_a_bad_option_of_l1_is_refused(options: dict[str, Any], text: str) -> No
     """Each by a text that names it, says what is allowed and what was given."""
     with pytest.raises(ConfigurationError) as caught:
         MemoryTier(ttl=1, **options)
-    assert str(caught.value).startswith(text.split("'lru'")[0])
+    assert str(caught.value).startswith(text.split("'lru'", maxsplit=1)[0])
 
 
 @pytest.mark.parametrize("policy", [dict, cachetools.TTLCache])
