@@ -114,7 +114,9 @@ def _function_memory() -> int | None:
     if stated is None:
         return None
     if not stated.isdecimal() or int(stated) == 0:
-        raise ConfigurationError(f"{FUNCTION_MEMORY} must be the function's memory in MB, such as 512; got {shown(stated)}")
+        raise ConfigurationError(
+            f"{FUNCTION_MEMORY} must be the function's memory in MB, such as 512; got {shown(stated)}"
+        )
     return int(stated) * 2**20
 
 
@@ -154,8 +156,6 @@ class MemoryStore:
             return self._refuses(key, entry, self._peek(key))
 
     def _refuses(self, key: str, entry: Entry, held: Entry | None) -> bool:
-        if held is entry:
-            return False
         is_older = held is not None and held.loaded_at > entry.loaded_at
         return is_older or self.invalidated.kills(key, entry.tags, entry.born)
 
@@ -203,7 +203,11 @@ class MemoryStore:
 
     def value(self, key: str, entry: Entry) -> Any:
         """The value of `entry` for a caller: itself, a copy, or an error where a caller changed it."""
-        if self._tier.detect_mutation and (copy := self._copies.get(key, MISSING)) is not MISSING and copy != entry.value:
+        if (
+            self._tier.detect_mutation
+            and (copy := self._copies.get(key, MISSING)) is not MISSING
+            and copy != entry.value
+        ):
             raise RuntimeError(
                 f"a cached value of type {type(entry.value).__qualname__} was changed by a caller: "
                 'copy it before changing it, or set MemoryTier(share="copy")'

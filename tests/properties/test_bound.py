@@ -158,9 +158,7 @@ class World(RuleBasedStateMachine):
         early=st.sampled_from([0.0, 0.0, 1.0, 10.0]),
     )
     def begin(self, skews: list[float], inline: list[bool], early: float) -> None:
-        self.l2 = InMemorySharedTier(
-            ttl=TTL, stale_while_revalidate=REVALIDATE, stale_if_error=IF_ERROR, jitter=0.1
-        )
+        self.l2 = InMemorySharedTier(ttl=TTL, stale_while_revalidate=REVALIDATE, stale_if_error=IF_ERROR, jitter=0.1)
         for number, skew in enumerate(skews):
             carrier = "inline" if inline[number] else Kept()
             self.hosts.append(Host(self, None if number == SOLO else self.l2, skew, carrier, early))
@@ -295,6 +293,6 @@ class World(RuleBasedStateMachine):
 
 TestBound = World.TestCase
 TestBound.settings = settings(
-    max_examples=120, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=250, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 TestBound.pytestmark = [pytest.mark.timeout(120)]

@@ -47,7 +47,9 @@ def test_on_lambda_auto_is_inline_and_elsewhere_a_thread(monkeypatch: pytest.Mon
 
 def test_a_carrier_without_submit_is_refused() -> None:
     """The text lists the words and the interface."""
-    with pytest.raises(ConfigurationError, match=r'^refresh must be "auto", "inline", "thread" or an object with submit\(work\)'):
+    with pytest.raises(
+        ConfigurationError, match=r'^refresh must be "auto", "inline", "thread" or an object with submit\(work\)'
+    ):
         carrier_for(object())
 
 
@@ -183,6 +185,17 @@ def test_a_thread_that_cannot_be_started_is_not_counted(monkeypatch: pytest.Monk
     carrier.submit(done.set)
     assert done.wait(WAIT)
     idle(carrier)
+
+
+def test_in_another_process_the_threads_of_the_first_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen here by a change of the process id: there is a place for a thread again."""
+    carrier, gate, begun, done = ThreadCarrier(threads=1), threading.Event(), threading.Event(), threading.Event()
+    carrier.submit(lambda: (begun.set(), gate.wait(WAIT)))  # type: ignore[arg-type, return-value]
+    assert begun.wait(WAIT)
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    carrier.submit(done.set)
+    assert done.wait(WAIT)
+    gate.set()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
