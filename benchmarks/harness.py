@@ -55,7 +55,9 @@ def table(title, timings, base, note=""):
     for timing in timings:
         print(f"  {timing.name:44}{_time(timing.median):>12}{_time(timing.spread):>12}{timing.median / divisor:>8.2f}x")
     if any(timing.spread > 0.25 * timing.median for timing in timings):
-        print("  This machine is too noisy for small differences: a quartile distance is above a quarter of its median.")
+        print(
+            "  This machine is too noisy for small differences: a quartile distance is above a quarter of its median."
+        )
     if note:
         print(f"  {note}")
     sys.stdout.flush()

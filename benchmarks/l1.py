@@ -48,7 +48,9 @@ def run(*, quick):
         "tiered_cache get_or_load": looped_with_loader(cache.get_or_load),
         "tiered_cache get_entry_or_load": looped_with_loader(cache.get_entry_or_load),
     }
-    operations |= {name: (looped_with_loader if wants_loader else looped)(get) for name, get, wants_loader in peers(value)}
+    operations |= {
+        name: (looped_with_loader if wants_loader else looped)(get) for name, get, wants_loader in peers(value)
+    }
     timings = interleaved(operations, rounds=7 if quick else 15, calls=calls)
     table("L1 hit (budget: at most 7 x dict, and ahead of each peer's read-through)", timings, "dict[key]")
     return timings
@@ -58,7 +60,11 @@ def peers(value):
     """(name, get, whether it takes a loader) of each peer that is installed, in its own documented form."""
     import cachetools
 
-    yield "cachetools cached(TTLCache, lock)", cachetools.cached(cachetools.TTLCache(2 * KEYS, 600), lock=threading.RLock())(lambda _key: value), False
+    yield (
+        "cachetools cached(TTLCache, lock)",
+        cachetools.cached(cachetools.TTLCache(2 * KEYS, 600), lock=threading.RLock())(lambda _key: value),
+        False,
+    )
     try:
         import moka_py
 

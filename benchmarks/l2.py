@@ -42,7 +42,12 @@ def run(*, quick):
                 calls=calls,
             )
             note = f"{cache.stats().l2.hits:,} hits of L2, with deadline, envelope and checksum"
-            table(f"L2 hit, a value of {size:,} bytes (budget: at most 1.1 x)", timings, "redis-py pooled GET + unpackb", note)
+            table(
+                f"L2 hit, a value of {size:,} bytes (budget: at most 1.1 x)",
+                timings,
+                "redis-py pooled GET + unpackb",
+                note,
+            )
             results[size] = timings
             cache.close()
             client.close()
@@ -71,8 +76,12 @@ def outage(*, quick):
             for _ in range(calls):
                 cache.get_or_load("key", lambda: 1)
             later = (time.perf_counter() - started) / calls
-            print(f"\nL2 {fault}, timeout 0.2 s (budget: 0.25 s for the first call, then 20 µs a call while the breaker is open)")
-            print(f"  first call {first * 1e3:.1f} ms, then {later * 1e6:.1f} µs a call, all of the way through L1 and the breaker")
+            print(
+                f"\nL2 {fault}, timeout 0.2 s (budget: 0.25 s for the first call, then 20 µs a call while the breaker is open)"
+            )
+            print(
+                f"  first call {first * 1e3:.1f} ms, then {later * 1e6:.1f} µs a call, all of the way through L1 and the breaker"
+            )
             if fault == "frozen":
                 server.resume()
             cache.close()

@@ -11,7 +11,10 @@ from tiered_cache.local import LocalServices
 from tiered_cache.local.content import fill
 
 EVENTS = {
-    "global_dict": [{"customer": "c1", "amount": 10, "currency": "USD"}, {"customer": "c2", "amount": 5, "currency": "CHF"}],
+    "global_dict": [
+        {"customer": "c1", "amount": 10, "currency": "USD"},
+        {"customer": "c2", "amount": 5, "currency": "CHF"},
+    ],
     "hot_s3_objects": [{"document": "endpoints.json"}] * 3,
     "athena_mapping": [{"customer_id": "customer-000042"}, {"customer_id": "customer-000045"}],
     "three_origins": [

@@ -14,8 +14,12 @@ NEVER |= {"socket", "json", "zlib", "hashlib", "random", "datetime", "decimal", 
 
 def loaded(code: str) -> set[str]:
     """The modules that `code` loads, beyond those of a bare interpreter."""
-    script = f"import sys, json; before = set(sys.modules)\n{code}\nprint(json.dumps(sorted(set(sys.modules) - before)))"
-    done = subprocess.run([sys.executable, "-I", "-S", "-c", paths() + script], capture_output=True, text=True, check=True)
+    script = (
+        f"import sys, json; before = set(sys.modules)\n{code}\nprint(json.dumps(sorted(set(sys.modules) - before)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", paths() + script], capture_output=True, text=True, check=True
+    )
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 

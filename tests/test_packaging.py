@@ -70,6 +70,10 @@ def test_the_wheel_works_from_another_directory(built, tmp_path):
         "print(cache.get_or_load('key', lambda: 'value'))\n"
     )
     ran = subprocess.run(
-        [sys.executable, "-c", program, tmp_path], cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True
+        [sys.executable, "-c", program, tmp_path],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
     )
     assert ran.stdout == "value\n", ran.stderr

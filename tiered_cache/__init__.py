@@ -25,7 +25,7 @@ from tiered_cache._errors import (
 )
 from tiered_cache._memory import MemoryTier
 from tiered_cache._stats import MemoryStats, OriginStats, SharedStats, Stats
-from tiered_cache._values import MISSING, Answer, Loaded, LoadContext, Reason
+from tiered_cache._values import MISSING, Answer, LoadContext, Loaded, Reason
 
 if TYPE_CHECKING:
     from tiered_cache._l2.tier import RedisTier

@@ -18,7 +18,9 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _PLAIN = (str, int, float, bool, bytes, type(None))
-_PLAIN_ELSEWHERE = frozenset({"decimal.Decimal", "uuid.UUID", "datetime.date", "datetime.datetime", "datetime.timedelta"})
+_PLAIN_ELSEWHERE = frozenset(
+    {"decimal.Decimal", "uuid.UUID", "datetime.date", "datetime.datetime", "datetime.timedelta"}
+)
 
 
 class CachedFunction(Generic[P, R]):
@@ -115,7 +117,9 @@ def _from_template(template: str, parameters: _Parameters) -> Callable[..., str]
         name = field.split(".")[0].split("[")[0]
         if name not in parameters.names and not parameters.open:
             names = ", ".join(parameters.names) or "none"
-            raise ConfigurationError(f"key names {field!r}, and {parameters.name} has no such parameter; it has {names}")
+            raise ConfigurationError(
+                f"key names {field!r}, and {parameters.name} has no such parameter; it has {names}"
+            )
     if not fields and parameters.names:
         raise ConfigurationError(
             f"key has no field, so that all calls of {parameters.name} would share one value; "

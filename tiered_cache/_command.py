@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command with `arguments`, by default those of the process; gives the exit code."""
-    parser = argparse.ArgumentParser(prog="tiered-cache", description="The read-through cache that understands AWS Lambda.")
+    parser = argparse.ArgumentParser(
+        prog="tiered-cache", description="The read-through cache that understands AWS Lambda."
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     demo = commands.add_parser("demo", help="a real handler on local services: the latency of each tier")
     demo.add_argument("--short", action="store_true", help="fewer calls, for a quick look")

@@ -152,7 +152,9 @@ def seal(stored: Stored, *, compress_above: int | None) -> bytes:
         raise SerializationError("an entry's times must be finite and not negative")
     body_checksum = zlib.crc32(payload, zlib.crc32(facts))
     try:
-        header = _HEADER.pack(MAGIC, VERSION, stored.codec_id, flags, *lengths, body_checksum, memory, *times, *stored.born, 0)
+        header = _HEADER.pack(
+            MAGIC, VERSION, stored.codec_id, flags, *lengths, body_checksum, memory, *times, *stored.born, 0
+        )
     except struct.error:
         raise SerializationError(
             "an entry's codec id must be 0 to 255, etag, last_modified and number of tags below 64 Ki, key and payload"

@@ -58,7 +58,9 @@ class Invocation:
             return Answer(value, "l1", max(0.0, age), False, Reason.FRESH)
         outcome = run_loader(call.loader, context)
         if not isinstance(outcome, Loaded):
-            raise TypeError('with scope="invocation" a loader must give the value: nothing older is held to fall back on')
+            raise TypeError(
+                'with scope="invocation" a loader must give the value: nothing older is held to fall back on'
+            )
         if not context.skipped:
             values[call.key] = (call.now, outcome.ttl or ttl, outcome.value)
         return Answer(outcome.value, "origin", 0.0, False, Reason.LOADED)

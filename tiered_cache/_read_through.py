@@ -386,7 +386,9 @@ class ReadThrough:
             self._handles.pop(next(iter(self._handles)), None)
         answer = self._instead(call, held, Reason.LOAD_PENDING, tier)
         if answer is None:
-            raise LoadPending("the load of this key goes on elsewhere, and no stale value may be served: ask again later")
+            raise LoadPending(
+                "the load of this key goes on elsewhere, and no stale value may be served: ask again later"
+            )
         return answer
 
 

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
         @property
         def stale_if_error(self) -> float: ...
 
-
     class Held(Data, Protocol):
         """Data held in L1, which may answer for `local_ttl` after L2 or the origin last vouched for them."""
 
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
         def local_ttl(self) -> float: ...
         @property
         def local_stale(self) -> float: ...
+
 
 SKEW = 1.0
 """Seconds by which another host's clock may be ahead, or our own may step back, before an age counts as negative."""

@@ -193,7 +193,7 @@ class ScriptedServer(LoopServer):
         self.reply = reply
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while line := await reader.readline():  # *2 $3 GET $n key
+        while (line := await reader.readline()).startswith(b"*"):  # *2 $3 GET $n key
             for _ in range(int(line[1:])):
                 size = int((await reader.readline())[1:])
                 await reader.readexactly(size + 2)

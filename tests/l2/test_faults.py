@@ -730,6 +730,15 @@ def test_tls_to_a_server_that_speaks_none(rig_of: RigOf, valkey: ValkeyServer) -
     assert set(rig.errors) <= {"tls", "reset", "timeout"}
 
 
+def test_a_tls_handshake_that_is_cut(rig_of: RigOf, valkey: ValkeyServer) -> None:
+    """A server that goes away in the midst of a handshake may be back soon: a reset, and no long pause."""
+    with ScriptedServer(b"") as scripted:  # what it reads first is no command: it closes
+        rig = rig_of(f"rediss://127.0.0.1:{scripted.port}", valkey.url)
+        assert not rig.reads_l2()
+        assert rig.errors == {"reset": 1}
+        rig.cache.close()
+
+
 def test_plain_text_to_a_server_that_speaks_tls(
     rig_of: RigOf, tls: TLSServer, valkey: ValkeyServer, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -817,6 +826,19 @@ def test_one_line_for_each_change_of_state(rig: Rig, proxy: FaultProxy, caplog: 
     hint = "reset (the connection was closed (some servers that demand TLS do this: then write rediss://))"
     lines = [(record.levelname, record.getMessage()) for record in caplog.records]
     assert lines == [("WARNING", f"{place} is left alone for now: {hint}"), ("INFO", f"{place} answers again")]
+
+
+def test_a_timeout_in_connecting_is_one_whatever_came_after() -> None:
+    """What redis-py stumbles over while it handles a timeout does not hide it."""
+    from tiered_cache._l2.faults import Failure, classify_connecting
+
+    try:
+        try:
+            raise TimeoutError  # noqa: TRY301
+        finally:
+            object().host  # as for a unix socket, which has none  # noqa: B018
+    except AttributeError as error:
+        assert classify_connecting(error).failure is Failure.TIMEOUT
 
 
 def test_a_call_on_a_link_raises_unavailable_alone() -> None:

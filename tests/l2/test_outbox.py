@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import threading
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
+import redis
+from rig import free_port
 
 from tiered_cache import InvalidationNotDelivered, MemoryTier, TieredCache
 from tiered_cache import _shared as shared
@@ -16,19 +19,30 @@ from tiered_cache._shared import Outbox
 from tiered_cache.testing import FakeClock, InMemorySharedTier
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from rig import Rig
 
     from tiered_cache.local.proxy import FaultProxy
+    from tiered_cache.local.valkey import ValkeyServer
 
 
 @pytest.fixture
-def queueing(rig: Rig) -> Iterator[TieredCache]:
-    """A cache on the rig's tier that queues what L2 does not take."""
-    local = MemoryTier(ttl=60, jitter=0)
-    with TieredCache(local, rig.tier, clock=rig.clock, namespace="test", on_failure="queue") as cache:
-        yield cache
+def queueing_of() -> Iterator[Callable[[Rig], TieredCache]]:
+    """Makes caches on a rig's tier that queue what L2 does not take."""
+    with ExitStack() as caches:
+
+        def make(rig: Rig) -> TieredCache:
+            local = MemoryTier(ttl=60, jitter=0)
+            cache = TieredCache(local, rig.tier, clock=rig.clock, namespace="test", on_failure="queue")
+            return caches.enter_context(cache)
+
+        yield make
+
+
+@pytest.fixture
+def queueing(rig: Rig, queueing_of: Callable[[Rig], TieredCache]) -> TieredCache:
+    return queueing_of(rig)
 
 
 def test_a_deletion_that_l2_does_not_take_is_said(rig: Rig, proxy: FaultProxy) -> None:
@@ -84,6 +98,23 @@ def test_a_deletion_is_delivered_before_its_key_is_read(rig: Rig, queueing: Tier
     stats = queueing.stats().l2
     assert stats is not None
     assert stats.deletes == 5
+
+
+def test_a_server_that_refuses_deletions_and_not_reads(
+    server: ValkeyServer, rig_of: Callable[..., Rig], queueing_of: Callable[[Rig], TieredCache]
+) -> None:
+    """On a replica the old value could be read well, and is not."""
+    rig = rig_of(server.url)
+    cache = queueing_of(rig)
+    deleted, other = rig.plant(), rig.plant()
+    with redis.Redis(port=server.port) as admin:
+        admin.replicaof("127.0.0.1", str(free_port()))
+        cache.delete(deleted)
+        assert cache.get(deleted, None) is None
+        assert cache.get(other) == other
+        admin.replicaof("NO", "ONE")
+        assert cache.get(deleted, None) is None
+    assert rig.tier.bind("test").read(deleted, rig.clock()).entry is None
 
 
 def test_warming_up_delivers_too(rig: Rig, queueing: TieredCache, proxy: FaultProxy) -> None:
@@ -200,8 +231,8 @@ def test_a_deletion_that_comes_in_during_a_delivery_is_delivered_too() -> None:
         box.tier.down = False
         done = delete_many(keys, now)
         box.store.delete_many = delete_many
-        box.tier.down = True
         box.holds(key)
+        box.tier.down = True
         box.outbox.delete(key, now)  # by another thread
         return done
 

@@ -192,4 +192,9 @@ errors: list[type[TieredCacheError]] = [
     SerializationError,
 ]
 of_origins: list[type[OriginError]] = [OriginDenied, OriginMalformed, OriginThrottled, SizeLimitExceeded]
-also: list[type[KeyError | TimeoutError | ValueError | RuntimeError]] = [NotFound, LoadTimeout, ConfigurationError, ClosedError]
+also: list[type[KeyError | TimeoutError | ValueError | RuntimeError]] = [
+    NotFound,
+    LoadTimeout,
+    ConfigurationError,
+    ClosedError,
+]

@@ -147,7 +147,9 @@ def test_a_loader_that_asks_for_its_own_key_is_told_so() -> None:
     """B27: an error instead of a deadlock; also when the load runs in a thread of its own, and when it is forced."""
     flights: Flights[str] = Flights()
     for options in ({}, {"hard": WAIT}):
-        with pytest.raises(ReentrantLoadError, match="^the loader of this key asks the cache for a key whose load waits for it"):
+        with pytest.raises(
+            ReentrantLoadError, match="^the loader of this key asks the cache for a key whose load waits for it"
+        ):
             flights.run("k", lambda _: flights.run("k", lambda _: "never")[0], **options)
     with pytest.raises(ReentrantLoadError):
         flights.run("k", lambda _: flights.run("k", lambda _: "never", alone=True)[0])
@@ -234,7 +236,9 @@ def test_without_a_fallback_the_soft_limit_waits_for_the_hard_one() -> None:
     """LoadTimeout says the limit, and that the work goes on; without a hard limit the result is waited for."""
     flights: Flights[str] = Flights()
     gate = threading.Event()
-    with pytest.raises(LoadTimeout, match=r"^the load took longer than hard_timeout, 0\.02 s; it goes on, and its value"):
+    with pytest.raises(
+        LoadTimeout, match=r"^the load took longer than hard_timeout, 0\.02 s; it goes on, and its value"
+    ):
         flights.run("k", lambda _: str(gate.wait(WAIT)), soft=0.001, hard=0.02)
     runner = Runner()
     runner.start(lambda: flights.run("k", lambda _: "never", soft=0.001))

@@ -176,7 +176,8 @@ def test_by_copy_those_who_share_a_load_have_a_value_each() -> None:
     cache = TieredCache(MemoryTier(ttl=60, share="copy", sizer=len), refresh="inline")
     gate, got = threading.Event(), []
     threads = [
-        threading.Thread(target=lambda: got.append(cache.get_or_load("k", lambda: gate.wait(20) and [1]))) for _ in range(5)
+        threading.Thread(target=lambda: got.append(cache.get_or_load("k", lambda: gate.wait(20) and [1])))
+        for _ in range(5)
     ]
     for thread in threads:
         thread.start()
@@ -198,7 +199,9 @@ def test_a_changed_value_is_detected_where_that_was_asked_for() -> None:
     assert [1] == cache.get_or_load("a", list) == cache.get_or_load("b", list)
     value.append(2)
     assert [1] == cache.get_or_load("a", list)
-    with pytest.raises(RuntimeError, match="^a cached value of type list was changed by a caller: copy it before changing"):
+    with pytest.raises(
+        RuntimeError, match="^a cached value of type list was changed by a caller: copy it before changing"
+    ):
         cache.get_or_load("b", list)
     cache.delete("b")
     assert [3] == cache.get_or_load("b", lambda: [3]) == cache.get_or_load("b", list)

@@ -122,7 +122,9 @@ def test_a_budget_of_the_whole_function_is_refused(monkeypatch: pytest.MonkeyPat
 def test_a_malformed_environment_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, bad: str) -> None:
     """B41: the text names the variable."""
     monkeypatch.setenv("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", bad)
-    with pytest.raises(ConfigurationError, match="^AWS_LAMBDA_FUNCTION_MEMORY_SIZE must be the function's memory in MB"):
+    with pytest.raises(
+        ConfigurationError, match="^AWS_LAMBDA_FUNCTION_MEMORY_SIZE must be the function's memory in MB"
+    ):
         MemoryTier(ttl=1)
 
 
@@ -132,7 +134,10 @@ def test_a_malformed_environment_is_refused_by_name(monkeypatch: pytest.MonkeyPa
         (lambda: MemoryTier(tll=1), "MemoryTier: tll is not an option; did you mean ttl?"),
         (lambda: cache(namspace="a"), "TieredCache: namspace is not an option; did you mean namespace?"),
         (lambda: cache().get_or_load("k", int, tll=1), "tll is not an option; did you mean ttl?"),
-        (lambda: cache().get_entry_or_load("k", int, stale_okay=True), "stale_okay is not an option; did you mean stale_ok?"),
+        (
+            lambda: cache().get_entry_or_load("k", int, stale_okay=True),
+            "stale_okay is not an option; did you mean stale_ok?",
+        ),
     ],
 )
 def test_a_misspelt_option_is_answered_with_the_nearest_one(make: Callable[[], Any], text: str) -> None:
@@ -172,7 +177,9 @@ def test_a_url_in_place_of_a_tier_shows_no_password() -> None:
 def test_a_redis_client_in_place_of_a_tier_is_told_what_to_write() -> None:
     """B06, B10: sync and async clients alike."""
     for client in (redis.Redis, redis.asyncio.Redis):
-        with pytest.raises(ConfigurationError, match=r"^l2 must be a RedisTier: write RedisTier\(url, ttl=…\); got an object"):
+        with pytest.raises(
+            ConfigurationError, match=r"^l2 must be a RedisTier: write RedisTier\(url, ttl=…\); got an object"
+        ):
             cache(l2=client.from_url("redis://localhost:1"))
 
 
@@ -189,7 +196,9 @@ def test_a_key_that_is_no_text_is_refused_by_every_method(bad: Any) -> None:
         lambda: subject.set(bad, 1),
         lambda: subject.delete(bad),
     ):
-        with pytest.raises(TypeError, match=f"^key must be a non-empty str; got {type(bad).__name__}. Build the text from"):
+        with pytest.raises(
+            TypeError, match=f"^key must be a non-empty str; got {type(bad).__name__}. Build the text from"
+        ):
             call()
 
 

@@ -230,7 +230,9 @@ def test_keys_that_were_not_asked_for_are_refused(make):
     assert cache.stats().l1.entries == 0
 
 
-@pytest.mark.parametrize(("keys", "error"), [("ab", TypeError), (None, TypeError), ([1], TypeError), ([""], ValueError)])
+@pytest.mark.parametrize(
+    ("keys", "error"), [("ab", TypeError), (None, TypeError), ([1], TypeError), ([""], ValueError)]
+)
 def test_keys_that_are_none_are_refused(make, keys, error):
     """Before anybody is asked."""
     with pytest.raises(error):

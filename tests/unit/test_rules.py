@@ -34,7 +34,9 @@ spans = st.integers(0, 200).map(float)
 units = st.floats(0, 1, exclude_max=True)
 
 
-def entry(fresh_for: float = 60, swr: float = 0, sie: float = 0, local: Freshness | None = None, at: float = T0) -> Entry:
+def entry(
+    fresh_for: float = 60, swr: float = 0, sie: float = 0, local: Freshness | None = None, at: float = T0
+) -> Entry:
     data = Entry("v", loaded_at=T0, fresh_for=fresh_for, stale_while_revalidate=swr, stale_if_error=sie)
     return data.held(local, at, 0.0, lambda: 0.0)
 
@@ -71,7 +73,9 @@ def test_data_pass_from_fresh_to_gone(age: float, expected: Verdict) -> None:
     assert expected is judge_data(entry(60, 10, 40), T0 + age)
 
 
-@pytest.mark.parametrize(("swr", "sie", "expected"), [(0, 0, GONE), (0, 5, FAILING), (5, 0, REVALIDATE), (5, 5, REVALIDATE)])
+@pytest.mark.parametrize(
+    ("swr", "sie", "expected"), [(0, 0, GONE), (0, 5, FAILING), (5, 0, REVALIDATE), (5, 5, REVALIDATE)]
+)
 def test_a_window_that_is_not_set_is_not_there(swr: float, sie: float, expected: Verdict) -> None:
     """Right after its freshness an entry is worth what the windows allow, the refreshing one first."""
     assert expected is judge_data(entry(60, swr, sie), T0 + 60)
@@ -138,7 +142,9 @@ def test_a_plain_hit_ends_no_later_than_freshness(held: Entry, age: float) -> No
     """`fresh_until` is the moment at which `judge` stops to say fresh."""
     now = T0 + age
     if now >= held.confirmed_at:
-        assert (judge(held, now) is FRESH) == (now - held.loaded_at < held.fresh_for and now - held.confirmed_at < held.local_ttl)
+        assert (judge(held, now) is FRESH) == (
+            now - held.loaded_at < held.fresh_for and now - held.confirmed_at < held.local_ttl
+        )
         if now < fresh_until(held) - 1e-6:
             assert judge(held, now) is FRESH
         if now > fresh_until(held) + 1e-6:
@@ -201,7 +207,9 @@ def test_jitter_goes_downwards_only(ttl: float, jitter: float, uniform: float) -
 
 
 @given(spans, st.floats(0.001, 100), st.floats(0.01, 100), units)
-def test_an_early_refresh_is_due_before_the_expiry(expiry: float, load_time: float, weight: float, uniform: float) -> None:
+def test_an_early_refresh_is_due_before_the_expiry(
+    expiry: float, load_time: float, weight: float, uniform: float
+) -> None:
     """Never after it, whatever was drawn."""
     assert early_at(expiry, load_time, weight, 1.0 - uniform) <= expiry
 
@@ -217,7 +225,9 @@ def test_a_draw_of_zero_is_survived() -> None:
     assert -inf < early_at(0, 1, 1, 0.0) < -700
 
 
-@pytest.mark.parametrize(("left", "load_time", "weight"), [(5, 10, 1), (10, 10, 1), (20, 10, 1), (5, 10, 0.5), (10, 10, 2)])
+@pytest.mark.parametrize(
+    ("left", "load_time", "weight"), [(5, 10, 1), (10, 10, 1), (20, 10, 1), (5, 10, 0.5), (10, 10, 2)]
+)
 def test_early_refreshes_have_the_odds_of_xfetch(left: float, load_time: float, weight: float) -> None:
     """With t seconds left a refresh is due with probability exp(-t / (weight · load time)): 40,000 draws, fixed seed."""
     random, draws = Random(7), 40_000
@@ -234,7 +244,9 @@ def test_pauses_double_up_to_a_limit() -> None:
 
 
 @given(entries, st.floats(0, 10), st.floats(0, 5), units)
-def test_held_stamps_what_l1_adds_and_nothing_else(held: Entry, load_time: float, weight: float, uniform: float) -> None:
+def test_held_stamps_what_l1_adds_and_nothing_else(
+    held: Entry, load_time: float, weight: float, uniform: float
+) -> None:
     """The local ttl is jittered downwards; a hit ends at the first of the three ends."""
     held.load_time = load_time
     local = Freshness(30, 5, 5, 0.5)

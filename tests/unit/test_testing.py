@@ -64,7 +64,10 @@ def test_values_go_through_the_codec() -> None:
     value = [1, (2, 3)]
     with pytest.raises(SerializationError):
         store.write("k", Entry(object(), loaded_at=0.0, fresh_for=60), 0.0)
-    entries = [("bad", Entry(object(), loaded_at=0.0, fresh_for=60)), ("good", Entry(value, loaded_at=0.0, fresh_for=60))]
+    entries = [
+        ("bad", Entry(object(), loaded_at=0.0, fresh_for=60)),
+        ("good", Entry(value, loaded_at=0.0, fresh_for=60)),
+    ]
     store.write_many(entries, 0.0)
     found = store.read_many(["bad", "good"], 0.0)
     assert found["bad"].entry is None

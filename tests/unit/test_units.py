@@ -62,7 +62,7 @@ def test_the_whole_text_of_a_refused_duration() -> None:
         seconds("ttl", "5 parsecs")
     expected = (
         'ttl must be a finite duration above zero: seconds as a number, a timedelta, or text such as "90s", "5m", '
-        "\"1h30m\", \"1d\"; got '5 parsecs'"
+        '"1h30m", "1d"; got \'5 parsecs\''
     )
     assert expected == str(caught.value)
     assert isinstance(caught.value, ValueError)
@@ -70,7 +70,15 @@ def test_the_whole_text_of_a_refused_duration() -> None:
 
 @pytest.mark.parametrize(
     ("given_", "expected"),
-    [(1, 1), (2**40, 2**40), ("512", 512), ("64 MiB", 64 * 2**20), ("64MB", 64 * 10**6), ("0.5 KiB", 512), ("1 gib", 2**30)],
+    [
+        (1, 1),
+        (2**40, 2**40),
+        ("512", 512),
+        ("64 MiB", 64 * 2**20),
+        ("64MB", 64 * 10**6),
+        ("0.5 KiB", 512),
+        ("1 gib", 2**30),
+    ],
 )
 def test_a_size_is_read_in_every_form(given_: Any, expected: int) -> None:
     """Whole numbers and texts with binary or decimal units mean bytes."""
@@ -83,7 +91,9 @@ def test_a_size_is_read_in_every_form(given_: Any, expected: int) -> None:
 )
 def test_what_is_no_size_is_refused(given_: Any) -> None:
     """B03: the refusal names the argument and what is allowed."""
-    with pytest.raises(ConfigurationError, match=r"^max_bytes must be a size of at least one byte: bytes as an int, or "):
+    with pytest.raises(
+        ConfigurationError, match=r"^max_bytes must be a size of at least one byte: bytes as an int, or "
+    ):
         size("max_bytes", given_)
 
 

@@ -20,7 +20,7 @@ _KEPT = 3
 """How many states of one table stay loaded: a query that was planned on the last state but one can still run."""
 
 
-class QueryFailed(Exception):  # noqa: N818 - the state is FAILED
+class QueryFailed(Exception):
     """A query or statement that ends as FAILED; the text begins with Athena's name for the reason."""
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from tiered_cache._errors import TieredCacheError
 
 
-class ServiceUnavailable(TieredCacheError):  # noqa: N818 - named for the state, as LoadPending is
+class ServiceUnavailable(TieredCacheError):
     """A local service cannot be started here; the text says why and, where that helps, what to install."""
 
 

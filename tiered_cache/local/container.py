@@ -51,7 +51,7 @@ class Container:
         return Result(answer["value"], answer["seconds"])
 
     def __enter__(self) -> Self:
-        self._process = subprocess.Popen(  # noqa: S603  # our own interpreter and module
+        self._process = subprocess.Popen(  # our own interpreter and module
             self._command, env=self._environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         return self

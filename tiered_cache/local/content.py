@@ -24,7 +24,7 @@ CUSTOMER_ITEMS = 100
 DOCUMENT_COPIES = 6
 
 
-def fill(services: LocalServices, told: Callable[[str], object] = lambda step: None) -> None:
+def fill(services: LocalServices, told: Callable[[str], object] = str) -> None:
     """Put six copies of a document of over a megabyte into S3, 100 items into DynamoDB and a table of 200,000 rows under Athena.
 
     told: called with a word on each step as it begins.
@@ -90,7 +90,9 @@ def _customer(number: int) -> dict[str, Any]:
         "balance": {"N": f"{number * 12345.67:.2f}"},
         "interests": {"SS": ["books", "music", f"shelf-{number % 7}"]},
         "seal": {"B": number.to_bytes(8, "big") * 4},
-        "address": {"M": {"city": {"S": "Zürich"}, "floor": {"N": str(number % 9)}, "lines": {"L": [{"S": "c/o Ada"}]}}},
+        "address": {
+            "M": {"city": {"S": "Zürich"}, "floor": {"N": str(number % 9)}, "lines": {"L": [{"S": "c/o Ada"}]}}
+        },
     }
 
 
