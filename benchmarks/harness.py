@@ -44,7 +44,8 @@ def machine():
         except PackageNotFoundError:
             packages.append(f"{name} not installed")
     load = f"load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-    return f"{platform.python_implementation()} {platform.python_version()}, {os.cpu_count()} cores, {load}; {', '.join(packages)}"
+    python = f"{platform.python_implementation()} {platform.python_version()}"
+    return f"{python}, {os.cpu_count()} cores, {load}; {', '.join(packages)}"
 
 
 def table(title, timings, base, note=""):

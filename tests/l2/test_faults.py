@@ -337,10 +337,12 @@ def test_flipped_bits(rig_of: RigOf, proxy: FaultProxy, valkey: ValkeyServer) ->
         flipped = store.read(key, rig.clock()).entry
         assert flipped is None or flipped.value == "some value", bit
         proxy.ok()
-        rig.clock.advance(61)
         rig.planter.set(key, "some value")
-        rig.planter.set(planted, planted)
-        found = store.read(planted, rig.clock()).entry
+        found = None
+        for _ in range(5):  # a machine under load may well miss a deadline of a tenth of a second
+            rig.clock.advance(61)
+            rig.planter.set(planted, planted)
+            found = found or store.read(planted, rig.clock()).entry
         assert found is not None, bit
         assert found.value == planted, bit
     stats = store.stats(rig.clock())
@@ -834,11 +836,11 @@ def test_a_timeout_in_connecting_is_one_whatever_came_after() -> None:
 
     try:
         try:
-            raise TimeoutError  # noqa: TRY301
+            raise TimeoutError
         finally:
             object().host  # as for a unix socket, which has none  # noqa: B018
     except AttributeError as error:
-        assert classify_connecting(error).failure is Failure.TIMEOUT
+        assert classify_connecting(error).failure is Failure.TIMEOUT  # noqa: PT017  # its context is what is looked at
 
 
 def test_a_call_on_a_link_raises_unavailable_alone() -> None:
