@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
 from tiered_cache._errors import LoadTimeout, OriginError, ReentrantLoadError
 
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 T = TypeVar("T")
+Key: TypeAlias = str | tuple[str, ...]
+"""What a flight brings: the value of one key, or those of several."""
 
 
 def _nothing() -> None:
@@ -23,7 +25,7 @@ class Flight(Generic[T]):
 
     __slots__ = ("_latch", "error", "fallback", "key", "leader", "result")
 
-    def __init__(self, key: str) -> None:
+    def __init__(self, key: Key) -> None:
         self.key = key
         self.leader = 0
         self.fallback: Callable[[], T | None] = _nothing
@@ -67,17 +69,17 @@ class Flights(Generic[T]):
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._by_key: dict[str, Flight[T]] = {}
+        self._by_key: dict[Key, Flight[T]] = {}
         self._awaited: dict[int, Flight[T]] = {}  # by the thread that waits: who waits for whom must have no circle
         self._pid = os.getpid()
 
-    def busy(self, key: str) -> bool:
+    def busy(self, key: Key) -> bool:
         """Whether a load of this key is under way in this process."""
         return key in self._by_key
 
     def run(
         self,
-        key: str,
+        key: Key,
         work: Callable[[Flight[T]], T],
         *,
         soft: float | None = None,
@@ -106,9 +108,10 @@ class Flights(Generic[T]):
             if key is None:
                 self._by_key.clear()
             else:
-                self._by_key.pop(key, None)
+                for name in [name for name in self._by_key if name == key or (type(name) is tuple and key in name)]:
+                    del self._by_key[name]
 
-    def _join_or_start(self, key: str, *, alone: bool) -> tuple[Flight[T], bool]:
+    def _join_or_start(self, key: Key, *, alone: bool) -> tuple[Flight[T], bool]:
         with self._lock:
             if self._pid != os.getpid():  # a fork took the table along, but not the threads that would land the flights
                 self._by_key, self._awaited, self._pid = {}, {}, os.getpid()

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Literal, TypeAlias
 
+    from tiered_cache._flight import Key
     from tiered_cache._stats import Counters
     from tiered_cache._values import Answer
     from tiered_cache.interfaces import Carrier
@@ -94,10 +95,10 @@ class Owed:
     def __init__(self, carrier: Carrier | None, counts: Counters) -> None:
         self._carrier = carrier
         self._counts = counts
-        self._since: dict[str, float] = {}
+        self._since: dict[Key, float] = {}
         self._lock = threading.Lock()
 
-    def owe(self, key: str, refresh: Callable[[], Answer], now: float) -> Answer | None:
+    def owe(self, key: Key, refresh: Callable[[], Answer], now: float) -> Answer | None:
         """Have `refresh` done. Its answer where it was done at once; None where it is under way, or owed already."""
         with self._lock:
             if 0 <= now - self._since.get(key, -inf) < LOST_AFTER:
@@ -119,7 +120,7 @@ class Owed:
             self._failed("the carrier of refreshes took no work", error)
         return None
 
-    def _carry(self, key: str, refresh: Callable[[], Answer]) -> None:
+    def _carry(self, key: Key, refresh: Callable[[], Answer]) -> None:
         try:
             refresh()
         except Exception as error:  # noqa: BLE001  # nobody waits for it: it is counted, and a later stale hit tries again
@@ -127,7 +128,7 @@ class Owed:
         finally:
             self._settle(key)
 
-    def _settle(self, key: str) -> None:
+    def _settle(self, key: Key) -> None:
         with self._lock:
             self._since.pop(key, None)
 

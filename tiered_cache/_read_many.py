@@ -106,8 +106,8 @@ class ReadMany(ReadThrough):
         def load(_flight: Flight[Answer]) -> Answer:
             return Answer(self._load_many(calls, held), "origin", 0.0, stale=False, reason=Reason.LOADED)
 
-        name = "\0".join(["", *sorted(call.key for call in calls)])
-        answer, joined = self.flights.run(name, load)
+        name = tuple(sorted(call.key for call in calls))
+        answer, joined = self.flights.run(name, load, alone=calls[0].plan.force_refresh)
         self._counts["shared"] += joined
         loaded: dict[str, Any] = answer.value
         return loaded
@@ -162,7 +162,7 @@ class ReadMany(ReadThrough):
             later = [call._replace(now=now) for call in calls]
             return Answer(self._fly_many(later, held), "origin", 0.0, stale=False, reason=Reason.LOADED)
 
-        name = "\0".join(["", *sorted(call.key for call in calls)])
+        name = tuple(sorted(call.key for call in calls))
         answer = self._owed.owe(name, refresh, calls[0].now)
         return None if answer is None else answer.value
 

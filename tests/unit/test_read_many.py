@@ -243,3 +243,42 @@ def test_a_loader_that_is_none_is_refused(make):
     """Before anybody is asked."""
     with pytest.raises(TypeError, match="callable of the missing keys"):
         make().get_many_or_load(["a"], {"a": 1})
+
+
+def in_thread(work):
+    got = []
+    thread = threading.Thread(target=lambda: got.append(work()))
+    thread.start()
+    thread.join(20)
+    return got[0]
+
+
+def test_who_asks_after_a_deletion_does_not_join_a_batch_from_before(make, clock):
+    """Nor does a forced batch join one that began earlier; what the older one brings for the deleted key is not kept."""
+    for act in ("delete", "force"):
+        cache, inner = make(l2=None), []
+
+        def slow(keys, cache=cache, inner=inner, act=act):
+            clock.advance(1)
+            if act == "delete":
+                cache.delete("a")
+            new = lambda keys: dict.fromkeys(keys, "new")
+            inner.append(in_thread(lambda: cache.get_many_or_load(["a", "b"], new, force_refresh=act == "force")))
+            return dict.fromkeys(keys, "old")
+
+        assert {"a": "old", "b": "old"} == cache.get_many_or_load(["a", "b"], slow)
+        assert [{"a": "new", "b": "new"}] == inner
+        assert "new" == cache.get("a")
+
+
+def test_a_batch_is_no_single_key_however_strange(make):
+    """A key that looks like the name of a batch loads a value of its own."""
+    cache = make()
+    inner = []
+
+    def slow(keys):
+        inner.append(in_thread(lambda: [cache.get_or_load(key, lambda: "single") for key in ("\0a", "('a',)", "\0")]))
+        return dict.fromkeys(keys, "batch")
+
+    assert {"a": "batch"} == cache.get_many_or_load(["a"], slow)
+    assert [["single"] * 3] == inner
