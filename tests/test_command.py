@@ -24,7 +24,7 @@ def test_the_demo_shows_each_tier_and_outlives_redis():
     """A row for each origin, and answers after Redis was killed."""
     ran = run("demo", "--short")
     assert ran.returncode == 0, ran.stderr
-    for content in ("S3: JSON", "DynamoDB: an item", "Athena: 200,000"):
+    for content in ("S3, 1.2 MB", "DynamoDB, an item", "Athena, 200k rows"):
         assert content in ran.stdout
     after = ran.stdout.split("After Redis was killed")[1]
     assert after.count("origin") == 4

@@ -74,9 +74,9 @@ def run(examples: Path, told: Callable[[str], object], *, short: bool = False) -
 def _events(customers: int) -> dict[str, list[dict[str, Any]]]:
     """The events to be measured, by what they ask for."""
     return {
-        "S3: JSON of 1.2 MB": [_document(copy) for copy in range(DOCUMENT_COPIES)],
-        "DynamoDB: an item": [_customer(number) for number in range(customers)],
-        "Athena: 200,000 rows": [{"want": "mapping"}],
+        "S3, 1.2 MB JSON": [_document(copy) for copy in range(DOCUMENT_COPIES)],
+        "DynamoDB, an item": [_customer(number) for number in range(customers)],
+        "Athena, 200k rows": [{"want": "mapping"}],
     }
 
 
@@ -116,25 +116,29 @@ def _outage(what: str, container: Container, event: dict[str, Any]) -> Outage:
 
 def show(rows: list[Row], outages: list[Outage], console: Any) -> None:
     """Print what was measured as two tables."""
-    table = need("rich.table").Table(title="One handler, three tiers: median time of an invocation")
-    table.add_column("content")
-    for heading in ("first call", "origin", "L2", "L1"):
-        table.add_column(heading, justify="right")
+    table = _table("One handler, three tiers: median time of an invocation")
+    table.add_column("content", no_wrap=True)
+    for heading in ("first call", "origin", "L2 hit", "faster", "L1 hit", "faster"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
-        origin = median(row.origin)
-        hits = (f"{_time(median(tier))} ({_ratio(origin / median(tier))})" for tier in (row.l2, row.l1))
+        origin, l2, l1 = median(row.origin), median(row.l2), median(row.l1)
+        hits = (_time(l2), _ratio(origin / l2), _time(l1), _ratio(origin / l1))
         table.add_row(row.content, _time(row.cold[0]), _time(origin), *hits)
     console.print(table)
     for row in rows:
         console.print(f"{row.content}: {len(row.origin)} calls of the origin, {len(row.l2)} of L2, {len(row.l1)} of L1")
-    console.print("In brackets: how many times faster than the origin. S3 and DynamoDB are moto and Athena is DuckDB,")
-    console.print("all on this machine: the real ones are slower.\n")
-    outage = need("rich.table").Table(title="After Redis was killed")
+    console.print("Faster: than the origin. S3 and DynamoDB are moto, Athena is DuckDB, all on this")
+    console.print("machine: the real ones are slower.\n")
+    outage = _table("After Redis was killed")
     for heading in ("asked", "answered by", "why", "time"):
         outage.add_column(heading, justify="right" if heading == "time" else "left")
     for line in outages:
         outage.add_row(line.what, line.answer["tier"], line.answer["reason"], _time(line.seconds))
     console.print(outage)
+
+
+def _table(title: str) -> Any:
+    return need("rich.table").Table(title=title, title_justify="left", box=need("rich.box").SIMPLE_HEAD)
 
 
 def _time(seconds: float) -> str:
