@@ -138,7 +138,8 @@ def show(rows: list[Row], outages: list[Outage], console: Any) -> None:
 
 
 def _table(title: str) -> Any:
-    return need("rich.table").Table(title=title, title_justify="left", box=need("rich.box").SIMPLE_HEAD)
+    box = need("rich.box").SIMPLE_HEAD
+    return need("rich.table").Table(title=title, title_justify="left", box=box, pad_edge=False, collapse_padding=True)
 
 
 def _time(seconds: float) -> str:
