@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import errno
 import socket
-from enum import Enum
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-class Failure(str, Enum):  # noqa: UP042  # as all enums of this library
+class Failure(StrEnum):
     """A class of failure. The values are the keys of `stats().l2.errors`."""
 
     TIMEOUT = "timeout"
