@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from tiered_cache._errors import ConfigurationError
 from tiered_cache._invalidation import Invalidations
+from tiered_cache._log import log
 from tiered_cache._options import flag, number, one_of, refuse_unknown_options
 from tiered_cache._rules import Freshness
 from tiered_cache._stats import MemoryStats
@@ -176,10 +177,20 @@ class MemoryStore:
                 return False
             if entry.size > self._tier.max_bytes:
                 self.drop(key)
-                self._oversized += 1
+                self._note_oversized(entry)
                 return False
             self._put(key, entry, held)
         return True
+
+    def _note_oversized(self, entry: Entry) -> None:
+        if not self._oversized:
+            log().warning(
+                "a value of %d bytes is larger than L1's whole budget of %d, and is not kept there: raise max_bytes; "
+                "stats().l1.oversized counts further ones",
+                entry.size,
+                self._tier.max_bytes,
+            )
+        self._oversized += 1
 
     def _put(self, key: str, entry: Entry, held: Entry | None) -> None:
         """Put `entry` in the place of `held`, and let go what it leaves no room for."""

@@ -196,8 +196,11 @@ def test_a_handshake_and_a_call_share_one_timeout(rig_of: RigOf, server: ValkeyS
         assert rig.recovers()
 
 
-def test_all_idle_connections_are_dropped_after_a_timeout(rig: Rig, proxy: FaultProxy) -> None:
+def test_all_idle_connections_are_dropped_after_a_timeout(
+    rig_of: RigOf, proxy: FaultProxy, valkey: ValkeyServer
+) -> None:
     """F09: where one connection died silently so did the others, and they are not tried one after the other."""
+    rig = rig_of(f"redis://127.0.0.1:{proxy.port}", valkey.url, timeout=3)
     proxy.latency(0.05)
     threads = [threading.Thread(target=rig.ask) for _ in range(4)]
     for thread in threads:

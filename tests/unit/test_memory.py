@@ -138,6 +138,17 @@ def test_an_entry_larger_than_the_budget_is_counted_and_not_held() -> None:
     assert (1, 0, 0) == (stats.oversized, stats.entries, stats.bytes)
 
 
+def test_a_value_above_the_budget_is_spoken_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    """The log says the two sizes and what to do; further ones are counted only."""
+    with TieredCache(MemoryTier(ttl=60, max_bytes=10_000), refresh="inline") as cache:
+        for number in range(3):
+            cache.get_or_load(f"large {number}", lambda: "x" * 20_000)
+        assert cache.stats().l1.oversized == 3
+    assert len(caplog.records) == 1
+    assert "raise max_bytes" in caplog.text
+    assert "large" not in caplog.text.replace("larger", "")
+
+
 def test_auto_is_a_quarter_of_the_functions_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """And 64 MiB where the function's memory is not known."""
     monkeypatch.delenv("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", raising=False)
