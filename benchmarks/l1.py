@@ -80,24 +80,30 @@ def peers(value):
 
 
 def growth(*, quick):
-    """The cost of a hit as the number of entries grows."""
+    """The cost of a hit as the number of entries grows, beside a dict that grows alike."""
     rng = random.Random(7)
     calls = 20_000 if quick else 100_000
-    operations = {}
+    results = []
     for entries in (1_000, 10_000) if quick else (1_000, 10_000, 100_000, 1_000_000):
         cache = TieredCache(MemoryTier(ttl=600, max_bytes="4 GiB", sizer=lambda _value: 1), refresh="inline")
-        for number in range(entries):
-            cache.set(f"key:{number}", number)
+        plain = {f"key:{number}": {"id": number} for number in range(entries)}
+        for key, value in plain.items():
+            cache.set(key, value)
         keys = [f"key:{rng.randrange(entries)}" for _ in range(calls)]
 
-        def loop(get=cache.get_or_load, keys=keys):
+        def dict_loop(plain=plain, keys=keys):
+            for key in keys:
+                plain[key]
+
+        def cache_loop(get=cache.get_or_load, keys=keys):
             for key in keys:
                 get(key, None)
 
-        operations[f"{entries:,} entries"] = loop
-    timings = interleaved(operations, rounds=5, calls=calls)
-    table("L1 hit as the cache grows (the processor's caches, not ours, make the difference)", timings, "1,000 entries")
-    return timings
+        names = f"dict[key], {entries:,} entries", f"tiered_cache, {entries:,} entries"
+        timings = interleaved(dict(zip(names, (dict_loop, cache_loop), strict=True)), rounds=7, calls=calls)
+        results += timings
+        table(f"L1 hit with {entries:,} entries, keys at random", timings, names[0])
+    return results
 
 
 def inserts(*, quick):
