@@ -23,7 +23,7 @@ from tiered_cache._errors import (
     SizeLimitExceeded,
     TieredCacheError,
 )
-from tiered_cache._memory import MemoryTier
+from tiered_cache._l1.memory import MemoryTier
 from tiered_cache._stats import MemoryStats, OriginStats, SharedStats, Stats
 from tiered_cache._values import MISSING, Answer, LoadContext, Loaded, Reason
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from tiered_cache._backoff import Backoff
 from tiered_cache._entry import Entry
 from tiered_cache._errors import ConfigurationError, InvalidationNotDelivered
-from tiered_cache._hit import plain_hit
 from tiered_cache._invocation import Invocation, Running
-from tiered_cache._memory import MemoryStore, MemoryTier
+from tiered_cache._l1.hit import plain_hit
+from tiered_cache._l1.memory import MemoryStore, MemoryTier
 from tiered_cache._options import CACHE_WIDE, Plan, check_key, checked_tags, one_of, refuse_unknown_options
 from tiered_cache._owed import carrier_for
 from tiered_cache._read_many import ReadMany

@@ -1,4 +1,4 @@
-"""The way of a `get_or_load`, top to bottom: `_hit.plain_hit` if L1 holds the key fresh; else `obtain`, from there `_ask`
+"""The way of a `get_or_load`, top to bottom: `_l1.hit.plain_hit` if L1 holds the key fresh; else `obtain`, from there `_ask`
 (L2), and from there, inside the key's single flight, `_load` (the origin). The rules decide; this acts.
 """
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tiered_cache._backoff import Backoff
     from tiered_cache._entry import Position
     from tiered_cache._invocation import Invocation
-    from tiered_cache._memory import MemoryStore
+    from tiered_cache._l1.memory import MemoryStore
     from tiered_cache._options import Limit, Plan
     from tiered_cache._stats import Counters
     from tiered_cache._watch import Watch

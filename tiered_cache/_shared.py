@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tiered_cache._entry import Entry, Position
-    from tiered_cache._invalidation import Invalidations
+    from tiered_cache._l1.invalidation import Invalidations
     from tiered_cache._stats import SharedStats
     from tiered_cache.interfaces import SharedStore
 

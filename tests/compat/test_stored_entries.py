@@ -17,8 +17,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from tiered_cache._codec import MsgpackCodec
-from tiered_cache._envelope import Kind, Stored, rewritten_header, seal, unseal
+from tiered_cache._l2.codec import MsgpackCodec
+from tiered_cache._l2.envelope import Kind, Stored, rewritten_header, seal, unseal
 
 HERE = Path(__file__).parent
 BERLIN = ZoneInfo("Europe/Berlin")

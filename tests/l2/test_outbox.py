@@ -13,7 +13,7 @@ from rig import free_port
 from tiered_cache import InvalidationNotDelivered, MemoryTier, TieredCache
 from tiered_cache import _shared as shared
 from tiered_cache._entry import Entry
-from tiered_cache._invalidation import Invalidations
+from tiered_cache._l1.invalidation import Invalidations
 from tiered_cache._reply import UNREACHED
 from tiered_cache._shared import Outbox
 from tiered_cache.testing import FakeClock, InMemorySharedTier

@@ -15,7 +15,7 @@ import redis
 
 from tiered_cache import ConfigurationError, MemoryTier, RedisTier, SerializationError, TieredCache
 from tiered_cache._entry import Entry
-from tiered_cache._envelope import Kind, Stored, seal
+from tiered_cache._l2.envelope import Kind, Stored, seal
 from tiered_cache._reply import ABSENT, UNREACHED
 from tiered_cache.interfaces import SharedStore
 

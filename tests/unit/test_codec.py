@@ -21,8 +21,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tiered_cache._codec import MsgpackCodec
 from tiered_cache._errors import SerializationError
+from tiered_cache._l2.codec import MsgpackCodec
 
 BERLIN = ZoneInfo("Europe/Berlin")
 codec = MsgpackCodec()
@@ -358,7 +358,7 @@ def test_lengths_that_lie_take_no_memory() -> None:
     program = (
         "import re\n"
         "from pathlib import Path\n"
-        "from tiered_cache._codec import MsgpackCodec\n"
+        "from tiered_cache._l2.codec import MsgpackCodec\n"
         "def peak(): return int(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1])\n"
         "data = (b'\\xdd' + (990_000).to_bytes(4, 'big')) * 1000 + b'\\xc0' * 995_000\n"
         "codec = MsgpackCodec(); codec.decode(b'\\xc0')\n"
@@ -374,7 +374,7 @@ def test_msgpack_is_imported_with_the_first_value() -> None:
     """Neither the module nor a codec object costs the import of msgpack, decimal or uuid."""
     program = (
         "import sys\n"
-        "from tiered_cache._codec import MsgpackCodec\n"
+        "from tiered_cache._l2.codec import MsgpackCodec\n"
         "codec = MsgpackCodec()\n"
         "print([name for name in ('msgpack', 'decimal', 'uuid', 'datetime', 'zoneinfo') if name in sys.modules])\n"
         "codec.encode(1)\n"

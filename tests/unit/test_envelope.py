@@ -15,8 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tiered_cache._codec import MsgpackCodec
-from tiered_cache._envelope import (
+from tiered_cache._errors import SerializationError
+from tiered_cache._l2.codec import MsgpackCodec
+from tiered_cache._l2.envelope import (
     HEADER_SIZE,
     TIMES,
     TIMES_AT,
@@ -28,7 +29,6 @@ from tiered_cache._envelope import (
     seal,
     unseal,
 )
-from tiered_cache._errors import SerializationError
 
 LIMIT = 1 << 20
 ENTRY = Stored(

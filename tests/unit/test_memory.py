@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from tiered_cache import MemoryTier, TieredCache
 from tiered_cache._entry import Entry
-from tiered_cache._invalidation import MOST, Invalidations
-from tiered_cache._memory import AUTO_ELSEWHERE, ENTRY_OVERHEAD, MemoryStore
+from tiered_cache._l1.invalidation import MOST, Invalidations
+from tiered_cache._l1.memory import AUTO_ELSEWHERE, ENTRY_OVERHEAD, MemoryStore
 from tiered_cache.testing import FakeClock
 
 T0 = 1_800_000_000.0

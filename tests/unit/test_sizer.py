@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tiered_cache._sizer import sizeof
+from tiered_cache._l1.sizer import sizeof
 
 if TYPE_CHECKING:
     from collections.abc import Callable

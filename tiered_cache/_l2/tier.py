@@ -6,10 +6,10 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from tiered_cache._entry import START, Entry
-from tiered_cache._envelope import Fault, Kind, Stored, Unreadable, seal, unseal
 from tiered_cache._errors import ConfigurationError, SerializationError
 from tiered_cache._l2.address import address_of
 from tiered_cache._l2.breaker import Breaker
+from tiered_cache._l2.envelope import Fault, Kind, Stored, Unreadable, seal, unseal
 from tiered_cache._l2.faults import HARMLESS, MISCONFIGURED, WRITES_ONLY, Failure, Unavailable
 from tiered_cache._log import log
 from tiered_cache._options import flag, number, refuse_unknown_options
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from redis import Redis
 
-    from tiered_cache._codec import Codec
+    from tiered_cache._l2.codec import Codec
     from tiered_cache._l2.link import Link
 
 LONGEST_KEY = 512
@@ -111,7 +111,7 @@ class RedisTier:
 
 def _codec(given: Codec | str | None) -> Codec:
     if given is None:
-        from tiered_cache._codec import MsgpackCodec
+        from tiered_cache._l2.codec import MsgpackCodec
 
         return MsgpackCodec()
     if isinstance(given, str) or not all(callable(getattr(given, name, None)) for name in ("encode", "decode")):

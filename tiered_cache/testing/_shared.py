@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from tiered_cache._codec import MsgpackCodec
 from tiered_cache._entry import Entry
 from tiered_cache._errors import SerializationError
+from tiered_cache._l2.codec import MsgpackCodec
 from tiered_cache._reply import ABSENT, UNREACHED, Reply
 from tiered_cache._rules import Freshness, kept_for
 from tiered_cache._stats import Counters, SharedStats

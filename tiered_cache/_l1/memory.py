@@ -13,7 +13,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from tiered_cache._errors import ConfigurationError
-from tiered_cache._invalidation import Invalidations
+from tiered_cache._l1.invalidation import Invalidations
 from tiered_cache._log import log
 from tiered_cache._options import flag, number, one_of, refuse_unknown_options
 from tiered_cache._rules import Freshness
@@ -137,7 +137,7 @@ class MemoryStore:
         self.stale_hits = 0
         self.misses = 0
         if tier.sizer is None:
-            from tiered_cache._sizer import sizeof
+            from tiered_cache._l1.sizer import sizeof
 
             self._sizer: Callable[[Any], int] = sizeof
         else:
@@ -321,7 +321,7 @@ class MemoryStore:
 
 def _policy(tier: MemoryTier, evicted: Callable[[str, Entry], None]) -> tuple[Any, bool]:
     """The eviction policy as a cachetools cache of entries, and whether hits may go unseen by it until it evicts."""
-    from tiered_cache._eviction import observed, second_chance_lru
+    from tiered_cache._l1.eviction import observed, second_chance_lru
 
     def entry_size(entry: Entry) -> int:
         return entry.size

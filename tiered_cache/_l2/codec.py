@@ -66,7 +66,7 @@ class MsgpackCodec:
         return (self._unpack or self._open()[1])(data)
 
     def _open(self) -> tuple[Callable[[Any], bytes], Callable[[bytes | memoryview], Any]]:
-        from tiered_cache._msgpack import pack, unpack
+        from tiered_cache._l2.packing import pack, unpack
 
         self._pack, self._unpack = pack, unpack
         return pack, unpack
