@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
-from tiered_cache._entry import START, Entry
 from tiered_cache._errors import ConfigurationError, SerializationError
 from tiered_cache._l2.address import address_of
 from tiered_cache._l2.breaker import Breaker
-from tiered_cache._l2.envelope import Fault, Kind, Stored, Unreadable, seal, unseal
+from tiered_cache._l2.envelope import Unreadable
 from tiered_cache._l2.faults import HARMLESS, MISCONFIGURED, WRITES_ONLY, Failure, Unavailable
+from tiered_cache._l2.record import opened, sealed
 from tiered_cache._log import log
 from tiered_cache._options import flag, number, refuse_unknown_options
 from tiered_cache._reply import ABSENT, UNREACHED, Reply
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from redis import Redis
 
+    from tiered_cache._entry import Entry
     from tiered_cache._l2.codec import Codec
     from tiered_cache._l2.link import Link
 
@@ -289,31 +290,10 @@ class RedisStore:
 
     def _sealed(self, key: str, entry: Entry) -> bytes:
         try:
-            return seal(self._stored(key, entry), compress_above=self._tier.compress_above)
+            return sealed(key, entry, self._tier.codec, compress_above=self._tier.compress_above)
         except SerializationError:
             self._counts["unserializable"] += 1
             raise
-        except Exception as error:  # a codec of one's own may fail in any way, and a read must not fail with it
-            self._counts["unserializable"] += 1
-            raise SerializationError(f"the codec failed with {type(error).__name__}") from error
-
-    def _stored(self, key: str, entry: Entry) -> Stored:
-        return Stored(
-            key=key,
-            kind=Kind.NEGATIVE if entry.negative else Kind.VALUE,
-            loaded_at=entry.loaded_at,
-            fresh_for=entry.fresh_for,
-            stale_while_revalidate=entry.stale_while_revalidate,
-            stale_if_error=entry.stale_if_error,
-            load_time=entry.load_time,
-            born=START,
-            etag=entry.etag,
-            last_modified=entry.last_modified,
-            tags=entry.tags,
-            codec_id=self._tier.codec.id,
-            payload=self._tier.codec.encode(entry.value),
-            memory_size=entry.value_size,
-        )
 
     def _opened(self, key: str, data: Any) -> Reply:
         """The entry in what L2 sent, or a miss that is counted by what is wrong with it."""
@@ -323,37 +303,9 @@ class RedisStore:
         if isinstance(data, Unavailable):
             return ABSENT if data.failure in HARMLESS else UNREACHED
         try:
-            entry = self._unsealed(key, data)
+            entry = opened(key, data, self._tier.codec, max_bytes=self._tier.max_value_bytes)
         except Unreadable as error:
             self._counts[f"unreadable.{error.reason.value}"] += 1
             return ABSENT
         self._counts["hits"] += 1
         return Reply(entry, True)
-
-    def _unsealed(self, key: str, data: Any) -> Entry:
-        if not isinstance(data, bytes):
-            raise Unreadable(Fault.NOT_OURS)
-        codec = self._tier.codec
-        stored = unseal(data, key, max_bytes=self._tier.max_value_bytes)
-        if stored.codec_id != codec.id:
-            raise Unreadable(Fault.CODEC)
-        try:
-            return _entry(stored, codec.decode(stored.payload))
-        except Exception:  # noqa: BLE001  # a codec may fail in any way on bytes that it did not write
-            raise Unreadable(Fault.CODEC) from None
-
-
-def _entry(stored: Stored, value: Any) -> Entry:
-    return Entry(
-        value,
-        loaded_at=stored.loaded_at,
-        fresh_for=stored.fresh_for,
-        stale_while_revalidate=stored.stale_while_revalidate,
-        stale_if_error=stored.stale_if_error,
-        load_time=stored.load_time,
-        etag=stored.etag,
-        last_modified=stored.last_modified,
-        tags=stored.tags,
-        negative=stored.kind is Kind.NEGATIVE,
-        value_size=stored.memory_size,
-    )

@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from tiered_cache._entry import Entry
 from tiered_cache._errors import SerializationError
 from tiered_cache._l2.codec import MsgpackCodec
+from tiered_cache._l2.record import opened, sealed
 from tiered_cache._reply import ABSENT, UNREACHED, Reply
 from tiered_cache._rules import Freshness, kept_for
 from tiered_cache._stats import Counters, SharedStats
@@ -15,6 +15,8 @@ from tiered_cache._units import Duration, seconds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from tiered_cache._entry import Entry
 
 
 class InMemorySharedTier:
@@ -39,7 +41,7 @@ class InMemorySharedTier:
             jitter,
         )
         self.down = False
-        self.entries: dict[tuple[str, str], tuple[Entry, bytes]] = {}
+        self.entries: dict[tuple[str, str], bytes] = {}
         self.lock = threading.Lock()
         self.codec = MsgpackCodec()
 
@@ -65,11 +67,12 @@ class InMemorySharedStore:
             return UNREACHED
         with self._tier.lock:
             found = self._tier.entries.get((self._namespace, key))
-        if found is None or now >= found[0].loaded_at + kept_for(found[0]):
+        entry = None if found is None else opened(key, found, self._tier.codec, max_bytes=len(found))
+        if entry is None or now >= entry.loaded_at + kept_for(entry):
             self._counts["misses"] += 1
             return ABSENT
         self._counts["hits"] += 1
-        return Reply(_copy(found[0], self._tier.codec.decode(found[1])), True)
+        return Reply(entry, True)
 
     def read_many(self, keys: Sequence[str], now: float) -> dict[str, Reply]:
         """What is held under `keys`."""
@@ -77,11 +80,11 @@ class InMemorySharedStore:
 
     def write(self, key: str, entry: Entry, now: float) -> bool:
         """Keep `entry`."""
-        data = self._tier.codec.encode(entry.value)
+        data = sealed(key, entry, self._tier.codec, compress_above=None)
         if now >= entry.loaded_at + kept_for(entry) or not self._reached():
             return False
         with self._tier.lock:
-            self._tier.entries[self._namespace, key] = (entry, data)
+            self._tier.entries[self._namespace, key] = data
         self._counts["writes"] += 1
         return True
 
@@ -134,18 +137,3 @@ class InMemorySharedStore:
         if self._tier.down:
             self._counts["errors.down"] += 1
         return not self._tier.down
-
-
-def _copy(entry: Entry, value: object) -> Entry:
-    return Entry(
-        value,
-        loaded_at=entry.loaded_at,
-        fresh_for=entry.fresh_for,
-        stale_while_revalidate=entry.stale_while_revalidate,
-        stale_if_error=entry.stale_if_error,
-        load_time=entry.load_time,
-        etag=entry.etag,
-        last_modified=entry.last_modified,
-        tags=entry.tags,
-        negative=entry.negative,
-    )

@@ -1,0 +1,64 @@
+"""An entry as the bytes that stand in the shared tier, and back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tiered_cache._entry import START, Entry
+from tiered_cache._errors import SerializationError
+from tiered_cache._l2.envelope import Fault, Kind, Stored, Unreadable, seal, unseal
+
+if TYPE_CHECKING:
+    from tiered_cache._l2.codec import Codec
+
+
+def sealed(key: str, entry: Entry, codec: Codec, *, compress_above: int | None) -> bytes:
+    """`entry` in its envelope. Raises SerializationError, and nothing else, for what cannot be carried."""
+    try:
+        stored = Stored(
+            key=key,
+            kind=Kind.NEGATIVE if entry.negative else Kind.VALUE,
+            loaded_at=entry.loaded_at,
+            fresh_for=entry.fresh_for,
+            stale_while_revalidate=entry.stale_while_revalidate,
+            stale_if_error=entry.stale_if_error,
+            load_time=entry.load_time,
+            born=START,
+            etag=entry.etag,
+            last_modified=entry.last_modified,
+            tags=entry.tags,
+            codec_id=codec.id,
+            payload=codec.encode(entry.value),
+            memory_size=entry.value_size,
+        )
+        return seal(stored, compress_above=compress_above)
+    except SerializationError:
+        raise
+    except Exception as error:  # a codec of one's own may fail in any way, and a read must not fail with it
+        raise SerializationError(f"the codec failed with {type(error).__name__}") from error
+
+
+def opened(key: str, data: object, codec: Codec, *, max_bytes: int) -> Entry:
+    """The entry in `data`. Raises Unreadable, and nothing else, if it is not one of ours, or not this key's, or damaged."""
+    if not isinstance(data, bytes):
+        raise Unreadable(Fault.NOT_OURS)
+    stored = unseal(data, key, max_bytes=max_bytes)
+    if stored.codec_id != codec.id:
+        raise Unreadable(Fault.CODEC)
+    try:
+        value = codec.decode(stored.payload)
+    except Exception:  # noqa: BLE001  # a codec may fail in any way on bytes that it did not write
+        raise Unreadable(Fault.CODEC) from None
+    return Entry(
+        value,
+        loaded_at=stored.loaded_at,
+        fresh_for=stored.fresh_for,
+        stale_while_revalidate=stored.stale_while_revalidate,
+        stale_if_error=stored.stale_if_error,
+        load_time=stored.load_time,
+        etag=stored.etag,
+        last_modified=stored.last_modified,
+        tags=stored.tags,
+        negative=stored.kind is Kind.NEGATIVE,
+        value_size=stored.memory_size,
+    )
