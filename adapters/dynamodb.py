@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, final
 
 from tiered_cache._errors import (
     ConfigurationError,
+    LoadTimeout,
     NotFound,
     OriginMalformed,
     OriginThrottled,
@@ -237,10 +238,16 @@ class ItemsRequest(NamedTuple):
         waiting = list(keys.values())
         shapes = {frozenset(key) for key in waiting}
         found: dict[Identity, dict[str, Any]] = {}
+        unprocessed: list[dict[str, Attribute]] = []
         fruitless = 0
         while waiting:
-            asked, waiting = waiting[:_BATCH], waiting[_BATCH:]
-            call, answers, unprocessed = self._ask(asked, lambda: end - time.monotonic())
+            asked, rest = waiting[:_BATCH], waiting[_BATCH:]
+            try:
+                call, answers, unprocessed = self._ask(asked, lambda: end - time.monotonic())
+            except LoadTimeout as error:
+                if unprocessed:  # the time went in waiting for keys that were left so
+                    raise self._throttled(len(waiting), len(keys)) from error
+                raise
             for attributes in answers:
                 wanted = next((key for key in _keys_of(attributes, shapes) if key in keys), None)
                 if wanted is None:
@@ -248,12 +255,15 @@ class ItemsRequest(NamedTuple):
                 read = self.origin._read(call, attributes)
                 if read is not None:
                     found[wanted] = read
-            waiting += unprocessed
+            waiting = rest + unprocessed
             fruitless = 0 if len(unprocessed) < len(asked) else fruitless + 1
             if unprocessed and not paused(fruitless, end - time.monotonic()):
-                text = f"{len(waiting)} of {len(keys)} keys still unprocessed after the budget of {self.budget:g} s"
-                raise OriginThrottled(call.says(text))
+                raise self._throttled(len(waiting), len(keys))
         return found
+
+    def _throttled(self, waiting: int, keys: int) -> OriginThrottled:
+        text = f"{waiting} of {keys} keys still unprocessed after the budget of {self.budget:g} s"
+        return OriginThrottled(Call("BatchGetItem", f"table {self.origin.table!r}").says(text))
 
     def _ask(
         self, keys: list[dict[str, Attribute]], remaining: Callable[[], float | None]

@@ -203,11 +203,12 @@ def test_unprocessed_keys_are_asked_for_again(users: DynamoDBOrigin, faults: Fau
     assert asked == [["a", "b", "c"], ["a", "b"], ["b", "a"]]
 
 
-def test_keys_left_unprocessed_are_not_absent(users: DynamoDBOrigin, faults: FaultServer) -> None:
-    """When the budget is spent the open keys are OriginThrottled with their number."""
+@pytest.mark.parametrize("budget", [0.4, 0.5, 0.6, 0.7])
+def test_keys_left_unprocessed_are_not_absent(users: DynamoDBOrigin, faults: FaultServer, budget: float) -> None:
+    """When the budget is spent, in a pause or after one, the open keys are OriginThrottled with their number."""
     faults.script(batch([], ["a", "b"]))
     with pytest.raises(OriginThrottled, match=r"2 of 2 keys"):
-        users.items(lambda key: {"pk": key}, budget=0.3)(["a", "b"])
+        users.items(lambda key: {"pk": key}, budget=budget)(["a", "b"])
 
 
 @pytest.mark.parametrize("item", [{"pk": {"S": "other"}}, {"name": {"S": "no key"}}, {"pk": {"N": "7"}}])
