@@ -22,13 +22,14 @@ class Backoff:
         self._by_key: dict[str, tuple[int, float, float]] = {}
         self._lock = threading.Lock()
 
-    def note(self, key: str, backoff: float, now: float) -> None:
-        """A load of `key` failed at `now`, and a stale value was served."""
+    def note(self, key: str, backoff: float, now: float) -> int:
+        """A load of `key` failed at `now`, and a stale value was served; how often that was so in a row."""
         with self._lock:
             failures = self._by_key.pop(key, (0, 0.0, 0.0))[0] + 1
             self._by_key[key] = (failures, now, now + pause_after(failures, backoff, self._uniform()))
             if len(self._by_key) > MOST:
                 del self._by_key[next(iter(self._by_key))]
+        return failures
 
     def holds(self, key: str, now: float) -> bool:
         """Whether no load of `key` is to be tried at `now`."""

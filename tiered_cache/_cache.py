@@ -11,6 +11,7 @@ from tiered_cache._errors import ConfigurationError, InvalidationNotDelivered
 from tiered_cache._invocation import Invocation, Running
 from tiered_cache._l1.hit import plain_hit
 from tiered_cache._l1.memory import MemoryStore, MemoryTier
+from tiered_cache._load import checked_value
 from tiered_cache._options import CACHE_WIDE, Plan, check_key, checked_tags, one_of, refuse_unknown_options
 from tiered_cache._owed import carrier_for
 from tiered_cache._read_many import ReadMany
@@ -18,7 +19,7 @@ from tiered_cache._rules import jittered
 from tiered_cache._shared import NoSharedStore, Outbox
 from tiered_cache._stats import Counters, OriginStats, Stats
 from tiered_cache._units import Duration, seconds, shown
-from tiered_cache._values import MISSING, Answer
+from tiered_cache._values import MISSING, Answer, Loaded
 from tiered_cache._watch import Uniform, Watch
 
 if TYPE_CHECKING:
@@ -168,6 +169,9 @@ class TieredCache:
         Raises SerializationError if L2 cannot carry it; L1 keeps it all the same. Trouble with L2 is counted only.
         """
         check_key(key)
+        if isinstance(value, Loaded):
+            raise TypeError("value must be the bare value: give set() its ttl and tags, Loaded is for loaders")
+        checked_value(value)
         now = self._watch.now()
         life = self._policy.ttl if ttl is None else seconds("ttl", ttl)
         entry = Entry(

@@ -72,16 +72,23 @@ class _Parameters:
         self.name = function.__qualname__
         self.positional: tuple[str, ...] = code.co_varnames[: code.co_argcount]
         self.names: tuple[str, ...] = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
-        self.open = bool(code.co_flags & 0x0C)  # it takes *args or **kwargs
+        self._takes_more = bool(code.co_flags & 0x04)  # *args
+        self._takes_names = bool(code.co_flags & 0x08)  # **kwargs
+        self.open = self._takes_more or self._takes_names
         defaults = function.__defaults__ or ()
         self._defaults = dict(zip(self.positional[len(self.positional) - len(defaults) :], defaults, strict=True))
         self._defaults |= function.__kwdefaults__ or {}
 
     def bound(self, args: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
         """The arguments by name, in the order of the parameters, with defaults filled in."""
-        given = dict(zip(self.positional, args, strict=False)) | named
-        arguments = {name: given.pop(name) for name in self.names if name in given}
-        filled = {name: arguments.get(name, self._defaults.get(name)) for name in self.names}
+        first = dict(zip(self.positional, args, strict=False))
+        given = self._defaults | first | named
+        surplus = len(args) > len(self.positional) and not self._takes_more
+        if surplus or first.keys() & named.keys() or not given.keys() >= set(self.names):
+            raise TypeError(f"{self.name}() takes {', '.join(self.names) or 'no arguments'}, each given once")
+        filled = {name: given.pop(name) for name in self.names}
+        if given and not self._takes_names:
+            raise TypeError(f"{self.name}() has no parameter {min(given)}; it takes {', '.join(self.names)}")
         more = {f"*{place}": value for place, value in enumerate(args[len(self.positional) :])}
         return filled | more | {name: given[name] for name in sorted(given)}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
 from tiered_cache._errors import LoadTimeout, OriginError, ReentrantLoadError
@@ -152,7 +153,10 @@ class Flights(Generic[T]):
     def _launch(self, flight: Flight[T], work: Callable[[Flight[T]], T]) -> None:
         with self._lock:
             self._awaited[threading.get_ident()] = flight
-        thread = threading.Thread(target=self._perform, args=(flight, work), name="tiered_cache-load", daemon=True)
+        within = copy_context()  # tracing and log correlation go with the load
+        thread = threading.Thread(
+            target=within.run, args=(self._perform, flight, work), name="tiered_cache-load", daemon=True
+        )
         flight.leader = 0  # until the thread says who it is
         try:
             thread.start()

@@ -28,7 +28,10 @@ class Invocation:
     def begin(self, remaining: Callable[[], float] | None) -> None:
         """An invocation begins that has `remaining()` seconds left; None: no limit is known."""
         if self._running:
-            raise RuntimeError("an invocation of this cache is running already")
+            raise RuntimeError(
+                "an invocation of this cache is running already: decorate only the outermost handler, and let one "
+                "cache serve one invocation at a time"
+            )
         self._running, self._remaining = True, remaining
 
     def end(self) -> None:

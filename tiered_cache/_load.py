@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tiered_cache._errors import (
+    ClosedError,
     ConfigurationError,
     NotFound,
     OriginDenied,
@@ -19,6 +20,16 @@ if TYPE_CHECKING:
     from tiered_cache._rules import Freshness
     from tiered_cache._values import LoadContext
 
+_LASTING = (
+    ClosedError,
+    ConfigurationError,
+    ImportError,
+    NotFound,
+    OriginDenied,
+    PermissionError,
+    ReentrantLoadError,
+    SerializationError,
+)
 _DENIED_CODES = frozenset({
     "401", "403", "AccessDenied", "AccessDeniedException", "ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId",
     "InvalidClientTokenId", "InvalidSignatureException", "KMS.AccessDeniedException", "MissingAuthenticationToken",
@@ -41,14 +52,27 @@ def run_loader(loader: Any, context: LoadContext) -> Loaded | Outcome | Pending:
     """What the loader gives for `context`, a bare value wrapped. Raises what it raises, TypeError for an awaitable."""
     load = getattr(loader, "load", None)
     given = load(context) if callable(load) else loader()
-    if isinstance(given, Loaded | Outcome | Pending):
+    if isinstance(given, Outcome | Pending):
         return given
-    if hasattr(type(given), "__await__"):
-        close = getattr(given, "close", None)
+    if isinstance(given, Loaded):
+        checked_value(given.value)
+        return given
+    return Loaded(checked_value(given))
+
+
+def checked_value(value: Any) -> Any:
+    """`value`, unless it can be used but once and so cannot be cached. Raises TypeError."""
+    if hasattr(type(value), "__await__"):
+        close = getattr(value, "close", None)
         if callable(close):
             close()
         raise TypeError("loader gave an awaitable, and this cache is synchronous: let the loader return the value")
-    return Loaded(given)
+    if hasattr(type(value), "__next__"):
+        raise TypeError(
+            "an iterator or a stream can be read only once, and so cannot be cached: "
+            "let the loader return a list, or the bytes that body.read() gives"
+        )
+    return value
 
 
 def is_passing(error: Exception) -> bool:
@@ -57,9 +81,7 @@ def is_passing(error: Exception) -> bool:
     Not for 'denied', after which a value must not be shown, nor for errors that only people can mend. Denial is known by
     our own error, by PermissionError, and by the error codes of AWS in what botocore raises.
     """
-    if isinstance(
-        error, NotFound | OriginDenied | PermissionError | ConfigurationError | SerializationError | ReentrantLoadError
-    ):
+    if isinstance(error, _LASTING):
         return False
     response = getattr(error, "response", None)  # botocore's ClientError, without importing it
     if isinstance(response, dict):
@@ -95,9 +117,9 @@ def stamp(
     )
 
 
-def renewed(held: Entry) -> Loaded:
+def renewed(held: Entry, ttl: float | None) -> Loaded:
     """What 'not modified' stands for: the value that is held, with its validators and tags."""
-    return Loaded(held.value, tags=held.tags, etag=held.etag, last_modified=held.last_modified)
+    return Loaded(held.value, ttl=ttl, tags=held.tags, etag=held.etag, last_modified=held.last_modified)
 
 
 def stale_value(held: Entry | None) -> Any:

@@ -13,3 +13,15 @@ def log() -> Logger:
     from logging import getLogger
 
     return getLogger("tiered_cache")
+
+
+_SAID: set[str] = set()
+MOST_SAID = 100
+
+
+def warn_once(text: str, reason: object) -> None:
+    """Warn of what each call would say again: only the first time in this process, for the first hundred reasons."""
+    said = str(reason)
+    if said not in _SAID and len(_SAID) < MOST_SAID:
+        _SAID.add(said)
+        log().warning(text, said)

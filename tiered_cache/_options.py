@@ -84,6 +84,9 @@ class Plan(NamedTuple):
         for name in options:
             if name not in _CHECKS:
                 raise ConfigurationError(unknown_option(name, _CHECKS))
+        if options.get("scope") == "invocation":
+            meaningless = ("soft_timeout", "hard_timeout", "early_refresh", "negative_ttl", "tags")
+            refuse_options(options, meaningless, 'with scope="invocation"')
         changed = self._replace(**{name: _CHECKS[name](name, given) for name, given in options.items()})
         _check_order(changed.soft_timeout, changed.hard_timeout)
         return changed
@@ -200,6 +203,13 @@ def unknown_option(name: str, valid: Iterable[str]) -> str:
     near = get_close_matches(name, names, n=2)
     hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(names)}"
     return f"{name} is not an option; {hint}"
+
+
+def refuse_options(options: Mapping[str, Any], meaningless: tuple[str, ...], where: str) -> None:
+    """Refuse what would be ignored in silence. Raises ConfigurationError."""
+    for name in meaningless:
+        if name in options:
+            raise ConfigurationError(f"{name} means nothing {where}: leave it out")
 
 
 def refuse_unknown_options(init: Callable[Concatenate[S, P], None]) -> Callable[Concatenate[S, P], None]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
+from contextvars import copy_context
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, cast
 
@@ -59,7 +61,7 @@ class ThreadCarrier:
         with self._lock:
             if self._pid != os.getpid():  # a fork took the count along, but not the threads
                 self._running, self._pid = 0, os.getpid()
-            self._work.append(work)
+            self._work.append(partial(copy_context().run, work))  # tracing and log correlation go with the refresh
             if self._running >= self._most:
                 return
             self._running += 1

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from tiered_cache._errors import NotFound, OriginMalformed
-from tiered_cache._load import Call, is_passing
-from tiered_cache._options import check_key
+from tiered_cache._load import Call, checked_value, is_passing
+from tiered_cache._options import check_key, refuse_options
 from tiered_cache._read_through import REASONS, ReadThrough, newest_of
-from tiered_cache._rules import Move, judge_data, on_l2
+from tiered_cache._rules import Move
 from tiered_cache._units import shown
-from tiered_cache._values import Answer, Loaded, Reason
+from tiered_cache._values import Answer, Loaded, Outcome, Pending, Reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,6 +30,7 @@ class ReadMany(ReadThrough):
 
     def obtain_many(self, keys: Iterable[str], loader: BatchLoader, options: dict[str, Any]) -> dict[str, Any]:
         """The values of those of `keys` that exist, in their order."""
+        refuse_options(options, ("scope", "soft_timeout", "hard_timeout"), "for many keys at once")
         plan = self._plan.with_options(options) if options else self._plan
         now = self._now()
         calls = [Call(key, loader, plan, now) for key in _checked(keys, loader)]
@@ -63,7 +64,9 @@ class ReadMany(ReadThrough):
                     self._memory.misses += 1
         return found, held, stale
 
-    def _from_l2(self, calls: list[Call], held: dict[str, Entry], stale: list[Call]) -> dict[str, Any]:
+    def _from_l2(
+        self, calls: list[Call], held: dict[str, Entry], stale: list[Call], *, refreshing: bool = False
+    ) -> dict[str, Any]:
         """What L2 may answer. What is found there is added to `held`, and what of it is stale to `stale`."""
         found: dict[str, Any] = {}
         calls = [call for call in calls if not call.plan.force_refresh]
@@ -76,15 +79,8 @@ class ReadMany(ReadThrough):
                 if newest is None:
                     continue
                 tier = "l1" if newest is held.get(call.key) else "l2"
+                move = self._move_on_l2(call, held.get(call.key), newest, reply, refreshing=refreshing)
                 held[call.key] = newest
-                move = on_l2(
-                    judge_data(newest, call.now),
-                    vouched=reply.entry is not None,
-                    reached=reply.reached,
-                    refreshing=False,
-                    stale_ok=call.plan.stale_ok,
-                    backing_off=self._backoff.holds(call.key, call.now),
-                )
                 if move is Move.LOAD:
                     continue
                 if reply.entry is not None:
@@ -128,20 +124,36 @@ class ReadMany(ReadThrough):
         found: dict[str, Any] = {}
         entries: list[tuple[Call, Entry]] = []
         for key, value in given.items():
+            call = by_key[key]
             if value is NotFound or isinstance(value, NotFound):
-                self._remember_absence(by_key[key], NotFound("not found"), born)
+                absent = value if isinstance(value, NotFound) else NotFound()
+                entries.append((call, self._absence(call, absent, born, load_time)))
                 found[key] = NotFound
                 continue
+            if isinstance(value, Outcome | Pending):
+                raise TypeError("a batch loader gives values: 'not modified' and 'pending' are for loaders of one key")
             loaded = value if isinstance(value, Loaded) else Loaded(value)
-            entries.append((by_key[key], self._stamped(by_key[key], loaded, load_time, born)))
+            entries.append((call, self._stamped(call, loaded, load_time, born)))
             self._memory.measure(entries[-1][1])
-            found[key] = loaded.value
-        with self._turns.of(by_key):
-            kept = [(call, entry) for call, entry in entries if not self._memory.refuses(call.key, entry)]
-            self._shared.write_many([(call.key, entry) for call, entry in kept], self._now())
-            for call, entry in kept:
-                self._store_in_l1(call, entry)
+            found[key] = checked_value(loaded.value)
+        self._store_many(entries)
         return found
+
+    def _store_many(self, entries: list[tuple[Call, Entry]]) -> None:
+        """Keep `entries` in L2, in one round trip, and in L1; absences that are not to be remembered are deleted there."""
+        with self._turns.of([call.key for call, _ in entries]):
+            kept = [(call, entry) for call, entry in entries if not self._memory.refuses(call.key, entry)]
+            lasting = [
+                (call, entry) for call, entry in kept if not entry.negative or call.plan.negative_ttl is not None
+            ]
+            gone = [call.key for call, entry in kept if entry.negative and call.plan.negative_ttl is None]
+            self._shared.write_many([(call.key, entry) for call, entry in lasting], self._now())
+            for call, entry in lasting:
+                self._store_in_l1(call, entry)
+            if gone:
+                self._shared.delete_many(gone, self._now())
+            for key in gone:
+                self._memory.drop(key)
 
     def _covered(self, calls: list[Call], held: dict[str, Entry], error: Exception) -> dict[str, Any]:
         """The stale values that cover for a failed load; raises the error unless there is one for each key."""
@@ -152,7 +164,7 @@ class ReadMany(ReadThrough):
             if answer is None:
                 raise error
             found[call.key] = answer.value
-            self._backoff.note(call.key, call.plan.error_backoff, self._now())
+            self._pause(call, error)
         self._counts["covered"] += 1
         return found
 
@@ -160,7 +172,11 @@ class ReadMany(ReadThrough):
         def refresh() -> Answer:
             now = self._now()
             later = [call._replace(now=now) for call in calls]
-            return Answer(self._fly_many(later, held), "origin", 0.0, stale=False, reason=Reason.LOADED)
+            found = self._from_l2(later, held, [], refreshing=True)  # another container may have done it
+            rest = [call for call in later if call.key not in found]
+            if rest:
+                found |= self._fly_many(rest, held)
+            return Answer(found, "origin", 0.0, stale=False, reason=Reason.LOADED)
 
         name = tuple(sorted(call.key for call in calls))
         answer = self._owed.owe(name, refresh, calls[0].now)

@@ -13,7 +13,7 @@ from tiered_cache._entry import Entry
 from tiered_cache._errors import LoadPending, LoadTimeout, NotFound, SerializationError
 from tiered_cache._flight import Flight, Flights
 from tiered_cache._load import Call, is_passing, renewed, run_loader, stale_value, stamp
-from tiered_cache._log import log
+from tiered_cache._log import log, warn_once
 from tiered_cache._options import check_key, check_loader
 from tiered_cache._owed import Owed
 from tiered_cache._rules import Freshness, Move, Verdict, covers, jittered, judge, judge_data, on_l1, on_l2
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from tiered_cache._invocation import Invocation
     from tiered_cache._l1.memory import MemoryStore
     from tiered_cache._options import Limit, Plan
+    from tiered_cache._reply import Reply
     from tiered_cache._stats import Counters
     from tiered_cache._watch import Watch
     from tiered_cache.interfaces import Carrier, SharedStore
@@ -166,18 +167,22 @@ class ReadThrough:
         newest = newest_of(held, reply.entry)
         if newest is None:
             return None, "l1", Move.LOAD
-        again = refreshing and held is not None and call.now >= held.early_at and newest.loaded_at <= held.loaded_at
-        move = on_l2(
-            judge_data(newest, call.now),
-            vouched=reply.entry is not None and not again,  # what is to be refreshed early is not refreshed by itself
-            reached=reply.reached or again,
-            refreshing=refreshing,
-            stale_ok=call.plan.stale_ok,
-            backing_off=self._backoff.holds(call.key, call.now),
-        )
+        move = self._move_on_l2(call, held, newest, reply, refreshing=refreshing)
         if reply.entry is not None and move is not Move.LOAD:
             self._adopt(call, newest)
         return newest, "l1" if newest is held else "l2", move
+
+    def _move_on_l2(self, call: Call, held: Entry | None, newest: Entry, reply: Reply, *, refreshing: bool) -> Move:
+        early = refreshing and held is not None and call.now >= held.early_at
+        return on_l2(
+            judge_data(newest, call.now),
+            vouched=reply.entry is not None,
+            reached=reply.reached,
+            refreshing=refreshing,
+            stale_ok=call.plan.stale_ok,
+            backing_off=self._backoff.holds(call.key, call.now),
+            early_due=early and held is not None and newest.loaded_at <= held.loaded_at,
+        )
 
     def _load_unless_done(self, call: Call, held: Entry | None, tier: Tier, flight: Flight[Answer]) -> Answer:
         """Load, unless another's load has come in since L1 was looked at. Only one caller per key is here at a time."""
@@ -206,7 +211,7 @@ class ReadThrough:
             return self._await(call, held, tier, outcome)
         if outcome is Outcome.NOT_MODIFIED:
             self._counts["not_modified"] += 1
-            outcome = renewed(cast("Entry", held))  # not_modified() refuses where nothing is held
+            outcome = renewed(cast("Entry", held), context.renewed_ttl)  # not_modified() refuses where nothing is held
         return self._keep(call, outcome, load_time, born, skip=context.skipped)
 
     # The steps, in the order in which they are met.
@@ -336,7 +341,7 @@ class ReadThrough:
             try:
                 self._shared.write(call.key, entry, now)
             except SerializationError as error:
-                log().warning("a value stays in L1 alone: %s", error)
+                warn_once("a value stays in L1 alone: %s", error)
                 self._shared.delete(call.key, now)  # what L2 has is older
             self._store_in_l1(call, entry)
 
@@ -344,14 +349,18 @@ class ReadThrough:
         entry.held(self._local, entry.loaded_at, call.plan.early_refresh, self._uniform)
         self._memory.store(call.key, entry)
 
-    def _remember_absence(self, call: Call, error: NotFound, born: Position, load_time: float = 0.0) -> None:
+    def _absence(self, call: Call, error: NotFound, born: Position, load_time: float) -> Entry:
+        """The entry that says what `error` says."""
         self._counts["not_found"] += 1
         loaded_at = self._began(call, load_time)
         self._backoff.forget(call.key)
         self._handles.pop(call.key, None)
         fresh_for = jittered(call.plan.negative_ttl or 0.0, self._policy.jitter, self._uniform())
         text = str(error) or f"{type(error).__name__} for this key"
-        entry = Entry(text, loaded_at=loaded_at, fresh_for=fresh_for, tags=call.plan.tags, negative=True, born=born)
+        return Entry(text, loaded_at=loaded_at, fresh_for=fresh_for, tags=call.plan.tags, negative=True, born=born)
+
+    def _remember_absence(self, call: Call, error: NotFound, born: Position, load_time: float) -> None:
+        entry = self._absence(call, error, born, load_time)
         if call.plan.negative_ttl is not None:
             self._store(call, entry, self._now())
             return
@@ -367,8 +376,13 @@ class ReadThrough:
         if answer is None:
             raise error
         self._counts["covered"] += 1
-        self._backoff.note(call.key, call.plan.error_backoff, self._now())
+        self._pause(call, error)
         return answer
+
+    def _pause(self, call: Call, error: Exception) -> None:
+        """No load for a while; the first failure in a row is spoken of, for it may be a fault of the loader's own."""
+        if self._backoff.note(call.key, call.plan.error_backoff, self._now()) == 1:
+            log().warning("a value held covers for a load that failed: %s", type(error).__name__)
 
     def _instead(self, call: Call, held: Entry | None, reason: Reason, tier: Tier = "l1") -> Answer | None:
         """What is held, in place of what a load does not give, if it may be served at this moment."""

@@ -118,17 +118,25 @@ def on_l1(verdict: Verdict, *, early: bool, stale_ok: bool, backing_off: bool) -
 
 
 def on_l2(
-    verdict: Verdict, *, vouched: bool, reached: bool, refreshing: bool, stale_ok: bool, backing_off: bool
+    verdict: Verdict,
+    *,
+    vouched: bool,
+    reached: bool,
+    refreshing: bool,
+    stale_ok: bool,
+    backing_off: bool,
+    early_due: bool = False,
 ) -> Move:
     """The move after a look into L2, for the newest data that L1 and L2 hold.
 
     `vouched`: L2 holds data that settle the question. `reached`: L2 could be asked (True too where there is none).
     `refreshing`: this is the owed refresh of stale data, for which only fresh ones will do.
+    `early_due`: these very data are to be refreshed ahead of time, so that their being fresh settles nothing.
     """
     match verdict:
-        case Verdict.FRESH if vouched:
+        case Verdict.FRESH if vouched and not early_due:
             return Move.SERVE
-        case Verdict.FRESH if not reached:
+        case Verdict.FRESH if not reached and not early_due:
             return Move.SERVE_UNCONFIRMED
         case Verdict.REVALIDATE if stale_ok and not refreshing:
             return Move.SERVE_STALE if backing_off else Move.SERVE_AND_REFRESH

@@ -6,6 +6,7 @@ little: and the next to ask L2 would get what was deleted. Other processes are t
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import TYPE_CHECKING
 
@@ -20,12 +21,18 @@ class Turns:
     """Locks for keys; a few keys share one. They are held during calls to L2, each of which ends within its time limit."""
 
     def __init__(self) -> None:
-        self._locks = [threading.Lock() for _ in range(STRIPES)]
+        self._locks, self._pid = _locks(), os.getpid()
 
     def of(self, keys: Iterable[str]) -> Turn:
         """`with turns.of(keys):` nobody else writes or deletes them."""
+        if self._pid != os.getpid():  # a fork took the locks along, but not the threads that would release them
+            self._locks, self._pid = _locks(), os.getpid()
         stripes = sorted({hash(key) % STRIPES for key in keys})  # in order, so that no two wait for each other
         return Turn([self._locks[stripe] for stripe in stripes])
+
+
+def _locks() -> list[threading.Lock]:
+    return [threading.Lock() for _ in range(STRIPES)]
 
 
 class Turn:

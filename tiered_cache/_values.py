@@ -125,7 +125,7 @@ class LoadContext:
     handle: what an earlier `pending(handle)` left for this key, or None.
     """
 
-    __slots__ = ("_remaining", "etag", "handle", "key", "last_modified", "skipped", "stale")
+    __slots__ = ("_remaining", "etag", "handle", "key", "last_modified", "renewed_ttl", "skipped", "stale")
 
     def __init__(
         self,
@@ -143,19 +143,25 @@ class LoadContext:
         self.last_modified = last_modified
         self.handle = handle
         self.skipped = False
+        self.renewed_ttl: float | None = None
         self._remaining = remaining
 
     def remaining(self) -> float | None:
         """Seconds this load may still take: until `hard_timeout` or the invocation's deadline. None: no limit is known."""
         return self._remaining()
 
-    def not_modified(self) -> Outcome:
+    def not_modified(self, ttl: Any = None) -> Outcome:
         """`return context.not_modified()`: the origin vouches for the stale value, which becomes fresh again.
+
+        ttl: for how long, in any duration form; the call's or the cache's own where None, as for a bare value.
 
         Raises ValueError where there is no stale value to vouch for.
         """
         if self.stale is MISSING:
             raise ValueError("not_modified() needs a stale value, and this key has none: return the value")
+        from tiered_cache._units import seconds
+
+        self.renewed_ttl = None if ttl is None else seconds("ttl", ttl)
         return Outcome.NOT_MODIFIED
 
     def skip(self, value: Any = None) -> Any:

@@ -184,3 +184,16 @@ def test_a_misspelt_option_is_refused_at_the_decoration(cache):
 def test_a_function_without_parameters_needs_no_field(cache):
     """It has one value only."""
     assert cache.cached("rates")(lambda: 1)() == 1
+
+
+def test_a_call_that_python_would_refuse_gets_no_cached_value(cache):
+    """Too many, too few, unknown and doubly given arguments are TypeErrors, with or without a template."""
+
+    def load(x, y=2):
+        return (x, y)
+
+    for function in (cache.cached("g:{x}")(load), cache.cached()(load)):
+        assert function(1) == (1, 2)
+        for args, named in [((1, 2, 3), {}), ((), {}), ((1,), {"x": 1}), ((1,), {"z": 1})]:
+            with pytest.raises(TypeError, match="load"):
+                function(*args, **named)

@@ -89,7 +89,10 @@ def test_invocations_do_not_nest() -> None:
     """An execution environment serves one event after another; the outer one goes on."""
     cache, _, _ = make()
     with cache.invocation():
-        with pytest.raises(RuntimeError, match="^an invocation of this cache is running already$"), cache.invocation():
+        with (
+            pytest.raises(RuntimeError, match="running already: decorate only the outermost"),
+            cache.invocation(),
+        ):
             raise AssertionError
         assert "v" == cache.get_or_load("k", lambda: "v", scope="invocation")
     with cache.invocation():
@@ -185,3 +188,31 @@ def test_at_the_start_of_an_invocation_a_step_of_the_clock_is_noticed() -> None:
     with cache.invocation():
         clock.advance(11)
         assert "new" == cache.get_or_load("k", lambda: "new")
+
+
+@pytest.mark.parametrize(
+    "option",
+    [{"hard_timeout": 1}, {"soft_timeout": 1}, {"early_refresh": 1.0}, {"negative_ttl": 1}, {"tags": ("a",)}],
+    ids=lambda option: next(iter(option)),
+)
+def test_options_that_it_would_ignore_are_refused(option: dict[str, Any]) -> None:
+    """Beside scope="invocation" they mean nothing, and the error names them."""
+    cache, _, _ = make()
+    with (
+        cache.invocation(),
+        pytest.raises(ConfigurationError, match=f"^{next(iter(option))} means nothing with scope="),
+    ):
+        cache.get_or_load("k", int, scope="invocation", **option)
+
+
+def test_a_handler_decorated_wrongly_is_refused_at_once() -> None:
+    """Without the cache, or as a coroutine: at import, not in each invocation."""
+    cache, _, _ = make()
+
+    async def coroutine(event: Any, context: Any) -> None:
+        pass
+
+    with pytest.raises(TypeError, match=r"write @lambda_handler\(cache\)"):
+        lambda_handler(coroutine)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="coroutine"):
+        lambda_handler(cache)(coroutine)

@@ -5,6 +5,7 @@ import threading
 import pytest
 
 from tiered_cache import (
+    ConfigurationError,
     Loaded,
     MemoryTier,
     NotFound,
@@ -12,6 +13,7 @@ from tiered_cache import (
     OriginMalformed,
     TieredCache,
 )
+from tiered_cache._values import Pending
 from tiered_cache.testing import FakeClock, InMemorySharedTier
 
 
@@ -220,6 +222,63 @@ def test_an_answer_that_is_no_mapping_is_refused(make, given):
     """The error says what a batch loader gives."""
     with pytest.raises(OriginMalformed, match="must give a mapping"):
         make().get_many_or_load(["a"], lambda keys: given)
+
+
+@pytest.mark.parametrize("negative_ttl", ["30s", None])
+def test_many_absences_are_one_round_trip(make, shared, negative_ttl):
+    """Remembered or deleted, they go to L2 together."""
+    cache, calls = make(negative_ttl=negative_ttl), []
+    store = cache._shared._store
+    for name in ("write", "write_many", "delete", "delete_many"):
+        real = getattr(store, name)
+        setattr(store, name, lambda *args, name=name, real=real: (calls.append(name), real(*args))[1])
+    keys = [str(number) for number in range(50)]
+    assert cache.get_many_or_load(keys, lambda missing: dict.fromkeys(missing, NotFound)) == {}
+    assert [name for name in calls if not name.endswith("_many")] in ([], ["write"] * 50)  # the stand-in's own loop
+    assert calls.count("write_many") == 1
+    assert calls.count("delete_many") == (0 if negative_ttl else 1)
+
+
+def test_the_text_of_an_absence_is_kept(make):
+    """What the batch loader said is what get_or_load raises."""
+    cache = make()
+    cache.get_many_or_load(["a"], lambda keys: {"a": NotFound("no customer 7")})
+    with pytest.raises(NotFound, match="no customer 7"):
+        cache.get_or_load("a", lambda: 1)
+
+
+def test_a_refresh_of_many_looks_into_l2_first(clock, shared):
+    """Where another container has loaded meanwhile, the origin is not asked."""
+    tier = MemoryTier(ttl="1m", stale_while_revalidate="1m", jitter=0)
+    first, second = (TieredCache(tier, shared, clock=clock, refresh="inline") for _ in range(2))
+    origin = Origin(a=1)
+    first.get_many_or_load(["a"], origin)
+    clock.advance(70)
+    second.get_many_or_load(["a"], Origin(a=2), force_refresh=True)
+    assert first.get_many_or_load(["a"], origin) == {"a": 2}
+    assert origin.asked == [("a",)]
+
+
+@pytest.mark.parametrize("value", [iter([1]), (x for x in "ab")])
+def test_a_value_of_a_batch_that_can_be_used_but_once_is_refused(make, value):
+    """It would be empty for the next caller."""
+    cache = make()
+    with pytest.raises(TypeError, match="only once"):
+        cache.get_many_or_load(["a"], lambda keys: {"a": value})
+    assert cache.stats().l1.entries == 0
+
+
+def test_verbs_of_a_single_loader_are_no_values(make):
+    """'Pending' and 'not modified' are not cached as if they were."""
+    with pytest.raises(TypeError, match="loaders of one key"):
+        make().get_many_or_load(["a"], lambda keys: {"a": Pending("handle")})
+
+
+@pytest.mark.parametrize("option", [{"scope": "invocation"}, {"hard_timeout": 1}, {"soft_timeout": 1}])
+def test_options_that_would_be_ignored_are_refused(make, option):
+    """The error names the option."""
+    with pytest.raises(ConfigurationError, match=f"{next(iter(option))} means nothing for many keys"):
+        make().get_many_or_load(["a"], Origin(), **option)
 
 
 def test_keys_that_were_not_asked_for_are_refused(make):

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
+import os
+import signal
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -1387,3 +1391,108 @@ def test_a_subclass_may_change_how_a_value_is_got() -> None:
 
     cache = Shouting(MemoryTier(ttl=60), refresh="inline")
     assert "A" == cache.get_or_load("k", lambda: "a") == cache.get_or_load("k", lambda: "b")
+
+
+def test_not_modified_may_say_for_how_long() -> None:
+    """Without, the life is that of the cache; with, it is what the loader says."""
+    for ttl, fresh_for in ((None, 100), ("200s", 200)):
+        world = World(l2=False, policy={"ttl": 100, "stale_if_error": 1000})
+        world.origin.value = Loaded("v1", ttl=10, etag="e")
+        world.get()
+        world.clock.advance(11)
+        world.origin.value = lambda context, ttl=ttl: context.not_modified(ttl)
+        assert "v1" == world.get().value
+        world.clock.advance(fresh_for - 1)
+        assert Reason.FRESH is world.get().reason
+        world.clock.advance(2)
+        world.get()
+        assert 3 == world.origin.loads
+
+
+@pytest.mark.parametrize("error", [ImportError("no module"), ClosedError("closed"), PermissionError("no")])
+def test_what_only_people_can_mend_is_not_covered(error: Exception) -> None:
+    """A stale value would hide it for as long as the windows are."""
+    world = World(l2=False)
+    world.get()
+    world.clock.advance(125)
+    world.origin.value = error
+    with pytest.raises(type(error)):
+        world.get()
+
+
+def test_the_first_covered_failure_is_spoken_of(caplog: pytest.LogCaptureFixture) -> None:
+    """One line with the type of the error, for it may be a fault in the loader; not one for each try, and no text of it."""
+    world = World(l2=False)
+    world.get()
+    world.clock.advance(125)
+    world.origin.value = NameError("customer 7")
+    for _ in range(3):
+        assert world.get().stale
+        world.clock.advance(5)
+    assert ["a value held covers for a load that failed: NameError"] == [r.getMessage() for r in caplog.records]
+
+
+@pytest.mark.parametrize("value", [iter([1]), (x for x in "ab"), Loaded(iter("ab"))])
+def test_a_value_that_can_be_used_but_once_is_refused(value: Any) -> None:
+    """A stream that is cached would be empty for the next caller."""
+    world = World(l2=False)
+    world.origin.value = lambda context: value
+    with pytest.raises(TypeError, match="only once"):
+        world.get()
+    assert MISSING is world.cache.get("k")
+
+
+def test_set_takes_the_bare_value() -> None:
+    """`Loaded` is for loaders, and a stream is for nobody."""
+    cache = World(l2=False).cache
+    with pytest.raises(TypeError, match="Loaded is for loaders"):
+        cache.set("k", Loaded(1))
+    with pytest.raises(TypeError, match="only once"):
+        cache.set("k", iter([1]))
+
+
+def test_a_load_in_a_thread_has_the_callers_context() -> None:
+    """What tracing and logging keep in context variables goes along, with a time limit and in a refresh."""
+    request: contextvars.ContextVar[str] = contextvars.ContextVar("request", default="none")
+    world = World(l2=False, refresh="thread")
+    world.origin.value = lambda context: request.get()
+    request.set("first")
+    assert "first" == world.get(hard_timeout=WAIT).value
+    world.clock.advance(105)
+    request.set("second")
+    assert "first" == world.get().value
+    ends = time.monotonic() + WAIT
+    while world.cache.get("k") != "second":
+        assert time.monotonic() < ends
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_child_process_is_not_kept_waiting_by_a_write_of_its_parent() -> None:
+    """A fork takes along the locks of a thread that waits for L2, but not the thread."""
+    world = World(l2=True)
+    inside, gate = threading.Event(), threading.Event()
+
+    class Slow:
+        """A shared tier takes its time with what it carries."""
+
+        id = 2
+
+        def encode(self, value: Any) -> bytes:
+            inside.set()
+            gate.wait(WAIT)
+            return b""
+
+    assert world.l2 is not None
+    world.l2.codec = Slow()  # type: ignore[assignment]
+    writer = threading.Thread(target=world.cache.set, args=("k", 1))
+    writer.start()
+    inside.wait(WAIT)
+    child = os.fork()
+    if child == 0:  # pragma: no cover  # in a process of its own
+        signal.alarm(int(WAIT))
+        with contextlib.suppress(InvalidationNotDelivered):
+            world.cache.delete("k")
+        os._exit(0)
+    gate.set()
+    writer.join(WAIT)
+    assert 0 == os.waitpid(child, 0)[1]

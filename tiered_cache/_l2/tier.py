@@ -11,7 +11,7 @@ from tiered_cache._l2.breaker import Breaker
 from tiered_cache._l2.envelope import Unreadable
 from tiered_cache._l2.faults import HARMLESS, MISCONFIGURED, WRITES_ONLY, Failure, Unavailable
 from tiered_cache._l2.record import opened, sealed
-from tiered_cache._log import log
+from tiered_cache._log import log, warn_once
 from tiered_cache._options import flag, number, refuse_unknown_options
 from tiered_cache._reply import ABSENT, UNREACHED, Reply
 from tiered_cache._rules import Freshness, kept_for
@@ -158,7 +158,7 @@ class RedisStore:
             try:
                 commands += self._set(key, entry, now)
             except SerializationError as error:
-                log().warning("a value stays in L1 alone: %s", error)
+                warn_once("a value stays in L1 alone: %s", error)
         self._send(commands, now)
 
     def _takes_writes(self, now: float) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from tiered_cache._options import check_loader_kind
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -24,8 +26,12 @@ def lambda_handler(cache: TieredCache) -> Callable[[Handler], Handler]:
     `context.get_remaining_time_in_millis()` (AWS Lambda Developer Guide, "Using the Lambda context object") less
     RESERVE; a context without that method has no limit.
     """
+    if not callable(getattr(cache, "invocation", None)):
+        raise TypeError("lambda_handler needs the cache: write @lambda_handler(cache) above the handler")
 
     def decorate(handler: Handler) -> Handler:
+        check_loader_kind(handler, "lambda_handler")
+
         @wraps(handler)
         def wrapped(event: Any, context: Any = None, *args: Any, **named: Any) -> Any:
             milliseconds: Any = getattr(context, "get_remaining_time_in_millis", None)
