@@ -46,7 +46,7 @@ class LoadOptions(TypedDict, total=False):
     ttl: Duration | None
     """How long the data are fresh, in place of the outermost tier's `ttl`. `Loaded(ttl=…)` wins over it."""
     tags: Iterable[str]
-    """Names under which `invalidate_tag` finds the entry, besides those of `Loaded(tags=…)`."""
+    """Names kept with the entry, besides those of `Loaded(tags=…)`; nothing is invalidated by them yet."""
     scope: Scope
     """`"invocation"`: kept apart from all other values until the invocation ends; never in L2, never logged."""
     force_refresh: bool

@@ -43,7 +43,7 @@ class Reason(StrEnum):
     LOAD_FAILED = "load_failed"
     """Stale, within `stale_if_error`: the load failed for a passing reason, just now or so lately that it is not tried."""
     LOAD_SLOW = "load_slow"
-    """Stale: the load took longer than `soft_timeout`, or could not end before the deadline; it is owed."""
+    """Stale: the load took longer than `soft_timeout`; it goes on in a thread."""
     LOAD_PENDING = "load_pending"
     """Stale, while a resumable load goes on."""
 
@@ -68,7 +68,7 @@ class Loaded:
     """What a loader may return in place of the bare value, to set facts about it.
 
     `ttl`: how long these data are fresh, in any duration form; the cache's own where None.
-    `tags`: names under which `invalidate_tag` finds the entry.
+    `tags`: names kept with the entry in every tier; nothing is invalidated by them yet.
     `etag`, `last_modified`: validators as the origin wrote them, given back to the loader at the next load.
     """
 
