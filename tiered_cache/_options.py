@@ -4,20 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, NamedTuple, ParamSpec, TypeAlias, TypedDict, TypeVar
+from typing import Any, Concatenate, Literal, NamedTuple, ParamSpec, TypeAlias, TypedDict, TypeVar
 
 from tiered_cache._errors import ConfigurationError
 from tiered_cache._units import Duration, seconds, shown
-
-if TYPE_CHECKING:
-    from typing import Protocol
-
-    class Plain(Protocol):
-        __name__: str
-        __qualname__: str
-        __code__: Any
-        __defaults__: tuple[Any, ...] | None
-
 
 Scope: TypeAlias = Literal["container", "invocation"]
 P = ParamSpec("P")

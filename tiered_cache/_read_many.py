@@ -133,9 +133,10 @@ class ReadMany(ReadThrough):
             if isinstance(value, Outcome | Pending):
                 raise TypeError("a batch loader gives values: 'not modified' and 'pending' are for loaders of one key")
             loaded = value if isinstance(value, Loaded) else Loaded(value)
-            entries.append((call, self._stamped(call, loaded, load_time, born)))
-            self._memory.measure(entries[-1][1])
             found[key] = checked_value(loaded.value)
+            entry = self._stamped(call, loaded, load_time, born)
+            self._memory.measure(entry)  # L2 keeps the figure, as for one key
+            entries.append((call, entry))
         self._store_many(entries)
         return found
 
