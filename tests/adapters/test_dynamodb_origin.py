@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tiered_cache._errors import (
     ConfigurationError,
+    LoadTimeout,
     NotFound,
     OriginDenied,
     OriginError,
@@ -209,6 +210,18 @@ def test_keys_left_unprocessed_are_not_absent(users: DynamoDBOrigin, faults: Fau
     faults.script(batch([], ["a", "b"]))
     with pytest.raises(OriginThrottled, match=r"2 of 2 keys"):
         users.items(lambda key: {"pk": key}, budget=budget)(["a", "b"])
+
+
+def test_keys_left_unprocessed_are_throttled_where_no_try_fits_any_more(faults: FaultServer) -> None:
+    """The pauses fit into the budget until a whole try does not: that is the table's doing, and no LoadTimeout."""
+    faults.script(batch([], ["a", "b"]))
+    patient = DynamoDBOrigin("users", read_timeout=256)  # which begins no try with less than three seconds left
+    try:
+        with pytest.raises(OriginThrottled, match=r"2 of 2 keys") as caught:
+            patient.items(lambda key: {"pk": key}, budget=3.1)(["a", "b"])
+        assert isinstance(caught.value.__cause__, LoadTimeout)
+    finally:
+        patient.close()
 
 
 @pytest.mark.parametrize("item", [{"pk": {"S": "other"}}, {"name": {"S": "no key"}}, {"pk": {"N": "7"}}])
