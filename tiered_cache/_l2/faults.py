@@ -42,6 +42,8 @@ class Failure(StrEnum):
     """The server has too few replicas, or cannot save to disk, and takes no writes until it has: reads go on."""
     NOT_READY = "not_ready"
     """The server is loading, busy with a script, or cut off from its primary or its cluster."""
+    SCRIPT_MISSING = "script_missing"
+    """The server does not know a script by its hash: it is sent in full."""
     PROTOCOL = "protocol"
     """What came back is no answer of Redis."""
     REPLY = "reply"
@@ -58,7 +60,7 @@ class Unavailable(Exception):
 
 WRITES_ONLY = frozenset({Failure.OUT_OF_MEMORY, Failure.READ_ONLY, Failure.NO_WRITES})
 """Failures that say nothing about reads."""
-HARMLESS = frozenset({Failure.REPLY})
+HARMLESS = frozenset({Failure.REPLY, Failure.SCRIPT_MISSING})
 """Failures that say nothing about the next call."""
 MISCONFIGURED = frozenset({Failure.AUTH, Failure.PERMISSION, Failure.TLS, Failure.HANDSHAKE, Failure.CLUSTER})
 """Failures that only people can mend: a long pause, and a louder word."""
@@ -73,6 +75,7 @@ _BY_REPLY = (
     ("BusyLoadingError", Failure.NOT_READY),
     ("ClusterDownError", Failure.NOT_READY),  # and MasterDownError, which is one
     ("TryAgainError", Failure.NOT_READY),
+    ("NoScriptError", Failure.SCRIPT_MISSING),
     ("AskError", Failure.CLUSTER),  # and MovedError, which is one
 )
 _BY_CODE = {

@@ -17,12 +17,15 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import ResponseError
 
 from tiered_cache._l2.faults import Failure, Unavailable, classify, classify_connecting
+from tiered_cache._l2.scripts import in_full
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Sequence
 
     from redis.connection import Connection
+
+    from tiered_cache._l2.scripts import Command
 
 IDLE_LIMIT = 60.0
 """Seconds of wall-clock time without use after which a connection is not trusted: it may have died during a freeze."""
@@ -112,12 +115,22 @@ class Link:
         self._pid = os.getpid()
         self.connects = 0
 
-    def call(self, commands: Sequence[tuple[bytes, ...]], now: float) -> list[Any]:
+    def call(self, commands: Sequence[Command], now: float, limit: float | None = None) -> list[Any]:
         """The replies to `commands`, sent in one go. An error reply stands in the list as the Unavailable that it is.
 
-        `now`: wall-clock seconds, to tell how long a connection has idled. Raises Unavailable.
+        `now`: wall-clock seconds, to tell how long a connection has idled. `limit`: seconds for all of it, where that is
+        less than the timeout. Scripts that the server does not know are sent to it, in the same time. Raises Unavailable.
         """
-        ends = time.monotonic() + self._timeout
+        ends = time.monotonic() + (self._timeout if limit is None else min(limit, self._timeout))
+        replies = self._call(commands, now, ends)
+        unknown = [number for number, reply in enumerate(replies) if is_unknown_script(reply)]
+        if unknown:
+            again = self._call([in_full(commands[number]) for number in unknown], now, ends)
+            for number, reply in zip(unknown, again, strict=True):
+                replies[number] = reply
+        return replies
+
+    def _call(self, commands: Sequence[Command], now: float, ends: float) -> list[Any]:
         connection = self._checkout(now)
         try:
             if connection is not None:
@@ -141,7 +154,7 @@ class Link:
             with suppress(IndexError):  # another thread was quicker
                 dropped.pop().disconnect()
 
-    def _exchange(self, connection: Any, commands: Sequence[tuple[bytes, ...]], ends: float, now: float) -> list[Any]:
+    def _exchange(self, connection: Any, commands: Sequence[Command], ends: float, now: float) -> list[Any]:
         connection.deadline.at = ends
         try:
             connection.send_packed_command(packed(commands), check_health=False)
@@ -182,7 +195,12 @@ class Link:
         return connection
 
 
-def packed(commands: Sequence[tuple[bytes, ...]]) -> list[bytes]:
+def is_unknown_script(reply: Any) -> bool:
+    """Whether a script was not run, since the server has been restarted, flushed or replaced since it was sent."""
+    return isinstance(reply, Unavailable) and reply.failure is Failure.SCRIPT_MISSING
+
+
+def packed(commands: Sequence[Command]) -> list[bytes]:
     """`commands` as Redis reads them (RESP), in pieces: a large part is a piece of its own, and is not copied."""
     pieces: list[bytes] = []
     small: list[bytes] = []
