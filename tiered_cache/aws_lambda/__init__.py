@@ -1,4 +1,7 @@
-"""On Lambda: the decorator that tells a cache where an invocation begins and ends, and how long it may take."""
+"""On Lambda: the decorator that tells a cache where an invocation begins and ends, and how long it may take.
+
+And handlers of their own for events that say what has changed: `invalidate_on_s3` and `invalidate_on_dynamodb`.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,24 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tiered_cache._cache import TieredCache
+    from tiered_cache.aws_lambda.events import (
+        DynamoDBChange,
+        S3Change,
+        dynamodb_changes,
+        invalidate_on_dynamodb,
+        invalidate_on_s3,
+        s3_changes,
+    )
+
+__all__ = [
+    "DynamoDBChange",
+    "S3Change",
+    "dynamodb_changes",
+    "invalidate_on_dynamodb",
+    "invalidate_on_s3",
+    "lambda_handler",
+    "s3_changes",
+]
 
 Handler = TypeVar("Handler", bound="Callable[..., Any]")
 
@@ -42,3 +63,17 @@ def lambda_handler(cache: TieredCache) -> Callable[[Handler], Handler]:
         return wrapped  # type: ignore[return-value]  # it takes and gives what the handler does
 
     return decorate
+
+
+def __getattr__(name: str) -> Any:
+    """What events need, imported when first asked for: a handler that answers requests does not pay for it (PEP 562)."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from tiered_cache.aws_lambda import events
+
+    globals()[name] = found = getattr(events, name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
