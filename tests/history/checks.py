@@ -1,0 +1,347 @@
+"""The invariants of a history, each a pure function that says in sentences what violates it. See `CHECKS` at the end.
+
+What a check cannot decide it lets pass, and its docstring says what that is; `test_checks.py` shows that each can fail.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from itertools import accumulate
+from typing import TYPE_CHECKING, NamedTuple
+
+from history import CORRUPTING, INVALIDATIONS, READS, Event, History, Load, pairs_in_flight
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+TOLERANCE = 0.01
+"""Seconds between the readings of two clocks that belong together."""
+STALE_REASONS = frozenset({"revalidating", "load_failed", "load_slow", "load_pending"})
+HOLDING = frozenset({"value", "absent", "set"})
+UNDELIVERED = "InvalidationNotDelivered"
+FROZEN = frozenset({"freeze"})
+LOG_LOST = frozenset({"flush", "kill"})
+CLOCK = frozenset({"clock"})
+
+
+def truth(history: History) -> Iterator[str]:
+    """I1: a value is one that the origin held for that key while a load of it ran, and it is whole."""
+    for event in history.answers:
+        load = history.source(event)
+        key = event.keys[0]
+        if load is None:
+            if event.value is not None:
+                yield f"a value that no load gave: {event}"
+        elif load.key != key:
+            yield f"the value of {load.key}: {event}"
+        elif event.value != load.value:
+            yield f"a value that is torn: {event}"
+        elif load.outcome not in HOLDING:
+            yield f"a value of a load that failed: {event}"
+        elif load.began > event.end:
+            yield f"a value of a load that began only at {load.began:.4f}: {event}"
+        elif not _was_current(history, load):
+            yield f"a value of a version {load.version} that was not current during its load: {event}"
+
+
+def _was_current(history: History, load: Load) -> bool:
+    began, ended = (history.version_at(load.namespace, load.key, moment) for moment in (load.began, load.ended))
+    return load.outcome == "set" or began <= load.version <= ended
+
+
+def age(history: History) -> Iterator[str]:
+    """I2: as fresh only within `fresh_for`, and at all only within the stale windows, by the container's own clock.
+
+    A container believes the stamps of others, so the difference of their clocks counts. An answer with the value of a
+    load that was under way during the call is let pass: the caller gets it, however long that took.
+    """
+    policy = history.policy
+    for event in history.answers:
+        load = history.source(event)
+        if load is None or load.ended >= event.start:
+            continue
+        old = (event.start + event.ahead) - (load.began + load.ahead)
+        negative = load.outcome == "absent"
+        fresh_for = policy.negative_ttl if negative else policy.fresh_for
+        limit = fresh_for if event.stale is False or negative else policy.kept_for
+        if old >= limit + TOLERANCE:
+            yield f"{old:.4f} s old, which may be {limit:g} at most: {event}"
+        if event.age is not None and event.age < old - TOLERANCE:
+            yield f"said to be {event.age:.4f} s old, and is {old:.4f}: {event}"
+
+
+class _Change(NamedTuple):
+    """An invalidation of a key, or a value set: no version before `version` is to be seen by who has heard of it."""
+
+    end: float
+    version: int
+    event: Event
+
+
+def no_resurrection(history: History) -> Iterator[str]:
+    """I3: who has heard of an invalidation sees no version older than the origin's when it was called.
+
+    In one container: a call that begins after `delete`, `expire`, `invalidate_tag`, `clear` or `set` returned, whatever
+    came of it. In the others: after it returned without an error, as soon as `coherence` says, if their L2 answered since.
+    `expire` lets a stale value be served, marked so; a call that does not tell is let pass. A value that a caller set is
+    let pass unless that had ended before the invalidation was called: it may have come after it.
+    """
+    changes = _changes(history)
+    for event in history.answers:
+        load = history.source(event)
+        if load is None or load.namespace != event.namespace:
+            continue
+        known = changes.get((event.namespace, event.keys[0]))
+        if known is None or load.version >= known.highest_before(event.start):
+            continue
+        for change in known.all:
+            if change.end > event.start:
+                break
+            if (
+                load.version < change.version
+                and _heard(history, event, change.event)
+                and _forbids(change.event, event, load)
+            ):
+                yield f"version {load.version} after {change.event}, which made it {change.version}: {event}"
+                break
+
+
+class _Changes:
+    """The changes of one key in the order in which they ended."""
+
+    def __init__(self, changes: list[_Change]) -> None:
+        self.all = sorted(changes, key=lambda change: change.end)
+        self._ends = [change.end for change in self.all]
+        self._highest = [0, *accumulate((change.version for change in self.all), max)]
+
+    def highest_before(self, moment: float) -> int:
+        return self._highest[bisect_left(self._ends, moment)]
+
+
+def _changes(history: History) -> dict[tuple[str, str], _Changes]:
+    found: dict[tuple[str, str], list[_Change]] = {}
+    for event in history.events:
+        if event.operation in INVALIDATIONS or event.operation == "set":
+            for key in event.keys:
+                load = history.source(event)
+                version = load.version if load else history.version_at(event.namespace, key, event.start)
+                found.setdefault((event.namespace, key), []).append(_Change(event.end, version, event))
+    return {name: _Changes(changes) for name, changes in found.items()}
+
+
+def _heard(history: History, event: Event, change: Event) -> bool:
+    """Whether `change` had come to the container of `event` when that began."""
+    if event.container == change.container:
+        return True
+    if change.error or change.operation == "set" or not history.policy.leases:
+        return False
+    policy = history.policy
+    match policy.coherence:
+        case "invocation":
+            since = event.invocation
+        case "ttl":
+            since = event.start - policy.l1_for
+        case seconds:
+            since = event.start - seconds
+    if change.end > since or not history.reached(event.container, since, event.end + 1.0):
+        return False
+    return not history.disturbed(event.container, change.start, event.end, CORRUPTING)
+
+
+def _forbids(change: Event, event: Event, load: Load) -> bool:
+    if load.outcome == "set" and load.ended >= change.start:
+        return False
+    if change.operation == "expire":
+        return event.stale is False
+    return not (change.operation == "set" and change.error)
+
+
+def availability(history: History) -> Iterator[str]:
+    """I4: what is raised was raised by a load of that key during the call, and only where nothing stale may cover for it.
+
+    That something may is judged by what the very container answered before: its clock not set and nothing lost meanwhile.
+    An invalidation raises only InvalidationNotDelivered, and that only if L2 failed it.
+    """
+    by_key: dict[tuple[str, str], list[Load]] = {}
+    for load in history.loads:
+        by_key.setdefault((load.namespace, load.key), []).append(load)
+    latest: dict[tuple[str, str, str], list[Event]] = {}
+    for event in sorted(history.events, key=lambda event: event.end):
+        name = (event.container, event.namespace, event.keys[0] if event.keys else "")
+        if event.operation not in READS:
+            if event.error not in ("", UNDELIVERED):
+                yield f"an error that only a load may raise: {event}"
+        elif event.error not in ("", "NotFound"):
+            loads = [load for load in by_key.get(name[1:], ()) if load.outcome == event.error]
+            if not any(load.began <= event.end and event.start <= load.ended for load in loads):
+                yield f"an error that no load of the key raised meanwhile: {event}"
+            elif (
+                event.error != "OriginDenied"
+                and not event.insists
+                and (cover := _cover(history, event, latest.get(name, [])))
+            ):
+                yield f"raised, though this value covers for it: {cover}; {event}"
+        elif event.answered:
+            latest.setdefault(name, []).append(event)
+
+
+def _cover(history: History, event: Event, before: Sequence[Event]) -> Event | None:
+    """The last answer of the container that might have been given again."""
+    policy = history.policy
+    for held in reversed(before[-3:]):
+        load = history.source(held)
+        if held.end > event.start or load is None or load.outcome != "value":
+            continue
+        old = (event.end + event.ahead) - (load.began + load.ahead)
+        if not -TOLERANCE <= old < policy.kept_for - TOLERANCE:
+            continue
+        if history.version_at(load.namespace, load.key, event.end) != load.version:
+            continue  # may be invalidated
+        if not history.disturbed(event.container, load.began, event.end, LOG_LOST | CLOCK | CORRUPTING):
+            return held
+    return None
+
+
+def in_time(history: History) -> Iterator[str]:
+    """I5: a call ends within the time that its loads and its tries at L2 may take, a container's freeze not counted."""
+    limit = history.policy.longest + 3 * history.stall
+    for event in history.events:
+        took = event.end - event.start
+        if took <= limit:
+            continue
+        frozen = sum(
+            min(event.end, one.end) - max(event.start, one.start)
+            for one in history.disturbances
+            if one.name in FROZEN and one.met(event.container, event.start, event.end)
+        )
+        if took - frozen > limit:
+            yield f"{took:.3f} s, which may be {limit:.3f} at most: {event}"
+
+
+def one_load(history: History) -> Iterator[str]:
+    """I6: at most one load of a key is in flight in a container; on an undisturbed L2, in the whole fleet.
+
+    Let pass: a load of a batch (its flight is that of its keys together); one that asks to be alone, and what begins
+    while that one's call lasts or after; what begins after an invalidation of the key that the earlier load's container
+    may have heard of since it began, or after the log was lost. For the fleet also: whatever L2 failed for, a clock that
+    was set (the lease is the server's), and what was set or invalidated.
+    """
+    calls_alone = _calls_alone(history)
+    invalidated = _invalidated(history)
+    for first, second in pairs_in_flight(history.loads):
+        if first.batch or second.batch or first.alone or second.alone:
+            continue
+        name = (first.namespace, first.key)
+        same = first.container == second.container
+        if not same and not (history.policy.leases and not history.disturbances):
+            continue
+        if any(start <= second.began and first.began <= end for start, end in calls_alone.get(name, ())):
+            continue
+        if any(_may_part(history, event, first, second) for event in invalidated.get(name, ())):
+            continue
+        if history.disturbed(first.container, first.began, second.began, LOG_LOST):
+            continue
+        where = f"in {first.container}" if same else f"in {first.container} and {second.container}"
+        yield (
+            f"two loads of {first.key} in flight {where}: "
+            f"{first.began:.4f}..{first.ended:.4f} and {second.began:.4f}..{second.ended:.4f}"
+        )
+
+
+def _calls_alone(history: History) -> dict[tuple[str, str], list[tuple[float, float]]]:
+    found: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for event in history.events:
+        if event.alone:
+            found.setdefault((event.namespace, event.keys[0]), []).append((event.start, event.end))
+    return found
+
+
+def _invalidated(history: History) -> dict[tuple[str, str], list[Event]]:
+    found: dict[tuple[str, str], list[Event]] = {}
+    for event in history.events:
+        if event.operation in INVALIDATIONS or event.operation == "set":
+            for key in event.keys:
+                found.setdefault((event.namespace, key), []).append(event)
+    return found
+
+
+def _may_part(history: History, event: Event, first: Load, second: Load) -> bool:
+    """Whether that invalidation may be why the second load did not join the first."""
+    if event.start > second.began:
+        return False
+    if event.container == first.container == second.container:
+        return event.end >= first.began
+    if event.error or not history.policy.leases:
+        return history.policy.leases  # delivered at some later time
+    return event.end >= first.began - 1.0 or _not_heard(history, event, first)
+
+
+def _not_heard(history: History, event: Event, first: Load) -> bool:
+    """Whether the first load's container may have heard of the invalidation only after that load began."""
+    looks = [
+        one.invocation
+        for one in history.events
+        if one.container == first.container and event.end <= one.invocation and one.end <= first.began
+    ]
+    return not looks
+
+
+def honest_absence(history: History) -> Iterator[str]:
+    """I7: 'there is none' only where the origin said so for that key, within `negative_ttl` or during the call."""
+    absences: dict[tuple[str, str], list[Load]] = {}
+    for load in history.loads:
+        if load.outcome == "absent":
+            absences.setdefault((load.namespace, load.key), []).append(load)
+    for event in history.events:
+        if event.error != "NotFound":
+            continue
+        said = absences.get((event.namespace, event.keys[0]), [])
+        if event.value is not None:
+            said = [load for load in said if load.value == event.value]
+        if not any(_may_say(history, event, load) for load in said):
+            yield f"an absence that the origin did not speak of: {event}"
+
+
+def _may_say(history: History, event: Event, load: Load) -> bool:
+    old = (event.start + event.ahead) - (load.began + load.ahead)
+    return load.began <= event.end and (load.ended >= event.start or old < history.policy.negative_ttl + TOLERANCE)
+
+
+def isolation(history: History) -> Iterator[str]:
+    """I8: no value crosses from one namespace to another."""
+    for event in history.answers:
+        load = history.source(event)
+        if load is not None and load.namespace != event.namespace:
+            yield f"a value of the namespace {load.namespace}: {event}"
+
+
+def visible(history: History) -> Iterator[str]:
+    """I12: a degraded answer says so, and an L2 that fails is counted.
+
+    A stale answer has a reason to be stale and a fresh one has not; what says that L2 was not reached, and an invalidation
+    that it did not take, come with a count of L2's failures.
+    """
+    for event in history.events:
+        judged = event.stale is not None and event.reason and event.tier != "origin"
+        if judged and event.stale != (event.reason in STALE_REASONS):
+            yield f"stale is {event.stale}: {event}"
+        if (event.error == UNDELIVERED or event.reason == "unconfirmed") and not event.trouble:
+            yield f"L2 was not reached, and nothing counts that: {event}"
+
+
+CHECKS: dict[str, Callable[[History], Iterator[str]]] = {
+    "I1 truth": truth,
+    "I2 age": age,
+    "I3 no resurrection": no_resurrection,
+    "I4 availability": availability,
+    "I5 time": in_time,
+    "I6 load": one_load,
+    "I7 honest negatives": honest_absence,
+    "I8 isolation": isolation,
+    "I12 visible": visible,
+}
+
+
+def violations(history: History) -> list[str]:
+    """What violates any invariant."""
+    return [f"{name}: {sentence}" for name, check in CHECKS.items() for sentence in check(history)]

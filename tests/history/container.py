@@ -1,0 +1,193 @@
+"""A cache as one container has it, each call of which is written into the history."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from history import NEVER, Event
+
+from tiered_cache import MISSING, Loaded, NotFound, TieredCache
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from history import Origin
+
+OPERATIONS = frozenset(name for name in ("delete", "expire", "invalidate_tag", "clear") if hasattr(TieredCache, name))
+"""The ways of invalidation that the cache has."""
+
+
+def tag_of(key: str) -> str:
+    """Each key has one tag; one key in two gets it from its caller, the others from their loader."""
+    return f"tag-{key[-1]}"
+
+
+def tagged_by_caller(key: str) -> bool:
+    """Only such keys become absent: a NotFound cannot bring tags along."""
+    return key < "k"
+
+
+class Container:
+    """A cache with its origin. `ahead`: by how much its clock is ahead of true time at this moment."""
+
+    def __init__(
+        self,
+        name: str,
+        namespace: str,
+        cache: TieredCache,
+        origin: Origin,
+        *,
+        now: Callable[[], float],
+        ahead: Callable[[], float] = lambda: 0.0,
+    ) -> None:
+        self.name = name
+        self.namespace = namespace
+        self.cache = cache
+        self.events: list[Event] = []
+        self._origin = origin
+        self._now = now
+        self._ahead = ahead
+        self._invocation = NEVER
+
+    @contextmanager
+    def invocation(self, remaining: Callable[[], float] | None = None) -> Iterator[None]:
+        """`with cache.invocation(remaining):`, in which later events are."""
+        began = self._now()
+        with self.cache.invocation(remaining):
+            self._invocation = began
+            try:
+                yield
+            finally:
+                self._invocation = NEVER
+
+    # Reads
+
+    def ask(
+        self, key: str, *, plain: bool = False, meanwhile: Callable[[], None] | None = None, **options: Any
+    ) -> Event:
+        """Read `key` through the cache. `plain`: by `get_or_load`, that tells nothing of where the value is from."""
+        loader = self._loader(key, alone=options.get("force_refresh", False), meanwhile=meanwhile)
+        if tagged_by_caller(key):
+            options["tags"] = (tag_of(key),)
+        if plain:
+            act = lambda: {"value": self.cache.get_or_load(key, loader, **options)}
+        else:
+            act = lambda: self.cache.get_entry_or_load(key, loader, **options)._asdict()
+        name = "get_or_load" if plain else "get_entry_or_load"
+        alone, insists = options.get("force_refresh", False), not options.get("stale_ok", True)
+        return self._record(name, (key,), act, alone=alone, insists=insists)
+
+    def ask_many(self, keys: Sequence[str]) -> list[Event]:
+        """Read `keys` in one call; those of one kind: see `tagged_by_caller`."""
+
+        def load(missing: Sequence[str]) -> dict[str, Any]:
+            return {key: self._answer(key) for key in missing}
+
+        options = {"tags": tuple(sorted({tag_of(key) for key in keys}))} if tagged_by_caller(keys[0]) else {}
+        start, ahead = self._now(), self._ahead()
+        found: dict[str, Any] = {}
+        error = ""
+        try:
+            found = self.cache.get_many_or_load(keys, load, **options)
+        except Exception as raised:  # every outcome is part of the history
+            error = type(raised).__name__
+        missing = {"error": error or "NotFound"}
+        facts = [{"value": found[key]} if key in found else missing for key in keys]
+        return [
+            self._write("get_many_or_load", (key,), start, ahead, one) for key, one in zip(keys, facts, strict=True)
+        ]
+
+    def get(self, key: str) -> Event:
+        """Read `key` without a loader."""
+
+        def act() -> dict[str, Any]:
+            value = self.cache.get(key)
+            return {} if value is MISSING else {"value": value, "stale": False}
+
+        return self._record("get", (key,), act)
+
+    # Changes: the origin's first
+
+    def set(self, key: str) -> Event:
+        """Write a new version to the origin and to the cache."""
+        value = self._origin.write(self.namespace, key, self.name, self._ahead())
+
+        def act() -> dict[str, Any]:
+            self.cache.set(key, value, tags=(tag_of(key),))
+            return {"value": value}
+
+        return self._record("set", (key,), act)
+
+    def delete(self, key: str, *, absent: bool = False) -> Event:
+        """Change `key` in the origin, and delete it."""
+        self._origin.change(self.namespace, (key,), absent=absent and tagged_by_caller(key))
+        return self._record("delete", (key,), lambda: self.cache.delete(key))
+
+    def expire(self, key: str) -> Event:
+        """Change `key` in the origin, and expire it."""
+        self._origin.change(self.namespace, (key,))
+        return self._record("expire", (key,), lambda: self.cache.expire(key))
+
+    def invalidate_tag(self, tag: str, keys: Sequence[str]) -> Event:
+        """Change those of `keys` in the origin that have `tag`, and invalidate it."""
+        tagged = tuple(key for key in keys if tag_of(key) == tag)
+        self._origin.change(self.namespace, tagged)
+        return self._record("invalidate_tag", tagged, lambda: self.cache.invalidate_tag(tag))
+
+    def clear(self, keys: Sequence[str]) -> Event:
+        """Change all of `keys` in the origin, and clear the namespace, in which there are no others."""
+        self._origin.change(self.namespace, keys)
+        return self._record("clear", tuple(keys), lambda: self.cache.clear())
+
+    # How
+
+    def _loader(self, key: str, *, alone: bool, meanwhile: Callable[[], None] | None) -> Callable[[], Any]:
+        load = partial(self._origin.load, self.namespace, key, self.name)
+        more = {} if meanwhile is None else {"meanwhile": meanwhile}  # which no process could send to another
+
+        def call() -> Any:
+            value = load(self._ahead(), alone=alone, **more)
+            return value if tagged_by_caller(key) else Loaded(value, tags=(tag_of(key),))
+
+        return call
+
+    def _answer(self, key: str) -> Any:
+        try:
+            value = self._origin.load(self.namespace, key, self.name, self._ahead(), batch=True)
+        except NotFound as absent:
+            return absent
+        return value if tagged_by_caller(key) else Loaded(value, tags=(tag_of(key),))
+
+    def _record(self, operation: str, keys: tuple[str, ...], act: Callable[[], Any], **facts: Any) -> Event:
+        start, ahead = self._now(), self._ahead()
+        try:
+            found = act() or {}
+        except Exception as raised:  # every outcome is part of the history
+            found = {"error": type(raised).__name__, "value": str(raised) if isinstance(raised, NotFound) else None}
+        return self._write(operation, keys, start, ahead, {**found, **facts})
+
+    def _write(self, operation: str, keys: tuple[str, ...], start: float, ahead: float, facts: dict[str, Any]) -> Event:
+        end = self._now()
+        event = Event(
+            operation=operation,
+            keys=keys,
+            namespace=self.namespace,
+            container=self.name,
+            thread=threading.get_ident(),
+            start=start,
+            end=end,
+            ahead=min(ahead, self._ahead()),
+            invocation=self._invocation,
+            trouble=self.trouble(),
+            **facts,
+        )
+        self.events.append(event)
+        return event
+
+    def trouble(self) -> int:
+        """How often L2 failed, or was not asked since its breaker is open."""
+        l2 = self.cache.stats().l2
+        return 0 if l2 is None else l2.skipped + sum(l2.errors.values())

@@ -1,0 +1,332 @@
+"""A run as it was: what callers asked and got, what the origin held and gave, and what was done to both meanwhile.
+
+Times are true seconds, known to no container: a caller's own clock is `ahead` of them. In a run with real time they are
+those of the monotonic clock, which all processes of a host share; in one with a fake clock, a `TrueTime`.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from bisect import bisect_right
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import count
+from math import inf
+from typing import TYPE_CHECKING, Any, Literal
+
+from tiered_cache import NotFound, OriginDenied, OriginThrottled
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+NEVER = -inf
+READS = frozenset({"get_or_load", "get_entry_or_load", "get_many_or_load", "get"})
+INVALIDATIONS = frozenset({"delete", "expire", "invalidate_tag", "clear"})
+CORRUPTING = frozenset({"flip", "garbage"})
+"""What is done to replies and only the envelope of a value can notice: the log's records have no checksum of their own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One call of one caller, and what came of it. A call for many keys is one event for each of them.
+
+    keys: those that it read, or that it invalidated.
+    value: what the origin's `Load` has as its value, if it came through whole; of NotFound, the text.
+    error: the name of the exception's type; "" if none.
+    ahead: the least by which the container's clock was ahead of true time during the call.
+    invocation: when the invocation began in which the call was made; NEVER where there was none.
+    trouble: how often the container's L2 had failed, or was not asked, when the call ended.
+    alone: it asked for a load of its own (`force_refresh`). insists: on a fresh value (`stale_ok=False`).
+    """
+
+    operation: str
+    keys: tuple[str, ...]
+    namespace: str
+    container: str
+    start: float
+    end: float
+    thread: int = 0
+    ahead: float = 0.0
+    invocation: float = NEVER
+    trouble: int = 0
+    value: Any = None
+    error: str = ""
+    tier: str = ""
+    age: float | None = None
+    stale: bool | None = None
+    reason: str = ""
+    alone: bool = False
+    insists: bool = False
+
+    @property
+    def answered(self) -> bool:
+        """Whether it gave a value, or said that there is none."""
+        return self.operation in READS and (self.value is not None or self.error == "NotFound")
+
+    def __str__(self) -> str:
+        what = f"{self.operation}({', '.join(self.keys[:3])}) in {self.container} at {self.start:.4f}..{self.end:.4f}"
+        return f"{what} -> {self.error or self.tier} {self.reason} {str(self.value)[:60]}".rstrip()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """One answer of the origin, or one value that a caller wrote to it and to the cache.
+
+    outcome: "value", "absent", "set" or the name of an exception's type.
+    value: as the caller of the cache is to get it; of an absence, the text of NotFound. Has the nonce in it.
+    """
+
+    namespace: str
+    key: str
+    version: int
+    nonce: str
+    container: str
+    began: float
+    ended: float
+    ahead: float = 0.0
+    outcome: str = "value"
+    value: Any = None
+    alone: bool = False
+    batch: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Disturbance:
+    """What was done to the run, from `start` to `end`. `container`: to one of them alone; "": to all."""
+
+    name: str
+    start: float
+    end: float
+    container: str = ""
+
+    def met(self, container: str, start: float, end: float) -> bool:
+        """Whether it may have touched that container in that time."""
+        return self.container in ("", container) and self.start <= end and start <= self.end
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """What the caches of the run promise.
+
+    fresh_for, stale_while_revalidate, stale_if_error, negative_ttl: those of the outermost tier.
+    l1_for: the longest for which L1 answers without asking L2.
+    coherence: as the caches' option.
+    longest: seconds that a call may take, with all its loads and all its tries at L2.
+    leases: whether there is one load for the fleet, and a log that tells others of invalidations.
+    """
+
+    fresh_for: float = 60.0
+    stale_while_revalidate: float = 0.0
+    stale_if_error: float = 0.0
+    negative_ttl: float = 0.0
+    l1_for: float = 60.0
+    coherence: Literal["ttl", "invocation"] | float = "ttl"
+    longest: float = inf
+    leases: bool = False
+
+    @property
+    def kept_for(self) -> float:
+        return self.fresh_for + max(self.stale_while_revalidate, self.stale_if_error)
+
+
+@dataclass(frozen=True)
+class History:
+    """All that is known of a run. `versions`: for each (namespace, key), since when each version is the current one.
+
+    stall: the longest for which the machine let a thread wait that wanted to run.
+    """
+
+    events: Sequence[Event]
+    loads: Sequence[Load]
+    versions: dict[tuple[str, str], Sequence[float]]
+    policy: Policy = Policy()
+    disturbances: Sequence[Disturbance] = ()
+    stall: float = 0.0
+
+    @cached_property
+    def by_nonce(self) -> dict[str, Load]:
+        return {load.nonce: load for load in self.loads}
+
+    @cached_property
+    def answers(self) -> list[Event]:
+        return [event for event in self.events if event.answered]
+
+    def source(self, event: Event) -> Load | None:
+        """The load that an answer comes from, by the nonce in it."""
+        value = event.value
+        nonce = value[3] if isinstance(value, tuple) and len(value) == 5 else value
+        return self.by_nonce.get(nonce) if isinstance(nonce, str) else None
+
+    def version_at(self, namespace: str, key: str, moment: float) -> int:
+        """The version that was current at `moment`; versions are counted from 1."""
+        return max(1, bisect_right(self.versions.get((namespace, key), ()), moment))
+
+    def disturbed(self, container: str, start: float, end: float, names: frozenset[str] | None = None) -> bool:
+        """Whether anything was done to `container` in that time: anything at all, or one of `names`."""
+        return any(one.met(container, start, end) and (names is None or one.name in names) for one in self.disturbances)
+
+    @cached_property
+    def _troubles(self) -> dict[str, list[float]]:
+        found: dict[str, list[float]] = {}
+        most: dict[str, int] = {}
+        for event in sorted(self.events, key=lambda event: event.end):
+            if event.trouble > most.get(event.container, 0):
+                most[event.container] = event.trouble
+                found.setdefault(event.container, []).append(event.end)
+        return found
+
+    def reached(self, container: str, start: float, end: float) -> bool:
+        """Whether L2 answered that container all the time, as far as its counters tell."""
+        times = self._troubles.get(container, [])
+        return bisect_right(times, start) == bisect_right(times, end)
+
+
+class TrueTime:
+    """Time that passes when told to, and a little each time it is read: so that what came first is earlier."""
+
+    def __init__(self) -> None:
+        self.passed = 0.0
+        self._ticks = count(1)
+
+    def __call__(self) -> float:
+        return self.passed + next(self._ticks) * 1e-7
+
+
+class OriginDown(OSError):
+    """The origin cannot be reached: a passing failure."""
+
+
+class Origin:
+    """The truth: for each key a current version, and a record of all that were. Each answer has a nonce of its own.
+
+    `mode`: "ok", "down", "throttled" or "denied"; `delay`: seconds before it looks at what is current, and after.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._lock = threading.Lock()
+        self._numbers = count(1)
+        self._versions: dict[tuple[str, str], list[float]] = {}
+        self._absent: set[tuple[str, str]] = set()
+        self._loads: list[Load] = []
+        self.mark = f"v{os.urandom(6).hex()}-"
+        """Each value has it in it, and nothing else in the run: no log may show it."""
+        self.mode = "ok"
+        self.delay = (0.0, 0.0)
+
+    def change(self, namespace: str, keys: Sequence[str], *, absent: bool = False) -> None:
+        """Make a new version of each key the current one: a value, or that there is none."""
+        with self._lock:
+            for key in keys:
+                name = (namespace, key)
+                self._versions.setdefault(name, [NEVER]).append(self._now())
+                (self._absent.add if absent else self._absent.discard)(name)
+
+    def write(self, namespace: str, key: str, container: str, ahead: float) -> tuple[Any, ...]:
+        """Make a new version current, and give it, for the caller to put into the cache as well."""
+        self.change(namespace, (key,))
+        began = self._now()
+        load = self._read(namespace, key, container, began, ahead, alone=False, batch=False)
+        return self._record(load, "set").value  # type: ignore[no-any-return]
+
+    def load(
+        self,
+        namespace: str,
+        key: str,
+        container: str,
+        ahead: float = 0.0,
+        *,
+        alone: bool = False,
+        batch: bool = False,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> tuple[Any, ...]:
+        """The current version, as it is after the first delay. `meanwhile` is called after it was looked at.
+
+        Raises NotFound where there is none, and what the mode says.
+        """
+        began, delay, mode = self._now(), self.delay, self.mode
+        if delay[0]:
+            time.sleep(delay[0])
+        load = self._read(namespace, key, container, began, ahead, alone=alone, batch=batch)
+        if meanwhile is not None:
+            meanwhile()
+        if delay[1]:
+            time.sleep(delay[1])
+        return self._answer(load, mode)
+
+    def _read(self, namespace: str, key: str, container: str, began: float, ahead: float, **how: bool) -> Load:
+        with self._lock:
+            name = (namespace, key)
+            version = len(self._versions.setdefault(name, [NEVER]))
+            nonce = f"{self.mark}{next(self._numbers)}"
+            value: Any = nonce if name in self._absent else (namespace, key, version, nonce, nonce * (1 + len(key) * 4))
+            outcome = "absent" if name in self._absent else "value"
+        return Load(
+            namespace=namespace,
+            key=key,
+            version=version,
+            nonce=nonce,
+            container=container,
+            began=began,
+            ended=inf,
+            ahead=ahead,
+            value=value,
+            outcome=outcome,
+            **how,
+        )
+
+    def _answer(self, load: Load, mode: str) -> tuple[Any, ...]:
+        failure = {
+            "down": OriginDown("the origin is down"),
+            "throttled": OriginThrottled("slow down"),
+            "denied": OriginDenied("no"),
+        }.get(mode)
+        if failure is not None:
+            self._record(load, type(failure).__name__)
+            raise failure
+        self._record(load, load.outcome)
+        if load.outcome == "absent":
+            raise NotFound(load.value)
+        return load.value  # type: ignore[no-any-return]
+
+    def _record(self, load: Load, outcome: str) -> Load:
+        from dataclasses import replace
+
+        done = replace(load, ended=self._now(), outcome=outcome)
+        self._loads.append(done)
+        return done
+
+    def loads(self) -> list[Load]:
+        """All answers so far, failures too."""
+        return list(self._loads)
+
+    def versions(self) -> dict[tuple[str, str], Sequence[float]]:
+        """Since when each version of each key was current."""
+        with self._lock:
+            return {name: tuple(since) for name, since in self._versions.items()}
+
+    def set_mode(self, mode: str) -> None:
+        self.mode = mode
+
+    def set_delay(self, before: float, after: float) -> None:
+        self.delay = (before, after)
+
+    def get_mark(self) -> str:
+        return self.mark
+
+
+def pairs_in_flight(loads: Sequence[Load]) -> Iterator[tuple[Load, Load]]:
+    """Loads of one key of which the second began while the first was in flight."""
+    by_key: dict[tuple[str, str], list[Load]] = {}
+    for load in loads:
+        if load.outcome != "set":
+            by_key.setdefault((load.namespace, load.key), []).append(load)
+    for same in by_key.values():
+        same.sort(key=lambda load: load.began)
+        open_loads: list[Load] = []
+        for load in same:
+            open_loads = [earlier for earlier in open_loads if earlier.ended > load.began]
+            yield from ((earlier, load) for earlier in open_loads)
+            open_loads.append(load)
