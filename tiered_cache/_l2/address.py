@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from urllib.parse import SplitResult
 
+    from tiered_cache._l2.cluster import ClusterLink, Place
+    from tiered_cache._l2.link import Link
+
 SCHEMES = ("redis", "rediss", "unix")
 _FORMS = "redis://host:6379/0, rediss://user:password@host:6379 (TLS) or unix:///path/to/socket"
 
@@ -21,6 +24,7 @@ _FLAG = (lambda given: given.lower() in {"0", "1", "true", "false", "yes", "no"}
 _FILE = (os.path.exists, "a file that exists")
 _URL_OPTIONS: dict[str, tuple[Callable[[str], bool], str]] = {
     "client_name": _TEXT,
+    "cluster": _FLAG,
     "db": _NUMBER,
     "password": _TEXT,
     "protocol": (lambda given: given in {"2", "3"}, "2 or 3"),
@@ -37,10 +41,26 @@ _URL_OPTIONS: dict[str, tuple[Callable[[str], bool], str]] = {
 
 
 class Address(NamedTuple):
-    """An address without its secrets, and how to make a connection to it (not yet connected) within a timeout."""
+    """An address without its secrets, and how to make a connection to it (not yet connected) within a timeout.
+
+    `startup`: of a cluster, the nodes that are asked for all the others; `maker` makes connections to any `host` and
+    `port` then. `remap`: the place at which a node can be reached from here, by that under which the cluster names it.
+    """
 
     shown: str
-    maker: Callable[[float], Callable[[], Any]]
+    maker: Callable[[float], Callable[..., Any]]
+    startup: tuple[Place, ...] = ()
+    remap: Callable[[Place], Place] | None = None
+
+    def link(self, timeout: float) -> Link | ClusterLink:
+        """The connections to it, of which none is made yet: this imports redis."""
+        from tiered_cache._l2.link import Link
+
+        if not self.startup:
+            return Link(self.maker(timeout), timeout)
+        from tiered_cache._l2.cluster import ClusterLink
+
+        return ClusterLink(self.maker(timeout), self.startup, timeout, self.remap)
 
 
 def address_of(given: object) -> Address:
@@ -63,7 +83,9 @@ def _from_url(url: str) -> Address:
     _check_place(parts)
     _check_options(parts)
     _require_redis()
-    return Address(_place(parts), lambda timeout: _maker_from_url(url, timeout))
+    startup = _cluster_of(parts)
+    shown_place = f"{_place(parts)}?cluster=true" if startup else _place(parts)
+    return Address(shown_place, lambda timeout: _maker_from_url(url, timeout), startup)
 
 
 _AT_HINT = "; write / ? # @ : and % in a password as %2F %3F %23 %40 %3A and %25"
@@ -110,6 +132,22 @@ def _check_options(parts: SplitResult) -> None:
         raise ConfigurationError(f"RedisTier url has a #, after which nothing is read{_AT_HINT}")
 
 
+def _cluster_of(parts: SplitResult) -> tuple[Place, ...]:
+    """The node that a cluster is asked for at first; none if the URL is that of a single server."""
+    from urllib.parse import parse_qs, unquote
+
+    options = parse_qs(parts.query)
+    if options.get("cluster", ["no"])[0].lower() not in {"1", "true", "yes"}:
+        return ()
+    if parts.scheme == "unix" or not parts.hostname:
+        raise ConfigurationError("RedisTier url with cluster=true must begin with redis:// or rediss://")
+    if any(database.strip("/0") for database in (parts.path, *options.get("db", []))):
+        raise ConfigurationError(
+            "RedisTier url with cluster=true must not name a database: a cluster has number 0 alone"
+        )
+    return ((unquote(parts.hostname), parts.port or 6379),)
+
+
 def _place(parts: SplitResult) -> str:
     host = parts.hostname or ""
     host = f"[{host}]" if ":" in host else host
@@ -121,7 +159,7 @@ def _from_client(client: Any) -> Address:
     if any(kind.startswith("redis.asyncio") for kind in kinds):
         raise TypeError("RedisTier got an asyncio client, and this cache is synchronous: give a redis.Redis or a URL")
     if hasattr(client, "nodes_manager"):
-        raise ConfigurationError("RedisTier got a cluster client: only a single server is served so far; give its URL")
+        return _from_cluster_client(client)
     pool = getattr(client, "connection_pool", None)
     if pool is None or not any(kind.split(".")[0] == "redis" for kind in kinds):
         raise ConfigurationError(f"RedisTier expects a URL ({_FORMS}) or a redis.Redis; got {shown(client)}")
@@ -132,9 +170,38 @@ def _from_client(client: Any) -> Address:
     return Address(f"redis.Redis at {place}", lambda timeout: _maker(pool.connection_class, options, timeout))
 
 
+def _from_cluster_client(client: Any) -> Address:
+    nodes = client.nodes_manager
+    startup = tuple((node.host, node.port) for node in nodes.startup_nodes.values())
+    # redis-py itself turns a cluster's options into those of a connection.
+    pool = nodes.create_redis_node(*startup[0], **nodes.connection_kwargs).connection_pool
+    options = {name: value for name, value in pool.connection_kwargs.items() if _is_ours(name)}
+    options["redis_connect_func"] = _greeting(client.user_on_connect_func)
+    host, port = startup[0]
+    return Address(
+        f"redis.RedisCluster at {host}:{port}",
+        lambda timeout: _maker(pool.connection_class, options, timeout),
+        startup,
+        lambda place: nodes.remap_host_port(*place),
+    )
+
+
+def _greeting(own: Callable[[Any], None] | None) -> Callable[[Any], None] | None:
+    """What a cluster client does to a new connection, less READONLY, which would let replicas answer."""
+    if own is None:
+        return None
+
+    def greet(connection: Any) -> None:
+        connection.on_connect()
+        own(connection)
+
+    return greet
+
+
 _NOT_OURS = {
     "cache",
     "cache_config",
+    "cluster",
     "command_packer",
     "decode_responses",
     "driver_info",
@@ -170,7 +237,7 @@ def _require_redis() -> None:
         raise ImportError("RedisTier needs the package redis: pip install 'tiered-cache[redis]'")
 
 
-def _maker_from_url(url: str, timeout: float) -> Callable[[], Any]:
+def _maker_from_url(url: str, timeout: float) -> Callable[..., Any]:
     from redis.connection import Connection, parse_url
 
     options: dict[str, Any] = parse_url(url)  # type: ignore[no-untyped-call]
@@ -178,8 +245,11 @@ def _maker_from_url(url: str, timeout: float) -> Callable[[], Any]:
     return _maker(kind, {name: value for name, value in options.items() if _is_ours(name)}, timeout)
 
 
-def _maker(kind: type[Any], options: dict[str, Any], timeout: float) -> Callable[[], Any]:
-    """A function that makes a connection that keeps to `timeout`, never retries, and says no more than it must."""
+def _maker(kind: type[Any], options: dict[str, Any], timeout: float) -> Callable[..., Any]:
+    """A function that makes a connection that keeps to `timeout`, never retries, and says no more than it must.
+
+    It may be given another `host` and `port`.
+    """
     from inspect import signature
 
     from redis.backoff import NoBackoff
@@ -198,4 +268,4 @@ def _maker(kind: type[Any], options: dict[str, Any], timeout: float) -> Callable
     for name in ("driver_info",) if "driver_info" in known else ("lib_name", "lib_version"):
         how[name] = None  # no CLIENT SETINFO, which would be two messages more
     bounded = deadline_connection(kind)
-    return lambda: bounded(**options, **how)
+    return lambda **place: bounded(**(options | place), **how)

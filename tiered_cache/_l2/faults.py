@@ -31,7 +31,9 @@ class Failure(StrEnum):
     HANDSHAKE = "handshake"
     """The server refuses the database number or the client name of the address."""
     CLUSTER = "cluster"
-    """The server is one node of a cluster, and the key lies on another."""
+    """The server is one node of a cluster and was taken for a single one, or the other way round."""
+    NODE = "node"
+    """One node of the cluster cannot be asked now: its slots are misses, and the others are served."""
     TOO_MANY_CLIENTS = "too_many_clients"
     """The server takes no more connections."""
     OUT_OF_MEMORY = "out_of_memory"
@@ -58,9 +60,19 @@ class Unavailable(Exception):
         self.failure = failure
 
 
+class Elsewhere(Unavailable):
+    """A node of a cluster names the node that has the slot: for good (MOVED), or for this one command (ASK)."""
+
+    def __init__(self, hint: str, host: str, port: int, *, for_good: bool) -> None:
+        super().__init__(Failure.CLUSTER, hint)
+        self.host = host
+        self.port = port
+        self.for_good = for_good
+
+
 WRITES_ONLY = frozenset({Failure.OUT_OF_MEMORY, Failure.READ_ONLY, Failure.NO_WRITES})
 """Failures that say nothing about reads."""
-HARMLESS = frozenset({Failure.REPLY, Failure.SCRIPT_MISSING})
+HARMLESS = frozenset({Failure.REPLY, Failure.SCRIPT_MISSING, Failure.NODE})
 """Failures that say nothing about the next call."""
 MISCONFIGURED = frozenset({Failure.AUTH, Failure.PERMISSION, Failure.TLS, Failure.HANDSHAKE, Failure.CLUSTER})
 """Failures that only people can mend: a long pause, and a louder word."""
@@ -76,7 +88,6 @@ _BY_REPLY = (
     ("ClusterDownError", Failure.NOT_READY),  # and MasterDownError, which is one
     ("TryAgainError", Failure.NOT_READY),
     ("NoScriptError", Failure.SCRIPT_MISSING),
-    ("AskError", Failure.CLUSTER),  # and MovedError, which is one
 )
 _BY_CODE = {
     "BUSY": Failure.NOT_READY,
@@ -96,6 +107,9 @@ def classify(error: BaseException) -> Unavailable:
 
     if isinstance(error, TimeoutError | exceptions.TimeoutError):
         return _unavailable(Failure.TIMEOUT, error)
+    if isinstance(error, exceptions.AskError):
+        for_good = isinstance(error, exceptions.MovedError)
+        return Elsewhere(_HINTS[Failure.CLUSTER], error.host, error.port, for_good=for_good)
     for name, failure in _BY_REPLY:
         if isinstance(error, getattr(exceptions, name)):
             return _unavailable(failure, error)
@@ -103,10 +117,9 @@ def classify(error: BaseException) -> Unavailable:
     if isinstance(error, exceptions.ResponseError):
         return _unavailable(_BY_CODE.get(text.partition(" ")[0], Failure.REPLY), error)
     if isinstance(error, OSError | exceptions.ConnectionError):
-        if "max number of clients" in text:
-            return _unavailable(Failure.TOO_MANY_CLIENTS, error)
         refused_late = "[SSL: " in text and "ALERT" in text and "BAD_RECORD" not in text  # TLS 1.3: after the handshake
-        return _unavailable(Failure.TLS if refused_late else Failure.RESET, error)
+        broken = Failure.TLS if refused_late else Failure.RESET
+        return _unavailable(Failure.TOO_MANY_CLIENTS if "max number of clients" in text else broken, error)
     return _unavailable(Failure.PROTOCOL, error)
 
 
@@ -148,7 +161,7 @@ _HINTS = {
     Failure.PERMISSION: "this user may not do that: it needs GET, SET, DEL and the keys tc1:*",
     Failure.TLS: "no trusted TLS connection: check the certificate authority, and that the server speaks TLS here",
     Failure.HANDSHAKE: "the server refuses the database number or the client name",
-    Failure.CLUSTER: "this is one node of a cluster, and only single servers are served so far",
+    Failure.CLUSTER: "this is one node of a cluster: add ?cluster=true to the URL, or give a redis.RedisCluster",
     Failure.TOO_MANY_CLIENTS: "the server has as many clients as its maxclients allows",
     Failure.OUT_OF_MEMORY: "the server is full and its maxmemory-policy evicts nothing: use allkeys-lru",
     Failure.READ_ONLY: "the server is a replica now",

@@ -107,6 +107,9 @@ def deadline_connection(kind: type[Any]) -> type[Any]:
 class Link:
     """The connections of one process to one server; as many as threads call at the same time, which is mostly one."""
 
+    ordered = True
+    """The commands of one call are executed in the order given."""
+
     def __init__(self, make: Callable[[], Connection], timeout: float) -> None:
         self._make = make
         self._timeout = timeout
@@ -122,7 +125,34 @@ class Link:
         less than the timeout. Scripts that the server does not know are sent to it, in the same time. Raises Unavailable.
         """
         ends = time.monotonic() + (self._timeout if limit is None else min(limit, self._timeout))
-        replies = self._call(commands, now, ends)
+        return self._completed(self._call(commands, now, ends), commands, now, ends)
+
+    def begin(self, commands: Sequence[Command], now: float, ends: float) -> Any:
+        """Send `commands` on a connection that is open, which is given for `finish`; None where none was, or it is dead.
+
+        For who asks several servers at once: all are sent to before the first reply is waited for.
+        """
+        connection = self._checkout(now)
+        if connection is not None:
+            try:
+                self._send(connection, commands, ends)
+            except Exception:  # noqa: BLE001  # `call`, which is what to do then, finds out by itself
+                self.drop()
+                return None
+        return connection
+
+    def finish(self, connection: Any, commands: Sequence[Command], now: float, ends: float) -> list[Any]:
+        """The replies to what `begin` sent, as `call` gives them. Raises Unavailable."""
+        connection.deadline.at = ends
+        try:
+            replies = self._receive(connection, len(commands), now)
+        except Exception as error:
+            self.drop()
+            raise classify(error) from error
+        return self._completed(replies, commands, now, ends)
+
+    def _completed(self, replies: list[Any], commands: Sequence[Command], now: float, ends: float) -> list[Any]:
+        """The replies, once the scripts that the server did not know have been sent to it."""
         unknown = [number for number, reply in enumerate(replies) if is_unknown_script(reply)]
         if unknown:
             again = self._call([in_full(commands[number]) for number in unknown], now, ends)
@@ -155,10 +185,20 @@ class Link:
                 dropped.pop().disconnect()
 
     def _exchange(self, connection: Any, commands: Sequence[Command], ends: float, now: float) -> list[Any]:
+        self._send(connection, commands, ends)
+        return self._receive(connection, len(commands), now)
+
+    def _send(self, connection: Any, commands: Sequence[Command], ends: float) -> None:
         connection.deadline.at = ends
         try:
             connection.send_packed_command(packed(commands), check_health=False)
-            replies = _replies(connection, len(commands))
+        except BaseException:  # an interrupt too: the reply to half a command would be taken for that to the next
+            connection.disconnect()
+            raise
+
+    def _receive(self, connection: Any, count: int, now: float) -> list[Any]:
+        try:
+            replies = _replies(connection, count)
         except BaseException:  # an interrupt too: the rest of the reply would be taken for that to the next call
             connection.disconnect()
             raise
