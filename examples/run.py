@@ -10,7 +10,26 @@ from pathlib import Path
 from tiered_cache.local import LocalServices
 from tiered_cache.local.content import fill
 
-EVENTS = {
+OBJECT_PUT = {
+    "Records": [
+        {
+            "eventSource": "aws:s3",
+            "eventName": "ObjectCreated:Put",
+            "s3": {"bucket": {"name": "demo-documents"}, "object": {"key": "endpoints.json"}},
+        }
+    ]
+}
+ITEM_MODIFIED = {
+    "Records": [
+        {
+            "eventSource": "aws:dynamodb",
+            "eventSourceARN": "arn:aws:dynamodb:us-east-1:123456789012:table/demo-customers/stream/2026-05-01T00:00:00.000",
+            "eventName": "MODIFY",
+            "dynamodb": {"Keys": {"customer_id": {"S": "customer-000007"}}, "SequenceNumber": "1"},
+        }
+    ]
+}
+EVENTS = {  # for each example; with a function's name before it, where that is not `handler`
     "global_dict": [
         {"customer": "c1", "amount": 10, "currency": "USD"},
         {"customer": "c2", "amount": 5, "currency": "CHF"},
@@ -22,6 +41,16 @@ EVENTS = {
         {"want": "customer", "customer_id": "customer-000007"},
         {"want": "mapping"},
         {"want": "customer", "customer_id": "customer-000007"},
+    ],
+    "invalidate_on_change": [
+        {"document": "endpoints.json"},
+        {"document": "endpoints.json"},
+        ("on_object", OBJECT_PUT),
+        {"document": "endpoints.json"},
+        {"customer_id": "customer-000007"},
+        {"customer_id": "customer-000007"},
+        ("on_item", ITEM_MODIFIED),
+        {"customer_id": "customer-000007"},
     ],
 }
 
@@ -36,11 +65,12 @@ class Context:
 def run(name):
     print(f"\n{name}: {importlib.import_module(name).__doc__.splitlines()[0]}")
     module = importlib.import_module(name)
-    for event in EVENTS[name]:
+    for entry in EVENTS[name]:
+        function, event = entry if isinstance(entry, tuple) else ("handler", entry)
         started = time.perf_counter()
-        result = module.handler(event, Context())
+        result = getattr(module, function)(event, Context())
         milliseconds = (time.perf_counter() - started) * 1000
-        print(f"  {milliseconds:9.3f} ms  {json.dumps(event)} -> {json.dumps(result)[:150]}")
+        print(f"  {milliseconds:9.3f} ms  {function}({json.dumps(event)[:100]}) -> {json.dumps(result)[:150]}")
     module.cache.close()
 
 

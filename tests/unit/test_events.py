@@ -369,10 +369,22 @@ def test_a_failed_record_without_a_number_is_raised() -> None:
     ],
 )
 def test_what_key_and_tags_give_is_checked(options: Any, error: type[Exception], text: str) -> None:
-    """Before anything is invalidated."""
+    """A name that could never have been a key's is a mistake, and is seen."""
     cache, _ = make()
     with pytest.raises(error, match=text):
         invalidate_on_s3(cache, **options)({"Records": [put("a")]}, None)
+
+
+def test_a_bad_key_is_the_failure_of_its_record_alone() -> None:
+    """And nothing is invalidated for that record before it is mended."""
+    cache, l2 = make()
+    cache.set("a", "v")
+    cache.set("b", "v")
+    handler = invalidate_on_s3(
+        cache, key=lambda change: ["a", ""] if change.key == "bad" else "b", report_failures=True
+    )
+    assert failures("m") == handler(queued(m="bad", n="good"), None)
+    assert {("default", "a")} == set(l2.entries)
 
 
 @pytest.mark.parametrize(
