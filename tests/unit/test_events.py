@@ -294,6 +294,10 @@ def test_no_record_keeps_another_from_being_heard() -> None:
     with pytest.raises(ValueError, match=r"^event.Records\[1\].body must be"):
         handler(queued(first="a", second=None, third="b", fourth=None), None)
     assert {} == l2.entries
+    cache.set("a", "a")
+    with pytest.raises(ValueError, match=r"^event.Records\[0\] must be"):
+        handler({"Records": [{"eventSource": "aws:s3"}, put("a")]}, None)
+    assert {} == l2.entries
 
 
 def test_a_queue_is_told_which_messages_failed(caplog: pytest.LogCaptureFixture) -> None:

@@ -56,10 +56,10 @@ class DynamoDBChange(NamedTuple):
 
 
 class Part(NamedTuple, Generic[C]):
-    """What Lambda can send again on its own."""
+    """A part of an event that can fail on its own."""
 
     name: str | None
-    """Its identifier in a partial batch response; None: there is none, and the event is sent again as a whole."""
+    """Its identifier in a partial batch response; None: it has none, and can only be sent again with the whole event."""
     read: Callable[[], list[C]]
     """Gives its changes. Raises ValueError for what it does not understand."""
 
@@ -75,9 +75,9 @@ def s3_changes(event: Any) -> list[S3Change]:
 
 
 def s3_parts(event: Any) -> list[Part[S3Change]]:
-    """`event` as its SQS messages, or as one part where it did not come from a queue."""
+    """`event` as its records, of which those of SQS have names; as one part where it has no records."""
     match event:
-        case {"Records": [{"eventSource": "aws:sqs"}, *_] as records}:
+        case {"Records": [*records]}:
             return [
                 Part(_text(record, "messageId"), partial(_s3_record, where, record))
                 for where, record in _placed("event", records)
