@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint types imports examples bench coverage clean constraints
+.PHONY: demo test lint types imports examples bench fuzz coverage clean constraints
 
 demo: $(STAMP)  ## a real handler on local services: the latency of each tier
 	$(BIN)/tiered-cache demo
@@ -31,6 +31,9 @@ examples: $(STAMP)  ## every example, on local services
 
 bench: $(STAMP)  ## the tiers compared, and the peers
 	$(BIN)/python -m benchmarks
+
+fuzz: $(STAMP)  ## ten minutes of altered entries: each must be a miss
+	$(BIN)/python tests/fuzz/run.py --minutes 10
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tiered_cache needs Python 3.11 or later: make PYTHON=python3.12 ...")'

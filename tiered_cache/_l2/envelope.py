@@ -292,7 +292,7 @@ def _decompressed(payload: memoryview, raw_size: int, flags: int) -> bytes:
     stream = zlib.decompressobj()
     try:
         raw = stream.decompress(payload, raw_size + 1)  # one more, so that output which is too long shows
-    except zlib.error:
+    except (zlib.error, MemoryError):
         raise Unreadable(Fault.COMPRESSION) from None
     if len(raw) != raw_size or not stream.eof or stream.unused_data:
         raise Unreadable(Fault.COMPRESSION)

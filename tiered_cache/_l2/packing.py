@@ -17,13 +17,17 @@ A zone is a zoneinfo key, or `=microseconds` or `=microseconds=name` for a fixed
 
 Arrays are marked, and not nested in extensions, so that depth costs no recursion in either direction. The wrapper is
 there so that only values with tuples or sets in them pay for the look at each array.
+
+What stands in L2 may have been made to do harm. Numbers, UUIDs, tuples and frozensets have hashes that can be chosen, and
+a dict of keys that collide takes time by the square of their number. Texts and bytes have not, so dicts of those are read
+in C; where there are other keys, and for sets, what their comparisons may take is added up before they are made.
 """
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from datetime import date, datetime, time, timedelta, timezone
-from decimal import Decimal
-from functools import partial
+from decimal import Context, Decimal, InvalidOperation
 from itertools import chain
 from struct import Struct
 from typing import TYPE_CHECKING, Any, Final
@@ -42,6 +46,13 @@ DEPTH_LIMIT: Final = 1024
 _PATH_LIMIT: Final = 200
 _TIMEDELTA: Final = Struct(">3i")
 _MICROSECOND: Final = timedelta(microseconds=1)
+_STRICT: Final = Context(traps=[InvalidOperation])
+"""For texts that are no number: the caller's own context may let them pass as NaN."""
+_COMPARISONS: Final = 1_000_000
+_COMPARISONS_PER_BYTE: Final = 8
+"""What colliding keys may take to read. Real ones take less: -1 and -2 collide, and so do tuples of them."""
+_QUICK_INT: Final = 256
+"""Bits; an int compared with a Decimal is made one first, which takes time by the square of its length."""
 
 _untyped: Any = msgpack
 _packb: Callable[..., bytes] = _untyped.packb
@@ -54,7 +65,8 @@ _FROZENSET: Final = _extension(3, b"")
 _WRAPPER: Final = 4
 _MARKS: Final = (b"\xc7\x00\x01", b"\xc7\x00\x02", b"\xc7\x00\x03")
 """Those three as packed. Found by chance in other data, they cost a wrapper that was not needed."""
-_TELLTALES: Final = (*range(0xC4, 0xCA), *range(0xD4, 0xD9))
+_EXTENSION_HEADS: Final = frozenset([*range(0xC7, 0xCA), *range(0xD4, 0xD9)])
+_TELLTALES: Final = (*range(0xC4, 0xC7), *sorted(_EXTENSION_HEADS))
 """First bytes of the binary and extension forms. Where none occurs, nothing but plain msgpack types was packed."""
 
 
@@ -167,7 +179,7 @@ _CARRIED: Final = _CONTAINERS | {type(None), bool, float, str, bytes, *_DRESS}
 
 _REVIVE: Final[dict[int, Callable[[bytes], Any]]] = {
     5: lambda data: int.from_bytes(data, "big", signed=True),
-    6: lambda data: Decimal(data.decode()),
+    6: lambda data: Decimal(data.decode(), _STRICT),
     7: lambda data: date.fromisoformat(data.decode()),
     8: lambda data: _moment(time.fromisoformat, data),
     9: lambda data: _moment(datetime.fromisoformat, data),
@@ -175,29 +187,121 @@ _REVIVE: Final[dict[int, Callable[[bytes], Any]]] = {
     11: lambda data: UUID(bytes=data),
 }
 _MAKERS: Final[dict[int, type]] = {1: tuple, 2: set, 3: frozenset}
+_AS_DATETIME: Final = 3
+"""What msgpack makes of its own timestamps, which are never written here: a type that a value may have."""
+
+
+def unpack(data: bytes | memoryview) -> Any:
+    """The value in some bytes. Raises for junk, for what comes after the value, and for a key that cannot be a key.
+
+    Three readings, of which nearly always the first succeeds: it takes texts and bytes as keys, the second any plain
+    msgpack, the third everything, with a look at each dict before it is made.
+    """
+    if data[0] in _EXTENSION_HEADS:  # nothing stands beside it, so a wrapper is only ever the whole value
+        return _unpackb(data, ext_hook=_revived_whole, timestamp=_AS_DATETIME)
+    try:
+        return _unpackb(data, ext_hook=_revived, timestamp=_AS_DATETIME)
+    except ValueError:
+        pass
+    try:
+        return _unpackb(data, ext_hook=_refused, timestamp=_AS_DATETIME, strict_map_key=False)
+    except ValueError:
+        mapped = _Guard(len(data)).mapped
+    return _unpackb(data, ext_hook=_revived, timestamp=_AS_DATETIME, strict_map_key=False, object_pairs_hook=mapped)
+
+
+def _revived_whole(code: int, data: bytes) -> Any:
+    return _unwrapped(data) if code == _WRAPPER else _revived(code, data)
 
 
 def _revived(code: int, data: bytes) -> Any:
-    return _unwrapped(data) if code == _WRAPPER else _REVIVE[code](data)
+    return _REVIVE[code](data)
 
 
-def _revived_inside(code: int, data: bytes) -> Any:
-    """As `_revived`, inside a wrapper: markers are understood, and there is no wrapper in a wrapper."""
-    return _MAKERS[code] if code in _MAKERS else _REVIVE[code](data)
+def _refused(*_: Any) -> Any:
+    raise ValueError
 
 
-def _restored(items: list[Any]) -> Any:
-    """An array as what its marker says. No value carries a class, so a class in front can only be a marker."""
-    if items and isinstance(items[0], type):
-        make = items[0]
-        del items[0]
-        return make(items)
-    return items
+def _unwrapped(data: bytes) -> Any:
+    try:
+        return _Unwrapping(len(data)).read(data)
+    except ValueError:
+        reading = _Unwrapping(len(data))
+    return reading.read(data, strict_map_key=False, object_pairs_hook=reading.mapped)
 
 
-_unwrapped = partial(_unpackb, ext_hook=_revived_inside, list_hook=_restored, strict_map_key=False)
-unpack: Final[Callable[[bytes | memoryview], Any]] = partial(_unpackb, ext_hook=_revived, strict_map_key=False)
-"""The value in some bytes. Raises for junk, for what comes after the value, and for a key that cannot be a key."""
+class _Guard:
+    """Counts what the hashing of one value may cost."""
+
+    __slots__ = ("_comparisons",)
+
+    def __init__(self, size: int) -> None:
+        self._comparisons = _COMPARISONS + _COMPARISONS_PER_BYTE * size
+
+    def mapped(self, pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+        self.admit([key for key, _ in pairs])
+        return dict(pairs)
+
+    def admit(self, keys: list[Any]) -> None:
+        """Raises ValueError where to make a dict or a set of `keys` would cost too much."""
+        hashes = list(map(hash, keys))
+        if len(set(hashes)) == len(hashes):
+            return
+        alike: defaultdict[int, list[Any]] = defaultdict(list)
+        for key, hashed in zip(keys, hashes, strict=True):
+            alike[hashed].append(key)
+        for group in alike.values():
+            if len(group) > 1:
+                self._comparisons -= len(group) * sum(map(_weight, group))
+        if self._comparisons < 0:
+            raise ValueError("too many keys have the same hash")
+
+
+class _Unwrapping(_Guard):
+    """One reading of what a wrapper holds. A mark stands as a class in its array until that is complete."""
+
+    __slots__ = ("_marks",)
+
+    def read(self, data: bytes, **options: Any) -> Any:
+        self._marks = 0
+        value = _unpackb(data, ext_hook=self._revived, list_hook=self._restored, timestamp=_AS_DATETIME, **options)
+        if self._marks:
+            raise ValueError("a mark that is not the first of an array")
+        return value
+
+    def _revived(self, code: int, data: bytes) -> Any:
+        if code not in _MAKERS:
+            return _REVIVE[code](data)
+        self._marks += 1
+        return _MAKERS[code]
+
+    def _restored(self, items: list[Any]) -> Any:
+        """An array as what its mark says. No value carries a class, so a class in front can only be a mark."""
+        if items and isinstance(items[0], type):
+            self._marks -= 1
+            make = items[0]
+            del items[0]
+            if make is not tuple:
+                self.admit(items)
+            return make(items)
+        return items
+
+
+def _weight(key: Any) -> int:
+    """About how many simple comparisons one comparison with `key` may come to."""
+    weight = 0
+    parts = [(key, 1)]
+    while parts:
+        part, times = parts.pop()
+        if type(part) is tuple:
+            parts += [(inner, times) for inner in part]
+        elif type(part) is frozenset:
+            alike = Counter(map(hash, part))
+            parts += [(inner, times * alike[hash(inner)]) for inner in part]
+        elif type(part) is int:
+            weight += times * (part.bit_length() // _QUICK_INT) ** 2
+        weight += times
+    return weight
 
 
 # After a failure only: where is it?

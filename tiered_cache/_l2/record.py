@@ -43,12 +43,15 @@ def opened(key: str, data: object, codec: Codec, *, max_bytes: int) -> Entry:
     if not isinstance(data, bytes):
         raise Unreadable(Fault.NOT_OURS)
     stored = unseal(data, key, max_bytes=max_bytes)
-    if stored.codec_id != codec.id:
+    if stored.codec_id != codec.id or stored.kind is Kind.PENDING:  # a load's handle is nobody's value
         raise Unreadable(Fault.CODEC)
     try:
         value = codec.decode(stored.payload)
     except Exception:  # noqa: BLE001  # a codec may fail in any way on bytes that it did not write
         raise Unreadable(Fault.CODEC) from None
+    negative = stored.kind is Kind.NEGATIVE
+    if negative and type(value) is not str:
+        raise Unreadable(Fault.SHAPE)
     return Entry(
         value,
         loaded_at=stored.loaded_at,
@@ -59,6 +62,6 @@ def opened(key: str, data: object, codec: Codec, *, max_bytes: int) -> Entry:
         etag=stored.etag,
         last_modified=stored.last_modified,
         tags=stored.tags,
-        negative=stored.kind is Kind.NEGATIVE,
+        negative=negative,
         value_size=stored.memory_size,
     )
