@@ -11,6 +11,7 @@ import os
 import threading
 import time
 from itertools import islice
+from math import inf
 from queue import Empty, SimpleQueue
 from random import sample
 from selectors import EVENT_READ, DefaultSelector
@@ -35,7 +36,7 @@ Found: TypeAlias = "list[Any] | Unavailable"
 """What a node replied to its commands, or why it could not be asked."""
 
 LOOK_EVERY = 1.0
-"""Seconds between two looks at the topology, while something is wrong with it."""
+"""Seconds between two looks at the topology, while something remains wrong with it."""
 ASKED_AT_ONCE = 6
 """Nodes that are asked for the topology together, if the first of them does not tell."""
 MOMENT = 0.02
@@ -92,7 +93,7 @@ class ClusterLink:
         self._nodes: dict[Place, Node] = {}
         self._slots: list[Node | None] | None = None
         self._doubtful = False
-        self._looked_at = 0.0
+        self._looked_at = -inf
         self._former_connects = 0
         self._begin_anew()
 
@@ -130,8 +131,9 @@ class ClusterLink:
             if owner is not None and isinstance(reply, Elsewhere):
                 sent_on.append(number)
                 work.append(self._sent_on(reply, owner, commands[number]))
-        for number, reply in zip(sent_on, self._ask(work, now, ends), strict=True):
-            replies[number] = reply
+        if work:
+            for number, reply in zip(sent_on, self._ask(work, now, ends), strict=True):
+                replies[number] = reply
         return [self._settled(reply) if isinstance(reply, Unavailable) else reply for reply in replies]
 
     def _ask(self, work: Sequence[_Work], now: float, ends: float) -> list[Any]:
@@ -178,6 +180,7 @@ class ClusterLink:
     def _failed(self, node: Node, error: Unavailable, now: float) -> None:
         self._doubtful = True
         if node.breaker.failed(error.failure, now):
+            self._looked_at = -inf  # this is news, so the next call looks at once
             say = log().error if error.failure in MISCONFIGURED else log().warning
             say("L2 node %s is left alone for now: %s (%s)", node, error.failure.value, error)
 
@@ -293,7 +296,7 @@ def _no_topology(reply: Unavailable) -> Unavailable:
 
 def _answers(parts: Mapping[Node, Sequence[Command]], now: float, ends: float) -> Iterator[tuple[Node, Found]]:
     """What each node says to its part, as it comes in. One alone is waited for here, several together."""
-    if len(parts) == 1:
+    if len(parts) < 2:
         return iter([(node, node.call(commands, now, ends)) for node, commands in parts.items()])
     return _together(parts, now, ends)
 
