@@ -9,7 +9,7 @@ from bisect import bisect_left
 from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
-from history import CORRUPTING, INVALIDATIONS, READS, Event, History, Load, pairs_in_flight
+from history import CORRUPTING, READS, Event, History, Load, pairs_in_flight
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -84,7 +84,8 @@ def no_resurrection(history: History) -> Iterator[str]:
     In one container: a call that begins after `delete`, `expire`, `invalidate_tag`, `clear` or `set` returned, whatever
     came of it. In the others: after it returned without an error, as soon as `coherence` says, if their L2 answered since.
     `expire` lets a stale value be served, marked so; a call that does not tell is let pass. A value that a caller set is
-    let pass unless that had ended before the invalidation was called: it may have come after it.
+    let pass unless that had ended before the invalidation was called: it may have come after it. Without leases, what
+    others load may bring back an old version.
     """
     changes = _changes(history)
     for event in history.answers:
@@ -119,23 +120,24 @@ class _Changes:
 
 
 def _changes(history: History) -> dict[tuple[str, str], _Changes]:
-    found: dict[tuple[str, str], list[_Change]] = {}
-    for event in history.events:
-        if event.operation in INVALIDATIONS or event.operation == "set":
-            for key in event.keys:
-                load = history.source(event)
-                version = load.version if load else history.version_at(event.namespace, key, event.start)
-                found.setdefault((event.namespace, key), []).append(_Change(event.end, version, event))
-    return {name: _Changes(changes) for name, changes in found.items()}
+    def version(name: tuple[str, str], event: Event) -> int:
+        load = history.source(event)  # of a value set
+        return load.version if load else history.version_at(*name, event.start)
+
+    return {
+        name: _Changes([_Change(event.end, version(name, event), event) for event in events])
+        for name, events in history.changes.items()
+    }
 
 
 def _heard(history: History, event: Event, change: Event) -> bool:
     """Whether `change` had come to the container of `event` when that began."""
-    if event.container == change.container:
-        return True
-    if change.error or change.operation == "set" or not history.policy.leases:
-        return False
     policy = history.policy
+    if event.container == change.container:
+        source = history.source(event)
+        return policy.leases or source is None or source.container == change.container
+    if change.error or change.operation == "set" or not policy.leases:
+        return False
     match policy.coherence:
         case "invocation":
             since = event.invocation
@@ -159,7 +161,10 @@ def _forbids(change: Event, event: Event, load: Load) -> bool:
 def availability(history: History) -> Iterator[str]:
     """I4: what is raised was raised by a load of that key during the call, and only where nothing stale may cover for it.
 
-    That something may is judged by what the very container answered before: its clock not set and nothing lost meanwhile.
+    For a batch, by a load of any of its keys.
+
+    That something may is judged by what the very container answered out of its L1 before, if no invalidation may have
+    come to it since, its clock was not set, and the log was not lost.
     An invalidation raises only InvalidationNotDelivered, and that only if L2 failed it.
     """
     by_key: dict[tuple[str, str], list[Load]] = {}
@@ -172,34 +177,52 @@ def availability(history: History) -> Iterator[str]:
             if event.error not in ("", UNDELIVERED):
                 yield f"an error that only a load may raise: {event}"
         elif event.error not in ("", "NotFound"):
-            loads = [load for load in by_key.get(name[1:], ()) if load.outcome == event.error]
-            if not any(load.began <= event.end and event.start <= load.ended for load in loads):
+            batch = event.operation == "get_many_or_load"
+            loads = history.loads if batch else by_key.get(name[1:], ())
+            if not any(_raised(load, event) for load in loads if load.batch == batch):
                 yield f"an error that no load of the key raised meanwhile: {event}"
-            elif (
-                event.error != "OriginDenied"
-                and not event.insists
-                and (cover := _cover(history, event, latest.get(name, [])))
-            ):
+            elif _may_be_covered(event) and (cover := _cover(history, event, latest.get(name, []))):
                 yield f"raised, though this value covers for it: {cover}; {event}"
         elif event.answered:
             latest.setdefault(name, []).append(event)
 
 
+def _raised(load: Load, event: Event) -> bool:
+    """Whether the failure of that load may be what the call raised."""
+    return load.outcome == event.error and load.began <= event.end and event.start <= load.ended
+
+
+def _may_be_covered(event: Event) -> bool:
+    """Denial never is, nor who insists on fresh; and of a batch all keys must be."""
+    return event.error != "OriginDenied" and not event.insists and event.operation != "get_many_or_load"
+
+
 def _cover(history: History, event: Event, before: Sequence[Event]) -> Event | None:
-    """The last answer of the container that might have been given again."""
-    policy = history.policy
+    """One of the container's last answers, out of its L1, that might have been given again."""
     for held in reversed(before[-3:]):
         load = history.source(held)
-        if held.end > event.start or load is None or load.outcome != "value":
+        if held.tier != "l1" or held.end > event.start or load is None or load.outcome != "value":
             continue
         old = (event.end + event.ahead) - (load.began + load.ahead)
-        if not -TOLERANCE <= old < policy.kept_for - TOLERANCE:
+        if not -TOLERANCE <= old < history.policy.kept_for - TOLERANCE:
             continue
-        if history.version_at(load.namespace, load.key, event.end) != load.version:
-            continue  # may be invalidated
-        if not history.disturbed(event.container, load.began, event.end, LOG_LOST | CLOCK | CORRUPTING):
+        if any(
+            _may_end(history, change, held, event) for change in history.changes.get((load.namespace, load.key), ())
+        ):
+            continue
+        heard = history.heard_until(held.container, held.start)
+        if not history.disturbed(event.container, min(heard, load.began), event.end, LOG_LOST | CLOCK | CORRUPTING):
             return held
     return None
+
+
+def _may_end(history: History, change: Event, held: Event, event: Event) -> bool:
+    """Whether that change may be why what L1 held at `held` is not there at `event`."""
+    if change.start > event.end:
+        return False
+    if change.container == held.container:
+        return change.end >= held.start
+    return bool(change.error) or change.end >= history.heard_until(held.container, held.start)
 
 
 def in_time(history: History) -> Iterator[str]:
@@ -223,11 +246,10 @@ def one_load(history: History) -> Iterator[str]:
 
     Let pass: a load of a batch (its flight is that of its keys together); one that asks to be alone, and what begins
     while that one's call lasts or after; what begins after an invalidation of the key that the earlier load's container
-    may have heard of since it began, or after the log was lost. For the fleet also: whatever L2 failed for, a clock that
-    was set (the lease is the server's), and what was set or invalidated.
+    may have heard of only since it began, or after a loss of the log that it may have noticed only since. For the fleet
+    also: any disturbance of the run.
     """
     calls_alone = _calls_alone(history)
-    invalidated = _invalidated(history)
     for first, second in pairs_in_flight(history.loads):
         if first.batch or second.batch or first.alone or second.alone:
             continue
@@ -237,9 +259,10 @@ def one_load(history: History) -> Iterator[str]:
             continue
         if any(start <= second.began and first.began <= end for start, end in calls_alone.get(name, ())):
             continue
-        if any(_may_part(history, event, first, second) for event in invalidated.get(name, ())):
+        if any(_may_part(history, event, first, second) for event in history.changes.get(name, ())):
             continue
-        if history.disturbed(first.container, first.began, second.began, LOG_LOST):
+        heard = history.heard_until(first.container, first.began)
+        if history.disturbed(first.container, heard, second.began, LOG_LOST):
             continue
         where = f"in {first.container}" if same else f"in {first.container} and {second.container}"
         yield (
@@ -256,15 +279,6 @@ def _calls_alone(history: History) -> dict[tuple[str, str], list[tuple[float, fl
     return found
 
 
-def _invalidated(history: History) -> dict[tuple[str, str], list[Event]]:
-    found: dict[tuple[str, str], list[Event]] = {}
-    for event in history.events:
-        if event.operation in INVALIDATIONS or event.operation == "set":
-            for key in event.keys:
-                found.setdefault((event.namespace, key), []).append(event)
-    return found
-
-
 def _may_part(history: History, event: Event, first: Load, second: Load) -> bool:
     """Whether that invalidation may be why the second load did not join the first."""
     if event.start > second.began:
@@ -273,17 +287,7 @@ def _may_part(history: History, event: Event, first: Load, second: Load) -> bool
         return event.end >= first.began
     if event.error or not history.policy.leases:
         return history.policy.leases  # delivered at some later time
-    return event.end >= first.began - 1.0 or _not_heard(history, event, first)
-
-
-def _not_heard(history: History, event: Event, first: Load) -> bool:
-    """Whether the first load's container may have heard of the invalidation only after that load began."""
-    looks = [
-        one.invocation
-        for one in history.events
-        if one.container == first.container and event.end <= one.invocation and one.end <= first.began
-    ]
-    return not looks
+    return event.end >= first.began - 1.0 or event.end > history.heard_until(first.container, first.began)
 
 
 def honest_absence(history: History) -> Iterator[str]:

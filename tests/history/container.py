@@ -84,7 +84,11 @@ class Container:
         """Read `keys` in one call; those of one kind: see `tagged_by_caller`."""
 
         def load(missing: Sequence[str]) -> dict[str, Any]:
-            return {key: self._answer(key) for key in missing}
+            answers = {key: self._answer(key) for key in missing}
+            for answer in answers.values():
+                if isinstance(answer, Exception) and not isinstance(answer, NotFound):
+                    raise answer
+            return answers
 
         options = {"tags": tuple(sorted({tag_of(key) for key in keys}))} if tagged_by_caller(keys[0]) else {}
         start, ahead = self._now(), self._ahead()
@@ -157,8 +161,8 @@ class Container:
     def _answer(self, key: str) -> Any:
         try:
             value = self._origin.load(self.namespace, key, self.name, self._ahead(), batch=True)
-        except NotFound as absent:
-            return absent
+        except Exception as raised:  # for the loader to sort out
+            return raised
         return value if tagged_by_caller(key) else Loaded(value, tags=(tag_of(key),))
 
     def _record(self, operation: str, keys: tuple[str, ...], act: Callable[[], Any], **facts: Any) -> Event:

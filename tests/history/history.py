@@ -150,6 +150,16 @@ class History:
         return {load.nonce: load for load in self.loads}
 
     @cached_property
+    def changes(self) -> dict[tuple[str, str], list[Event]]:
+        """For each (namespace, key) what invalidated or set it."""
+        found: dict[tuple[str, str], list[Event]] = {}
+        for event in self.events:
+            if event.operation in INVALIDATIONS or event.operation == "set":
+                for key in event.keys:
+                    found.setdefault((event.namespace, key), []).append(event)
+        return found
+
+    @cached_property
     def answers(self) -> list[Event]:
         return [event for event in self.events if event.answered]
 
@@ -176,6 +186,26 @@ class History:
                 most[event.container] = event.trouble
                 found.setdefault(event.container, []).append(event.end)
         return found
+
+    @cached_property
+    def _looks(self) -> dict[str, list[tuple[float, float]]]:
+        """For each container when the first call of each invocation had ended, and when that invocation began."""
+        first: dict[tuple[str, float], float] = {}
+        for event in self.events:
+            if event.invocation > NEVER:
+                name = (event.container, event.invocation)
+                first[name] = min(event.end, first.get(name, inf))
+        found: dict[str, list[tuple[float, float]]] = {}
+        for (container, began), ended in first.items():
+            if self.reached(container, began, ended):
+                found.setdefault(container, []).append((ended, began))
+        return {container: sorted(looks) for container, looks in found.items()}
+
+    def heard_until(self, container: str, moment: float) -> float:
+        """The time until which `container` had heard of all invalidations, when it was `moment`."""
+        looks = self._looks.get(container, [])
+        place = bisect_right(looks, (moment, inf))
+        return max((began for _, began in looks[:place]), default=NEVER)
 
     def reached(self, container: str, start: float, end: float) -> bool:
         """Whether L2 answered that container all the time, as far as its counters tell."""

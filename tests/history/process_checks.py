@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from contextlib import suppress
@@ -43,6 +44,7 @@ def memory(stats: Iterable[MemoryStats], largest_entry: int = 0) -> Iterator[str
 
 def leaks(before: Footing, patience: float = 10.0) -> list[str]:
     """I10: within `patience` seconds after a run, its threads and sockets are gone."""
+    gc.collect()  # an error's traceback may hold a socket of the run's own
     ends = time.monotonic() + patience
     while (found := _left(before, footing())) and time.monotonic() < ends:
         time.sleep(0.02)

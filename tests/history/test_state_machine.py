@@ -1,0 +1,293 @@
+"""Three caches on one real server: whatever they do, and whatever is done to them, no invariant of `checks` is violated.
+
+Two share a namespace, the third has one of its own with the same keys. Each has a clock, a way to L2 that a proxy may
+spoil, and an origin that changes before anything is invalidated. One thing happens at a time, but a load may be cut in
+two: between its look at the origin and its end, others go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pytest
+from checks import violations
+from container import OPERATIONS, Container, tag_of
+from history import Disturbance, History, Origin, Policy, TrueTime
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from tiered_cache import MemoryTier, RedisTier, TieredCache
+from tiered_cache.local.proxy import FaultProxy
+from tiered_cache.testing import FakeClock
+
+if TYPE_CHECKING:
+    from tiered_cache.local.valkey import ValkeyServer
+
+T0 = 1_800_000_000.0
+KEYS = ("a1", "a2", "b1", "z1", "z2")
+"""Those that begin with "z" get their tags from the loader; see `tagged_by_caller`."""
+LEASES = "invalidate_tag" in OPERATIONS
+POLICY = Policy(
+    fresh_for=60,
+    stale_while_revalidate=20,
+    stale_if_error=45,
+    negative_ttl=15,
+    l1_for=15,
+    coherence="invocation" if LEASES else "ttl",
+    leases=LEASES,
+)
+keys = st.sampled_from(KEYS)
+containers = st.sampled_from([0, 0, 1, 1, 2])
+sharing = st.sampled_from([0, 1])
+
+
+class Kept:
+    """A carrier whose work is done, or dropped, by a rule of the machine."""
+
+    def __init__(self) -> None:
+        self.work: list[Callable[[], None]] = []
+
+    def submit(self, work: Callable[[], None], /) -> None:
+        self.work.append(work)
+
+
+class Fleet(RuleBasedStateMachine):
+    """The caches, their clocks and proxies, the origin, and true time."""
+
+    server: ClassVar[ValkeyServer]
+    proxies: ClassVar[list[FaultProxy]]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.time = TrueTime()
+        self.origin = Origin(self.time)
+        self.disturbances: list[Disturbance] = []
+        self.checked = 0
+        self.depth = 0
+        self.opened = ExitStack()
+        self.running: list[ExitStack | None] = [None, None, None]
+
+    @initialize(inline=st.booleans(), slow=st.sampled_from([False] * 5 + [True]))
+    def begin(self, inline: bool, slow: bool) -> None:
+        self.slow = slow
+        for proxy in self.proxies:
+            proxy.ok()
+        self.server.flush()
+        self.clocks = [FakeClock(T0) for _ in range(3)]
+        self.carriers: list[Kept | str] = ["inline" if inline else Kept() for _ in range(3)]
+        self.containers = [self._container(number) for number in range(3)]
+
+    def _container(self, number: int) -> Container:
+        clock = self.clocks[number]
+        address = f"redis://127.0.0.1:{self.proxies[number].port}"
+        windows = {"stale_while_revalidate": POLICY.stale_while_revalidate, "stale_if_error": POLICY.stale_if_error}
+        cache = TieredCache(
+            MemoryTier(ttl=10, stale_while_revalidate=5, jitter=0),
+            RedisTier(address, ttl=POLICY.fresh_for, timeout=0.5, **windows),
+            namespace="other" if number == 2 else "orders",
+            negative_ttl=POLICY.negative_ttl,
+            clock=clock,
+            refresh=self.carriers[number],
+        )
+        self.opened.callback(cache.close)
+        namespace = "other" if number == 2 else "orders"
+        ahead = lambda: clock() - T0 - self.time.passed
+        return Container(f"c{number}", namespace, cache, self.origin, now=self.time, ahead=ahead)
+
+    def teardown(self) -> None:
+        for stack in self.running:
+            if stack is not None:
+                stack.close()
+        self.opened.close()
+
+    # Time
+
+    def _pass(self, seconds: float, frozen: int | None = None) -> None:
+        self.time.passed += seconds
+        for number, clock in enumerate(self.clocks):
+            (clock.freeze if number == frozen else clock.advance)(seconds)
+
+    @rule(seconds=st.sampled_from([0.3, 1.0, 3.0, 9.0, 14.0, 16.0, 31.0, 59.0, 61.0, 104.0, 106.0]))
+    def wait(self, seconds: float) -> None:
+        self._pass(seconds)
+
+    @rule(number=containers, seconds=st.sampled_from([1.0, 12.0, 40.0, 3600.0]))
+    def freeze(self, number: int, seconds: float) -> None:
+        """A container stands still, between two invocations as on Lambda, while time passes for the others."""
+        self._end(number)
+        self._pass(seconds, number)
+
+    @rule(number=containers, seconds=st.sampled_from([-70.0, -3.0, -0.4, 0.4, 3.0, 70.0]))
+    def correct_the_clock(self, number: int, seconds: float) -> None:
+        self.clocks[number].step(seconds)
+        self._disturb("clock", number)
+        self._end(number)
+        self._start(number)  # which looks at the clock
+
+    # Invocations
+
+    def _start(self, number: int) -> None:
+        stack = self.running[number] = ExitStack()
+        stack.enter_context(self.containers[number].invocation())
+
+    def _end(self, number: int) -> None:
+        stack, self.running[number] = self.running[number], None
+        if stack is not None:
+            stack.close()
+
+    @rule(number=containers)
+    def invoke(self, number: int) -> None:
+        self._end(number)
+        self._start(number)
+
+    # Calls
+
+    @rule(
+        number=containers,
+        key=keys,
+        plain=st.booleans(),
+        options=st.fixed_dictionaries(
+            {}, optional={"force_refresh": st.sampled_from([True, False, False]), "stale_ok": st.booleans()}
+        ),
+    )
+    def ask(self, number: int, key: str, plain: bool, options: dict[str, Any]) -> None:
+        self.containers[number].ask(key, plain=plain, **options)
+
+    @rule(number=containers, key=keys)
+    def ask_again(self, number: int, key: str) -> None:
+        self.containers[number].ask(key)
+
+    @rule(number=containers, chosen=st.sampled_from([("a1", "a2"), ("b1", "a1"), ("z2", "z1"), KEYS[:3]]))
+    def ask_many(self, number: int, chosen: tuple[str, ...]) -> None:
+        self.containers[number].ask_many(chosen)
+
+    @rule(number=containers, key=keys)
+    def get(self, number: int, key: str) -> None:
+        self.containers[number].get(key)
+
+    @rule(number=containers, key=keys)
+    def set(self, number: int, key: str) -> None:
+        self.containers[number].set(key)
+
+    @rule(number=containers, key=keys, absent=st.sampled_from([False, False, True]))
+    def delete(self, number: int, key: str, absent: bool) -> None:
+        self.containers[number].delete(key, absent=absent)
+
+    @precondition(lambda _: "expire" in OPERATIONS)
+    @rule(number=containers, key=keys)
+    def expire(self, number: int, key: str) -> None:
+        self.containers[number].expire(key)
+
+    @precondition(lambda _: "invalidate_tag" in OPERATIONS)
+    @rule(number=containers, key=keys)
+    def invalidate_tag(self, number: int, key: str) -> None:
+        self.containers[number].invalidate_tag(tag_of(key), KEYS)
+
+    @precondition(lambda _: "clear" in OPERATIONS)
+    @rule(number=containers)
+    def clear(self, number: int) -> None:
+        self.containers[number].clear(KEYS)
+
+    @rule(number=containers, done=st.booleans())
+    def carry_out(self, number: int, done: bool) -> None:
+        carrier = self.carriers[number]
+        if isinstance(carrier, Kept):
+            work, carrier.work = carrier.work, []
+            for refresh in work if done else []:
+                refresh()
+
+    @rule(
+        number=sharing,
+        key=keys,
+        force=st.booleans(),
+        meanwhile=st.lists(
+            st.tuples(
+                sharing,
+                st.sampled_from(["delete", "delete", "ask", "set", "invoke", *sorted(OPERATIONS - {"delete"})]),
+            ),
+            min_size=1,
+            max_size=3,
+        ),
+    )
+    def ask_while_others_go_on(self, number: int, key: str, force: bool, meanwhile: list[tuple[int, str]]) -> None:
+        """A load is cut in two: others change, invalidate and read its key when it has looked at the origin."""
+        options = {"force_refresh": True} if force else {}
+        self.containers[number].ask(key, meanwhile=lambda: self._go_on(number, key, meanwhile), **options)
+
+    def _go_on(self, loading: int, key: str, steps: list[tuple[int, str]]) -> None:
+        for chosen, step in steps:
+            number = chosen if LEASES else loading  # without them, a late load brings back what others invalidated
+            container = self.containers[number]
+            match step:
+                case "ask" if number == loading:
+                    pass  # would wait for itself
+                case "ask":
+                    container.ask(key)
+                case "invoke":
+                    self.invoke(number)
+                case "invalidate_tag":
+                    container.invalidate_tag(tag_of(key), KEYS)
+                case "clear":
+                    container.clear(KEYS)
+                case _:
+                    getattr(container, step)(key)
+
+    # Faults
+
+    def _disturb(self, name: str, number: int | None = None) -> None:
+        now = self.time()
+        container = "" if number is None else f"c{number}"
+        self.disturbances.append(Disturbance(name=name, start=now, end=now, container=container))
+
+    @rule(number=containers, fault=st.sampled_from(["ok", "ok", "reset", "refuse", "hang"]))
+    def spoil_the_way_to_l2(self, number: int, fault: str) -> None:
+        if fault == "hang" and not self.slow:
+            fault = "reset"  # each hanging call costs its time for real
+        getattr(self.proxies[number], fault)()
+
+    @rule(number=containers)
+    def mend_the_way_to_l2(self, number: int) -> None:
+        """Everything passes again, and the breaker's pause is over."""
+        self.proxies[number].ok()
+        self._pass(31)
+
+    @rule(mode=st.sampled_from(["ok", "ok", "down", "throttled", "denied"]))
+    def change_the_origin(self, mode: str) -> None:
+        self.origin.mode = mode
+
+    @rule()
+    def lose_l2(self) -> None:
+        """All values, all leases and the log are gone."""
+        self.server.flush()
+        self._disturb("flush")
+
+    # What must be true
+
+    @invariant()
+    def nothing_is_violated(self) -> None:
+        events = [event for container in getattr(self, "containers", ()) for event in container.events]
+        if len(events) == self.checked:
+            return
+        self.checked = len(events)
+        history = History(events, self.origin.loads(), self.origin.versions(), POLICY, tuple(self.disturbances))
+        assert "\n".join(violations(history)) == ""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def ways_to_l2(valkey_server: ValkeyServer) -> Iterator[None]:
+    """The server, and a proxy for each container, for all runs of the machine."""
+    valkey_server.start()
+    with ExitStack() as stack:
+        Fleet.server = valkey_server
+        Fleet.proxies = [stack.enter_context(FaultProxy(valkey_server.host, valkey_server.port)) for _ in range(3)]
+        yield
+
+
+TestFleet = Fleet.TestCase
+TestFleet.settings = settings(
+    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+TestFleet.pytestmark = [pytest.mark.timeout(120)]
