@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint types imports examples bench fuzz coverage clean constraints
+.PHONY: demo test faults lint types imports examples bench fuzz coverage clean constraints
 
 demo: $(STAMP)  ## a real handler on local services: the latency of each tier
 	$(BIN)/tiered-cache demo
@@ -14,6 +14,10 @@ test: $(STAMP)  ## all tests, with branch coverage and its gate
 	$(BIN)/coverage run -m pytest
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
+
+faults: $(STAMP)  ## the faults of L2, injected for real, the slow ones too; what was measured goes to build/faults.md
+	mkdir -p build
+	$(BIN)/python -m pytest -m "faults or fault" --fault-report build/faults.md tests/faults tests
 
 lint: $(STAMP)  ## ruff: rules and format
 	$(BIN)/ruff check .

@@ -89,7 +89,7 @@ def run_for_ever(scene: Scene) -> None:
 
 def says(port: int, word: str) -> bool:
     """Whether the server answers with that error. Asked without redis-py, which tries again by itself."""
-    return ask(port, "GET x").startswith(f"-{word}")
+    return ask(port, "TYPE x").startswith(f"-{word}")
 
 
 def no_more_clients(scene: Scene) -> None:
