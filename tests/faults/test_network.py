@@ -1,0 +1,97 @@
+"""Between the cache and L2: names, slow lines, and replies that are spoilt on their way."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import redis
+from namespaces import seen_in_namespaces
+from rig import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rig import Rig
+
+    from tiered_cache.local.proxy import FaultProxy
+    from tiered_cache.local.valkey import ValkeyServer
+
+    RigOf = Callable[..., Rig]
+    Measured = Callable[[str], None]
+
+
+@pytest.mark.parametrize(
+    "scenario",
+    [
+        pytest.param("silent_resolver", marks=pytest.mark.fault("F06", "a resolver that is silent")),
+        pytest.param("refusing_resolver", marks=pytest.mark.fault("F07", "a resolver that is not there")),
+        pytest.param("no_such_name", marks=pytest.mark.fault("F07", "a name that nobody knows")),
+        pytest.param("slow_link", marks=pytest.mark.fault("F14", "a line of 2 Mbit/s, a value of 200 kB")),
+    ],
+)
+def test_in_a_network_of_its_own(scenario: str, measured: Measured) -> None:
+    """In namespaces, with the system's own resolver and queues: cut at the timeout, with its class, and it heals."""
+    measured(seen_in_namespaces(scenario))
+
+
+@pytest.mark.faults
+@pytest.mark.fault("F10", "idle connections closed by the server")
+def test_idle_connections_are_closed(server: ValkeyServer, rig_of: RigOf, measured: Measured) -> None:
+    """The server closes what idles for a second; the next call connects anew, within its own time."""
+    rig = rig_of(server.url)
+    assert rig.reads_l2()
+    key = rig.plant()
+    with redis.Redis(port=server.port) as admin:
+        admin.config_set("timeout", 1)
+        wait_until(lambda: admin.info("clients")["connected_clients"] == 1)
+    assert rig.ask(key).tier == "l2"
+    measured(f"the next read came from L2; {rig.l2.connects} connections in all, errors {rig.errors}")
+    assert (rig.errors, rig.l2.connects) == ({}, 2)
+
+
+@pytest.mark.fault("F11", "a reply cut at every byte")
+def test_replies_are_cut(proxy: FaultProxy, valkey: ValkeyServer, rig_of: RigOf, measured: Measured) -> None:
+    """Wherever a reply ends too early it is a miss, and never a part of a value."""
+    rig = rig_of(f"redis://127.0.0.1:{proxy.port}", valkey.url)
+    key = rig.plant("some value")
+    whole = 0
+    with redis.Redis(port=valkey.port) as admin:
+        whole = sum(len(b"$%d\r\n" % len(raw)) + len(raw) + 2 for raw in admin.mget(admin.keys("tc1:*")) if raw)
+    found = []
+    for offset in range(whole):
+        rig.planter.set(key, "some value")
+        proxy.truncate(offset)
+        found.append(rig.cache.get(key, None))
+        proxy.ok()
+        rig.clock.advance(61)
+    measured(f"{whole} places: {found.count(None)} misses, errors {rig.errors}")
+    assert set(found) == {None}
+    assert rig.errors == {"reset": whole}
+    assert rig.recovers()
+
+
+@pytest.mark.faults
+@pytest.mark.fault("F13", "a reply with one bit flipped, each in turn")
+def test_bits_are_flipped(proxy: FaultProxy, valkey: ValkeyServer, rig_of: RigOf, measured: Measured) -> None:
+    """The value is right or it is a miss with a counter."""
+    rig = rig_of(f"redis://127.0.0.1:{proxy.port}", valkey.url)
+    key = rig.plant("some value")
+    with redis.Redis(port=valkey.port) as admin:
+        (name,) = admin.keys("tc1:*")
+        entry = admin.get(name)
+    bits = 8 * (len(b"$%d\r\n" % len(entry)) + len(entry) + 2)
+    right = 0
+    for bit in range(bits):
+        rig.planter.set(key, "some value")
+        proxy.flip(bit)
+        found = rig.cache.get(key, None)
+        proxy.ok()
+        assert found in (None, "some value"), bit
+        right += found is not None
+        rig.clock.advance(61)
+    measured(
+        f"{bits} bits: 0 wrong values, {right} right ones; unreadable {dict(rig.l2.unreadable)}, errors {rig.errors}"
+    )
+    assert rig.l2.unreadable["checksum"] > 0
+    assert rig.recovers()
