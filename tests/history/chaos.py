@@ -122,9 +122,14 @@ class Chaos:
     @contextmanager
     def clock(self, choose: random.Random) -> Iterator[str]:
         target = choose.choice(self._targets)
-        target.offset.value += choose.choice([-3600.0, -5.0, -0.5, 0.5, 5.0, 3600.0])
+        self._set_clock(target, choose.choice([-3600.0, -5.0, -0.5, 0.5, 5.0, 3600.0]))
         yield target.name
-        target.offset.value = 0.0
+        self._set_clock(target, 0.0)
+
+    def _set_clock(self, target: Target, offset: float) -> None:
+        start = time.monotonic()
+        target.offset.value = offset
+        self.done.append(Disturbance(name="clock is set", start=start, end=time.monotonic(), container=target.name))
 
     @contextmanager
     def freeze(self, choose: random.Random) -> Iterator[str]:

@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 TOLERANCE = 0.01
 """Seconds between the readings of two clocks that belong together."""
 STALE_REASONS = frozenset({"revalidating", "load_failed", "load_slow", "load_pending"})
+SOON = 0.02
+"""Seconds within which a call that joined a load has its outcome, if the machine does not stall."""
 HOLDING = frozenset({"value", "absent", "set"})
 UNDELIVERED = "InvalidationNotDelivered"
 FROZEN = frozenset({"freeze"})
 LOG_LOST = frozenset({"flush", "kill"})
-CLOCK = frozenset({"clock"})
+CLOCK = frozenset({"clock is set"})
 
 
 def truth(history: History) -> Iterator[str]:
@@ -53,12 +55,17 @@ def age(history: History) -> Iterator[str]:
     """I2: as fresh only within `fresh_for`, and at all only within the stale windows, by the container's own clock.
 
     A container believes the stamps of others, so the difference of their clocks counts. An answer with the value of a
-    load that was under way during the call is let pass: the caller gets it, however long that took.
+    load that was under way during the call is let pass: the caller gets it, however long that took. So is a call during
+    which the clock was set.
     """
     policy = history.policy
     for event in history.answers:
         load = history.source(event)
-        if load is None or load.ended >= event.start:
+        if (
+            load is None
+            or load.ended >= event.start
+            or history.disturbed(event.container, event.start, event.end, CLOCK)
+        ):
             continue
         old = (event.start + event.ahead) - (load.began + load.ahead)
         negative = load.outcome == "absent"
@@ -179,7 +186,8 @@ def availability(history: History) -> Iterator[str]:
         elif event.error not in ("", "NotFound"):
             batch = event.operation == "get_many_or_load"
             loads = history.loads if batch else by_key.get(name[1:], ())
-            if not any(_raised(load, event) for load in loads if load.batch == batch):
+            late = event.start - SOON - history.stall
+            if not any(_raised(load, event, late) for load in loads if load.batch == batch):
                 yield f"an error that no load of the key raised meanwhile: {event}"
             elif _may_be_covered(event) and (cover := _cover(history, event, latest.get(name, []))):
                 yield f"raised, though this value covers for it: {cover}; {event}"
@@ -187,9 +195,9 @@ def availability(history: History) -> Iterator[str]:
             latest.setdefault(name, []).append(event)
 
 
-def _raised(load: Load, event: Event) -> bool:
-    """Whether the failure of that load may be what the call raised."""
-    return load.outcome == event.error and load.began <= event.end and event.start <= load.ended
+def _raised(load: Load, event: Event, late: float) -> bool:
+    """Whether the failure of that load, if it had not ended at `late`, may be what the call raised."""
+    return load.outcome == event.error and load.began <= event.end and late <= load.ended
 
 
 def _may_be_covered(event: Event) -> bool:

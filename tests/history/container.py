@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from history import NEVER, Event
+from history import NEVER, Event, Load, nonce_of
 
 from tiered_cache import MISSING, Loaded, NotFound, TieredCache
 
@@ -47,6 +47,7 @@ class Container:
         self.namespace = namespace
         self.cache = cache
         self.events: list[Event] = []
+        self.loads: list[Load] = []
         self._origin = origin
         self._now = now
         self._ahead = ahead
@@ -69,7 +70,8 @@ class Container:
         self, key: str, *, plain: bool = False, meanwhile: Callable[[], None] | None = None, **options: Any
     ) -> Event:
         """Read `key` through the cache. `plain`: by `get_or_load`, that tells nothing of where the value is from."""
-        loader = self._loader(key, alone=options.get("force_refresh", False), meanwhile=meanwhile)
+        alone, insists = options.get("force_refresh", False), not options.get("stale_ok", True)
+        loader = partial(self._load, key, alone=alone, meanwhile=meanwhile)
         if tagged_by_caller(key):
             options["tags"] = (tag_of(key),)
         if plain:
@@ -77,14 +79,13 @@ class Container:
         else:
             act = lambda: self.cache.get_entry_or_load(key, loader, **options)._asdict()
         name = "get_or_load" if plain else "get_entry_or_load"
-        alone, insists = options.get("force_refresh", False), not options.get("stale_ok", True)
         return self._record(name, (key,), act, alone=alone, insists=insists)
 
     def ask_many(self, keys: Sequence[str]) -> list[Event]:
         """Read `keys` in one call; those of one kind: see `tagged_by_caller`."""
 
         def load(missing: Sequence[str]) -> dict[str, Any]:
-            answers = {key: self._answer(key) for key in missing}
+            answers = {key: self._load_of_batch(key) for key in missing}
             for answer in answers.values():
                 if isinstance(answer, Exception) and not isinstance(answer, NotFound):
                     raise answer
@@ -117,13 +118,16 @@ class Container:
 
     def set(self, key: str) -> Event:
         """Write a new version to the origin and to the cache."""
-        value = self._origin.write(self.namespace, key, self.name, self._ahead())
+        began, ahead = self._now(), self._ahead()
+        value = self._origin.write(self.namespace, key)
 
         def act() -> dict[str, Any]:
             self.cache.set(key, value, tags=(tag_of(key),))
             return {"value": value}
 
-        return self._record("set", (key,), act)
+        event = self._record("set", (key,), act)
+        self._loaded(key, began, ahead, "set", value)
+        return event
 
     def delete(self, key: str, *, absent: bool = False) -> Event:
         """Change `key` in the origin, and delete it."""
@@ -148,22 +152,48 @@ class Container:
 
     # How
 
-    def _loader(self, key: str, *, alone: bool, meanwhile: Callable[[], None] | None) -> Callable[[], Any]:
-        load = partial(self._origin.load, self.namespace, key, self.name)
-        more = {} if meanwhile is None else {"meanwhile": meanwhile}  # which no process could send to another
-
-        def call() -> Any:
-            value = load(self._ahead(), alone=alone, **more)
-            return value if tagged_by_caller(key) else Loaded(value, tags=(tag_of(key),))
-
-        return call
-
-    def _answer(self, key: str) -> Any:
+    def _load(
+        self, key: str, *, alone: bool = False, batch: bool = False, meanwhile: Callable[[], None] | None = None
+    ) -> Any:
+        """Ask the origin, and write down what it said. `meanwhile` is called between its look and the answer's arrival."""
+        began, ahead = self._now(), self._ahead()
+        how = {"alone": alone, "batch": batch}
         try:
-            value = self._origin.load(self.namespace, key, self.name, self._ahead(), batch=True)
+            value = self._origin.load(self.namespace, key)
+        except Exception as raised:
+            absent = isinstance(raised, NotFound)
+            if meanwhile is not None:
+                meanwhile()
+            outcome = "absent" if absent else type(raised).__name__
+            self._loaded(key, began, ahead, outcome, str(raised) if absent else None, **how)
+            raise
+        if meanwhile is not None:
+            meanwhile()
+        self._loaded(key, began, ahead, "value", value, **how)
+        return value if tagged_by_caller(key) else Loaded(value, tags=(tag_of(key),))
+
+    def _loaded(self, key: str, began: float, ahead: float, outcome: str, value: Any, **how: bool) -> None:
+        version = value[2] if isinstance(value, tuple) else int((value or "- 0").split()[1])
+        load = Load(
+            namespace=self.namespace,
+            key=key,
+            version=version,
+            nonce=nonce_of(value),
+            container=self.name,
+            began=began,
+            ended=self._now(),
+            ahead=ahead,
+            outcome=outcome,
+            value=value,
+            **how,
+        )
+        self.loads.append(load)
+
+    def _load_of_batch(self, key: str) -> Any:
+        try:
+            return self._load(key, batch=True)
         except Exception as raised:  # for the loader to sort out
             return raised
-        return value if tagged_by_caller(key) else Loaded(value, tags=(tag_of(key),))
 
     def _record(self, operation: str, keys: tuple[str, ...], act: Callable[[], Any], **facts: Any) -> Event:
         start, ahead = self._now(), self._ahead()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
     from chaos import Cell
-    from history import Event, Origin
+    from history import Event, Load, Origin
 
 THREADS = 8
 KEYS = tuple(f"{kind}{number}" for kind in "abz" for number in range(6))
@@ -47,6 +47,7 @@ class Report:
     """What a container has to say at the end."""
 
     events: list[Event]
+    loads: list[Load]
     faults: list[str]
     errors: dict[str, int]
     stall: float
@@ -119,7 +120,9 @@ def live(number: int, port: int, origin: Origin, offset: Cell, *, seconds: float
     cache.close()
     logging.getLogger("tiered_cache").removeHandler(lines)
     faults = [*memory(seen), *secrecy(lines.lines, [PASSWORD, origin.get_mark()])]
-    return Report(events=container.events, faults=faults, errors=dict(l2.errors) if l2 else {}, stall=stall)
+    return Report(
+        events=container.events, loads=container.loads, faults=faults, errors=dict(l2.errors) if l2 else {}, stall=stall
+    )
 
 
 def work(container: Container, seed: float, calls: int) -> float:

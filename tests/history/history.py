@@ -14,13 +14,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
 from math import inf
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from tiered_cache import NotFound, OriginDenied, OriginThrottled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+Value: TypeAlias = tuple[str, str, int, str, str]
+"""What the origin gives: namespace, key, version, nonce, and the nonce again and again, which makes sizes differ."""
 NEVER = -inf
 READS = frozenset({"get_or_load", "get_entry_or_load", "get_many_or_load", "get"})
 INVALIDATIONS = frozenset({"delete", "expire", "invalidate_tag", "clear"})
@@ -72,10 +74,12 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """One answer of the origin, or one value that a caller wrote to it and to the cache.
+    """One load, as its container saw it, or one value that a caller wrote to the origin and to the cache.
 
+    began, ended: of a value that was written, those of the whole call of `cache.set` and what went before.
     outcome: "value", "absent", "set" or the name of an exception's type.
-    value: as the caller of the cache is to get it; of an absence, the text of NotFound. Has the nonce in it.
+    value: as the caller of the cache is to get it; of an absence, the text of NotFound. Has the nonce in it, which is "" for
+        a failure.
     """
 
     namespace: str
@@ -147,7 +151,7 @@ class History:
 
     @cached_property
     def by_nonce(self) -> dict[str, Load]:
-        return {load.nonce: load for load in self.loads}
+        return {load.nonce: load for load in self.loads if load.nonce}
 
     @cached_property
     def changes(self) -> dict[tuple[str, str], list[Event]]:
@@ -165,9 +169,7 @@ class History:
 
     def source(self, event: Event) -> Load | None:
         """The load that an answer comes from, by the nonce in it."""
-        value = event.value
-        nonce = value[3] if isinstance(value, tuple) and len(value) == 5 else value
-        return self.by_nonce.get(nonce) if isinstance(nonce, str) else None
+        return self.by_nonce.get(nonce_of(event.value))
 
     def version_at(self, namespace: str, key: str, moment: float) -> int:
         """The version that was current at `moment`; versions are counted from 1."""
@@ -213,6 +215,13 @@ class History:
         return bisect_right(times, start) == bisect_right(times, end)
 
 
+def nonce_of(value: Any) -> str:
+    """The nonce in an answer of the origin; "" if it is none."""
+    if isinstance(value, tuple) and len(value) == 5:
+        return str(value[3])
+    return value.partition(" ")[0] if isinstance(value, str) else ""
+
+
 class TrueTime:
     """Time that passes when told to, and a little each time it is read: so that what came first is earlier."""
 
@@ -229,7 +238,7 @@ class OriginDown(OSError):
 
 
 class Origin:
-    """The truth: for each key a current version, and a record of all that were. Each answer has a nonce of its own.
+    """The truth: for each key a current version, and since when each was current. Each answer has a nonce of its own.
 
     `mode`: "ok", "down", "throttled" or "denied"; `delay`: seconds before it looks at what is current, and after.
     """
@@ -240,11 +249,9 @@ class Origin:
         self._numbers = count(1)
         self._versions: dict[tuple[str, str], list[float]] = {}
         self._absent: set[tuple[str, str]] = set()
-        self._loads: list[Load] = []
-        self.mark = f"v{os.urandom(6).hex()}-"
-        """Each value has it in it, and nothing else in the run: no log may show it."""
-        self.mode = "ok"
-        self.delay = (0.0, 0.0)
+        self._mark = f"v{os.urandom(6).hex()}-"
+        self._mode = "ok"
+        self._delay = (0.0, 0.0)
 
     def change(self, namespace: str, keys: Sequence[str], *, absent: bool = False) -> None:
         """Make a new version of each key the current one: a value, or that there is none."""
@@ -254,83 +261,38 @@ class Origin:
                 self._versions.setdefault(name, [NEVER]).append(self._now())
                 (self._absent.add if absent else self._absent.discard)(name)
 
-    def write(self, namespace: str, key: str, container: str, ahead: float) -> tuple[Any, ...]:
-        """Make a new version current, and give it, for the caller to put into the cache as well."""
+    def write(self, namespace: str, key: str) -> Value:
+        """Make a new version current, and give it."""
         self.change(namespace, (key,))
-        began = self._now()
-        load = self._read(namespace, key, container, began, ahead, alone=False, batch=False)
-        return self._record(load, "set").value  # type: ignore[no-any-return]
+        return self._read(namespace, key)[0]
 
-    def load(
-        self,
-        namespace: str,
-        key: str,
-        container: str,
-        ahead: float = 0.0,
-        *,
-        alone: bool = False,
-        batch: bool = False,
-        meanwhile: Callable[[], None] | None = None,
-    ) -> tuple[Any, ...]:
-        """The current version, as it is after the first delay. `meanwhile` is called after it was looked at.
-
-        Raises NotFound where there is none, and what the mode says.
-        """
-        began, delay, mode = self._now(), self.delay, self.mode
-        if delay[0]:
-            time.sleep(delay[0])
-        load = self._read(namespace, key, container, began, ahead, alone=alone, batch=batch)
-        if meanwhile is not None:
-            meanwhile()
-        if delay[1]:
-            time.sleep(delay[1])
-        return self._answer(load, mode)
-
-    def _read(self, namespace: str, key: str, container: str, began: float, ahead: float, **how: bool) -> Load:
-        with self._lock:
-            name = (namespace, key)
-            version = len(self._versions.setdefault(name, [NEVER]))
-            nonce = f"{self.mark}{next(self._numbers)}"
-            value: Any = nonce if name in self._absent else (namespace, key, version, nonce, nonce * (1 + len(key) * 4))
-            outcome = "absent" if name in self._absent else "value"
-        return Load(
-            namespace=namespace,
-            key=key,
-            version=version,
-            nonce=nonce,
-            container=container,
-            began=began,
-            ended=inf,
-            ahead=ahead,
-            value=value,
-            outcome=outcome,
-            **how,
-        )
-
-    def _answer(self, load: Load, mode: str) -> tuple[Any, ...]:
-        failure = {
+    def load(self, namespace: str, key: str) -> Value:
+        """The current version, as it is after the first delay. Raises NotFound where there is none, and what the mode says."""
+        (before, after), mode = self._delay, self._mode
+        if before:
+            time.sleep(before)
+        value, absent = self._read(namespace, key)
+        if after:
+            time.sleep(after)
+        failures = {
             "down": OriginDown("the origin is down"),
             "throttled": OriginThrottled("slow down"),
             "denied": OriginDenied("no"),
-        }.get(mode)
-        if failure is not None:
-            self._record(load, type(failure).__name__)
-            raise failure
-        self._record(load, load.outcome)
-        if load.outcome == "absent":
-            raise NotFound(load.value)
-        return load.value  # type: ignore[no-any-return]
+        }
+        if mode in failures:
+            raise failures[mode]
+        if absent:
+            raise NotFound(f"{value[3]} {value[2]}")
+        return value
 
-    def _record(self, load: Load, outcome: str) -> Load:
-        from dataclasses import replace
-
-        done = replace(load, ended=self._now(), outcome=outcome)
-        self._loads.append(done)
-        return done
-
-    def loads(self) -> list[Load]:
-        """All answers so far, failures too."""
-        return list(self._loads)
+    def _read(self, namespace: str, key: str) -> tuple[Value, bool]:
+        """The current version, and whether it says that there is none."""
+        with self._lock:
+            version = len(self._versions.setdefault((namespace, key), [NEVER]))
+            number = next(self._numbers)
+            absent = (namespace, key) in self._absent
+        nonce = f"{self._mark}{number}"
+        return (namespace, key, version, nonce, nonce * (1 + number % 40)), absent
 
     def versions(self) -> dict[tuple[str, str], Sequence[float]]:
         """Since when each version of each key was current."""
@@ -338,13 +300,16 @@ class Origin:
             return {name: tuple(since) for name, since in self._versions.items()}
 
     def set_mode(self, mode: str) -> None:
-        self.mode = mode
+        """See `mode`."""
+        self._mode = mode
 
     def set_delay(self, before: float, after: float) -> None:
-        self.delay = (before, after)
+        """See `delay`."""
+        self._delay = (before, after)
 
     def get_mark(self) -> str:
-        return self.mark
+        """What each value has in it, and nothing else in the run: no log may show it."""
+        return self._mark
 
 
 def pairs_in_flight(loads: Sequence[Load]) -> Iterator[tuple[Load, Load]]:

@@ -65,7 +65,8 @@ def judged(
     """What is wrong with a run; it is printed, with what the run measured."""
     events = [event for report in reports for event in report.events]
     stall = max(report.stall for report in reports)
-    history = History(events, origin.loads(), origin.versions(), POLICY, done, stall)
+    loads = [load for report in reports for load in report.loads]
+    history = History(events, loads, origin.versions(), POLICY, done, stall)
     found = [*violations(history), *(fault for report in reports for fault in report.faults)]
     longest = max(events, key=lambda event: event.end - event.start)
     errors: Counter[str] = Counter()

@@ -123,7 +123,7 @@ class Fleet(RuleBasedStateMachine):
     @rule(number=containers, seconds=st.sampled_from([-70.0, -3.0, -0.4, 0.4, 3.0, 70.0]))
     def correct_the_clock(self, number: int, seconds: float) -> None:
         self.clocks[number].step(seconds)
-        self._disturb("clock", number)
+        self._disturb("clock is set", number)
         self._end(number)
         self._start(number)  # which looks at the clock
 
@@ -256,7 +256,7 @@ class Fleet(RuleBasedStateMachine):
 
     @rule(mode=st.sampled_from(["ok", "ok", "down", "throttled", "denied"]))
     def change_the_origin(self, mode: str) -> None:
-        self.origin.mode = mode
+        self.origin.set_mode(mode)
 
     @rule()
     def lose_l2(self) -> None:
@@ -272,7 +272,8 @@ class Fleet(RuleBasedStateMachine):
         if len(events) == self.checked:
             return
         self.checked = len(events)
-        history = History(events, self.origin.loads(), self.origin.versions(), POLICY, tuple(self.disturbances))
+        loads = [load for container in self.containers for load in container.loads]
+        history = History(events, loads, self.origin.versions(), POLICY, tuple(self.disturbances))
         assert "\n".join(violations(history)) == ""
 
 
