@@ -38,7 +38,9 @@ Found: TypeAlias = "list[Any] | Unavailable"
 LOOK_EVERY = 1.0
 """Seconds between two looks at the topology, while something remains wrong with it."""
 ASKED_AT_ONCE = 6
-"""Nodes that are asked for the topology together, if the first of them does not tell."""
+"""Nodes that are asked for the topology together. If none of them answers, the cluster is taken to be away."""
+SHARE = 0.8
+"""The part of a call's time that is the nodes'. If one of them uses it up, the rest tells whether it alone is away."""
 MOMENT = 0.02
 """Seconds beyond the deadline in which a reply is read that was there in time, while another node's was waited for."""
 
@@ -123,8 +125,19 @@ class ClusterLink:
         if self._pid != os.getpid():
             self._begin_anew()
         slots = self._topology(now, ends)
+        ends_asking = ends - (1 - SHARE) * (ends - time.monotonic())
         owners = [slots[key_slot(routed_by(command))] for command in commands]
-        replies = self._ask([(owner, (command,)) for owner, command in zip(owners, commands, strict=True)], now, ends)
+        work: list[_Work] = [(owner, (command,)) for owner, command in zip(owners, commands, strict=True)]
+        replies = self._ask(work, now, ends_asking)
+        self._follow(commands, owners, replies, now, ends_asking)
+        if self._has_news():
+            self._topology(now, ends)
+        return [self._settled(reply) if isinstance(reply, Unavailable) else reply for reply in replies]
+
+    def _follow(
+        self, commands: Sequence[Command], owners: Sequence[Node | None], replies: list[Any], now: float, ends: float
+    ) -> None:
+        """Ask anew, once, where nodes name others."""
         sent_on: list[int] = []
         work: list[_Work] = []
         for number, (owner, reply) in enumerate(zip(owners, replies, strict=True)):
@@ -134,7 +147,6 @@ class ClusterLink:
         if work:
             for number, reply in zip(sent_on, self._ask(work, now, ends), strict=True):
                 replies[number] = reply
-        return [self._settled(reply) if isinstance(reply, Unavailable) else reply for reply in replies]
 
     def _ask(self, work: Sequence[_Work], now: float, ends: float) -> list[Any]:
         """For each piece of work the reply of its node to the last of its commands."""
@@ -180,13 +192,16 @@ class ClusterLink:
     def _failed(self, node: Node, error: Unavailable, now: float) -> None:
         self._doubtful = True
         if node.breaker.failed(error.failure, now):
-            self._looked_at = -inf  # this is news, so the next call looks at once
+            self._looked_at = -inf  # this is news, and looked into at once
             say = log().error if error.failure in MISCONFIGURED else log().warning
             say("L2 node %s is left alone for now: %s (%s)", node, error.failure.value, error)
 
     def _answered(self, node: Node) -> None:
         if node.breaker.succeeded():
             log().info("L2 node %s answers again", node)
+
+    def _has_news(self) -> bool:
+        return self._looked_at == -inf
 
     def _topology(self, now: float, ends: float) -> list[Node | None]:
         """The owner of each slot. Looked for first if it is not known, or is in doubt. Raises Unavailable."""
@@ -217,12 +232,12 @@ class ClusterLink:
             self._looked_at = time.monotonic()
             self._doubtful = any(owner.breaker.state(now) != "closed" for owner in set(slots) if owner is not None)
             return slots
-        if self._slots is not None and (error is None or self._worth_asking(now)):
+        if error is None and self._slots is not None:
             return self._slots
         raise error or Unavailable(Failure.TIMEOUT, "other threads are asking the nodes of the cluster")
 
     def _told(self, now: float, ends: float) -> Iterator[tuple[Node, Found]]:
-        """What nodes say of the topology: one of them, which has half of the time; then others, all at once."""
+        """What nodes say of the topology: one of them, which has half of the time, if that is much; others, at once."""
         nodes = self._worth_asking(now)
         if not nodes:  # where all are left alone, the breaker of the whole has let this call through
             for node in self._nodes.values():
@@ -230,8 +245,9 @@ class ClusterLink:
             nodes = self._worth_asking(now)
         allowed = (node for node in nodes if node.breaker.allows(now))
         left = ends - time.monotonic()
-        for node in islice(allowed, 1):
-            yield node, node.call([_SLOTS], now, ends - left / 2 if len(nodes) > 1 else ends)
+        if left > self._timeout / 2:
+            for node in islice(allowed, 1):
+                yield node, node.call([_SLOTS], now, ends - left / 2 if len(nodes) > 1 else ends)
         if time.monotonic() < ends:
             yield from _answers({node: [_SLOTS] for node in islice(allowed, ASKED_AT_ONCE)}, now, ends)
 
