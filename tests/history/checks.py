@@ -55,8 +55,8 @@ def age(history: History) -> Iterator[str]:
     """I2: as fresh only within `fresh_for`, and at all only within the stale windows, by the container's own clock.
 
     A container believes the stamps of others, so the difference of their clocks counts. An answer with the value of a
-    load that was under way during the call is let pass: the caller gets it, however long that took. So is a call during
-    which the clock was set.
+    load that was under way during the call, or being stored, is let pass: the caller gets it, however long that took. So
+    is a call during which the clock was set.
     """
     policy = history.policy
     for event in history.answers:

@@ -118,15 +118,15 @@ class Container:
 
     def set(self, key: str) -> Event:
         """Write a new version to the origin and to the cache."""
-        began, ahead = self._now(), self._ahead()
         value = self._origin.write(self.namespace, key)
+        ahead = self._ahead()
 
         def act() -> dict[str, Any]:
             self.cache.set(key, value, tags=(tag_of(key),))
             return {"value": value}
 
         event = self._record("set", (key,), act)
-        self._loaded(key, began, ahead, "set", value)
+        self._loaded(key, event.start, ahead, "set", value)
         return event
 
     def delete(self, key: str, *, absent: bool = False) -> Event:

@@ -34,6 +34,7 @@ POLICY = Policy(
     l1_for=0.4,
     coherence="invocation" if LEASES else "ttl",
     longest=5.0,
+    storing=2 * TIMEOUT,
     leases=LEASES,
 )
 CALLS = {"ask": 40, "hit": 40, "force": 1, "get": 8, "many": 6, "set": 1, "delete": 2, "absent": 0.5}

@@ -76,7 +76,7 @@ class Event:
 class Load:
     """One load, as its container saw it, or one value that a caller wrote to the origin and to the cache.
 
-    began, ended: of a value that was written, those of the whole call of `cache.set` and what went before.
+    began, ended: of a value that was written, those of the call of `cache.set`.
     outcome: "value", "absent", "set" or the name of an exception's type.
     value: as the caller of the cache is to get it; of an absence, the text of NotFound. Has the nonce in it, which is "" for
         a failure.
@@ -118,6 +118,7 @@ class Policy:
     l1_for: the longest for which L1 answers without asking L2.
     coherence: as the caches' option.
     longest: seconds that a call may take, with all its loads and all its tries at L2.
+    storing: seconds for which a load that has ended may be joined, while its value goes to L2.
     leases: whether there is one load for the fleet, and a log that tells others of invalidations.
     """
 
@@ -128,6 +129,7 @@ class Policy:
     l1_for: float = 60.0
     coherence: Literal["ttl", "invocation"] | float = "ttl"
     longest: float = inf
+    storing: float = 0.0
     leases: bool = False
 
     @property
