@@ -61,11 +61,9 @@ def age(history: History) -> Iterator[str]:
     policy = history.policy
     for event in history.answers:
         load = history.source(event)
-        if (
-            load is None
-            or load.ended >= event.start
-            or history.disturbed(event.container, event.start, event.end, CLOCK)
-        ):
+        if load is None or history.disturbed(event.container, event.start, event.end, CLOCK):
+            continue
+        if load.ended >= event.start - (policy.storing if event.tier == "origin" else 0.0):
             continue
         old = (event.start + event.ahead) - (load.began + load.ahead)
         negative = load.outcome == "absent"
