@@ -1,0 +1,135 @@
+"""Loaders that raise, hang or are slow, and invalidations that meet loads at every step."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import permutations
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from rig import Rig, wait_until
+
+from tiered_cache import MemoryTier, NotFound, OriginError, RedisTier, TieredCache
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tiered_cache.local.valkey import ValkeyServer
+    from tiered_cache.testing import FakeClock
+
+    RigOf = Callable[..., Rig]
+    Measured = Callable[[str], None]
+
+
+class Broken(Exception):
+    """An origin's own error."""
+
+
+def outcomes(cache: TieredCache, loader: Callable[[], Any], threads: int = 16) -> list[Any]:
+    """What so many callers at once get for one key: values, or the types of what was raised."""
+
+    def ask() -> Any:
+        try:
+            return cache.get_or_load("key", loader)
+        except BaseException as error:
+            return type(error)
+
+    with ThreadPoolExecutor(threads) as pool:
+        return [future.result() for future in [pool.submit(ask) for _ in range(threads)]]
+
+
+@pytest.mark.parametrize("raised", [Broken, NotFound, KeyboardInterrupt, SystemExit, GeneratorExit, None])
+@pytest.mark.fault("F57", "a loader that raises, or gives None")
+def test_a_loader_raises(
+    raised: type[BaseException] | None, valkey: ValkeyServer, rig_of: RigOf, measured: Measured
+) -> None:
+    """Those that wait share the outcome, no slot stays taken, and the next call loads.
+
+    What ends a thread or the process ends the one caller that ran the loader; the others are told.
+    """
+    rig = rig_of(valkey.url)
+    begun, calls = threading.Event(), []
+
+    def load() -> None:
+        calls.append(threading.get_ident())
+        begun.wait(0.2)
+        if raised is not None:
+            raise raised("no")
+
+    found = outcomes(rig.cache, load)
+    measured(
+        f"{raised and raised.__name__}: 16 callers, {len(calls)} loads, outcomes {sorted({str(each) for each in found})}"
+    )
+    assert len(calls) == found.count(raised) == 1 or set(found) == {raised}
+    assert set(found) <= {raised, OriginError}
+    if raised is not None:
+        assert rig.cache.get_or_load("key", lambda: "well") == "well"
+
+
+@pytest.mark.fault("F58", "a loader that takes very long for one key")
+def test_a_slow_key(valkey: ValkeyServer, rig_of: RigOf, measured: Measured) -> None:
+    """Other keys do not wait for it, nor does it hold up a deletion."""
+    rig = rig_of(valkey.url)
+    go_on = threading.Event()
+    slow = threading.Thread(target=lambda: rig.cache.get_or_load("slow", lambda: go_on.wait(60)))
+    slow.start()
+    wait_until(lambda: rig.cache._reads.flights.busy("slow"))
+    began = time.perf_counter()
+    answers = [rig.cache.get_or_load(f"key-{number}", lambda number=number: number) for number in range(500)]
+    rig.cache.delete("key-7")
+    took = time.perf_counter() - began
+    assert slow.is_alive()
+    go_on.set()
+    slow.join()
+    measured(f"500 other keys were loaded in {took:.3f} s while it ran")
+    assert answers == list(range(500))
+
+
+STEPS = ("load", "delete", "set")
+"""A load that began before the two others and ends now; and what the origin's change brings with it."""
+
+
+def run_in_order(order: tuple[str, ...], loading: TieredCache, other: TieredCache) -> None:
+    """The load's loader has read the old value when the first step is made."""
+    begun, end, got = threading.Event(), threading.Event(), []
+
+    def old() -> str:
+        begun.set()
+        end.wait(60)
+        return "old"
+
+    thread = threading.Thread(target=lambda: got.append(loading.get_or_load("key", old)))
+    thread.start()
+    begun.wait(60)
+    for step in order:
+        if step == "load":
+            end.set()
+            thread.join()
+        elif step == "delete":
+            other.delete("key")
+        else:
+            other.set("key", "set")
+    assert got == ["old"]
+
+
+@pytest.mark.parametrize("containers", [1])
+@pytest.mark.fault("F66", "an invalidation, a load and a set in every order")
+def test_a_late_load(containers: int, valkey: ValkeyServer, clock: FakeClock, measured: Measured) -> None:
+    """A load that began first and ends at any point among the others never brings the old value back."""
+    old = 0
+    for order in permutations(STEPS):
+        valkey.flush()
+        tiers = [RedisTier(valkey.url, ttl="1h", timeout=5) for _ in range(containers)]
+        caches = [TieredCache(MemoryTier(ttl=60), tier, namespace="race", clock=clock) for tier in tiers]
+        run_in_order(order, caches[0], caches[-1])
+        found = []
+        for cache in caches:
+            with cache.invocation(lambda: 30.0):
+                found.append(cache.get_or_load("key", lambda: "new"))
+            cache.close()
+        last = max(order, key=lambda step: (step != "load", order.index(step)))
+        assert found == ["new" if last == "delete" else "set"] * containers, order
+        old += found.count("old")
+    measured(f"6 orders in {containers} container(s): {old} old values after the last step")
