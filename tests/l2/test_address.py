@@ -120,14 +120,6 @@ def test_an_async_client_is_refused(client: Any) -> None:
         RedisTier(client, ttl=60)
 
 
-def test_a_cluster_client_is_refused() -> None:
-    """A cluster client is told that clusters are not served, without being asked for its nodes."""
-    cluster = redis.RedisCluster.__new__(redis.RedisCluster)  # to make one properly takes a cluster
-    cluster.nodes_manager = None
-    with pytest.raises(ConfigurationError, match="cluster client: only a single server"):
-        RedisTier(cluster, ttl=60)
-
-
 def test_without_redis_the_error_names_the_extra() -> None:
     """B39: where redis is not installed, the constructor says what to install."""
     code = """if True:

@@ -166,8 +166,50 @@ def _from_client(client: Any) -> Address:
     options = {name: value for name, value in pool.connection_kwargs.items() if _is_ours(name)}
     place = options.get("path") or f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"
     if hasattr(pool, "service_name"):
-        place = f"Sentinel's {pool.service_name}"
+        return _from_sentinel(pool, options)
     return Address(f"redis.Redis at {place}", lambda timeout: _maker(pool.connection_class, options, timeout))
+
+
+def _from_sentinel(pool: Any, options: dict[str, Any]) -> Address:
+    def maker(timeout: float) -> Callable[..., Any]:
+        finder = _in_time(options["connection_pool"], timeout)
+        return _maker(pool.connection_class, options | {"connection_pool": finder}, timeout)
+
+    return Address(f"redis.Redis at Sentinel's {pool.service_name}", maker)
+
+
+def _in_time(finder: Any, timeout: float) -> Any:
+    """A copy of what finds the primary, whose Sentinels are asked once, for half of `timeout` each at most.
+
+    With the client's own timeouts, which may be none at all, one frozen Sentinel would keep connections from being made.
+    """
+    from copy import copy
+
+    from redis import ConnectionPool, Redis
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
+    class OneUse(ConnectionPool):
+        """A pool that keeps nothing open: Sentinels are asked when a connection is made, and hardly ever again."""
+
+        def release(self, connection: Any) -> None:
+            connection.disconnect()
+            super().release(connection)
+
+    def bounded(sentinel: Any) -> Any:
+        pool = sentinel.connection_pool
+        options = {name: value for name, value in pool.connection_kwargs.items() if _is_ours(name)}
+        limits: dict[str, Any] = {
+            "socket_timeout": timeout / 2,
+            "socket_connect_timeout": timeout / 2,
+            "retry": Retry(NoBackoff(), 0),
+        }
+        return Redis(connection_pool=OneUse(connection_class=pool.connection_class, **(options | limits)))
+
+    found = copy(finder)
+    found.sentinel_manager = copy(finder.sentinel_manager)
+    found.sentinel_manager.sentinels = [bounded(sentinel) for sentinel in finder.sentinel_manager.sentinels]
+    return found
 
 
 def _from_cluster_client(client: Any) -> Address:

@@ -229,8 +229,9 @@ class Link:
         """
         if not self._connecting.acquire(timeout=max(0.0, ends - time.monotonic())):
             raise TimeoutError("an earlier attempt to connect still hangs")
+        home = self._idle  # that of now: who drops all connections meanwhile means this one too
         connection = _Attempt(self._make, Deadline(self._timeout, ends), self._connecting).result()
-        connection.home = self._idle
+        connection.home = home
         self.connects += 1
         return connection
 
