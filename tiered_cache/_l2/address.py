@@ -199,12 +199,8 @@ def _in_time(finder: Any, timeout: float) -> Any:
     def bounded(sentinel: Any) -> Any:
         pool = sentinel.connection_pool
         options = {name: value for name, value in pool.connection_kwargs.items() if _is_ours(name)}
-        limits: dict[str, Any] = {
-            "socket_timeout": timeout / 2,
-            "socket_connect_timeout": timeout / 2,
-            "retry": Retry(NoBackoff(), 0),
-        }
-        return Redis(connection_pool=OneUse(connection_class=pool.connection_class, **(options | limits)))
+        options |= {"socket_timeout": timeout / 2, "socket_connect_timeout": timeout / 2}
+        return Redis(connection_pool=OneUse(pool.connection_class, retry=Retry(NoBackoff(), 0), **options))
 
     found = copy(finder)
     found.sentinel_manager = copy(finder.sentinel_manager)
