@@ -6,17 +6,19 @@ import time
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from tiered_cache._backoff import Backoff
+from tiered_cache._coherence import Follower
 from tiered_cache._entry import Entry
 from tiered_cache._errors import ConfigurationError, InvalidationNotDelivered
 from tiered_cache._invocation import Invocation, Running
 from tiered_cache._l1.hit import plain_hit
 from tiered_cache._l1.memory import MemoryStore, MemoryTier
 from tiered_cache._load import checked_value
+from tiered_cache._news import EVERYTHING, Invalidation, Kind
 from tiered_cache._options import CACHE_WIDE, Plan, check_key, checked_tags, one_of, refuse_unknown_options
 from tiered_cache._owed import carrier_for
 from tiered_cache._read_many import ReadMany
 from tiered_cache._rules import jittered
-from tiered_cache._shared import NoSharedStore, Outbox
+from tiered_cache._shared import NoShared, Shared
 from tiered_cache._stats import Counters, OriginStats, Stats
 from tiered_cache._units import Duration, seconds, shown
 from tiered_cache._values import MISSING, Answer, Loaded
@@ -28,14 +30,16 @@ if TYPE_CHECKING:
     from typing import ParamSpec, Self, TypeVar, Unpack
 
     from tiered_cache._cached import CachedFunction
+    from tiered_cache._coherence import Coherence
     from tiered_cache._options import LoadOptions
     from tiered_cache._owed import Refresh
-    from tiered_cache.interfaces import Clock, SharedStore, SharedTier
+    from tiered_cache.interfaces import Clock, SharedTier
 
     P = ParamSpec("P")
     R = TypeVar("R")
 
-Coherence = Literal["ttl", "invocation"] | Duration
+L2_SHARE = 0.25
+"""The share of an invocation's time that all its calls to L2 together may take."""
 
 
 class TieredCache:
@@ -44,7 +48,9 @@ class TieredCache:
     l1, l2: the tiers' policies. The outermost one's says how long data live; L1's how long it may answer without L2.
     namespace: part of every key in L2; letters, digits and `._:-`.
     negative_ttl, soft_timeout, hard_timeout, early_refresh, error_backoff, stale_ok: see `LoadOptions`; for all loads.
-    coherence: how soon invalidations by other containers reach L1: by its ttl alone, so far.
+    coherence: how soon invalidations by other containers reach L1: `"invocation"`: before the first answer of each
+        invocation (see `aws_lambda.lambda_handler`), and otherwise along with reads of L2; seconds: not later than that;
+        `"ttl"`: with the reads of L2 that L1's ttl brings about.
     refresh: who refreshes a stale value that was served: `"inline"`, the caller that found it; `"thread"`, a thread;
         an object with `submit(work)`; `"auto"`: inline on Lambda, a thread elsewhere.
     clock: gives wall-clock seconds; for tests.
@@ -86,26 +92,30 @@ class TieredCache:
         self._policy = l1.freshness if l2 is None else l2.freshness
         self._local = None if l2 is None else l1.freshness
         self._memory = MemoryStore(l1)
-        invalidated = self._memory.invalidated
-        self._shared: SharedStore = NoSharedStore() if l2 is None else Outbox(l2.bind(namespace), invalidated)
         self._counts = Counters()
         self._uniform = Uniform()
-        self._invocation = Invocation()
         hit, not_before = plain_hit(self._memory.hot, clock, self._long_way)
-        self._watch = Watch(clock, self._memory.unconfirm, not_before)
+        self._follower = Follower(self._memory, coherence if self._has_l2 else "ttl", not_before, self._counts)
+        self._shared: Shared | NoShared = NoShared(self._memory)
+        if l2 is not None:
+            self._shared = Shared(l2.bind(namespace), self._memory, self._follower, self._counts)
+        self._watch = Watch(clock, self._memory.unconfirm, self._follower.reading)
         self._reads = ReadMany(
             memory=self._memory,
             shared=self._shared,
             policy=self._policy,
             local=self._local,
+            lease=0.0 if l2 is None else l2.lease,
             plan=plan,
             watch=self._watch,
             carrier=carrier_for(refresh),
             backoff=Backoff(self._uniform),
-            invocation=self._invocation,
+            invocation=Invocation(self._begun, lambda: self._shared.allow(None)),
             uniform=self._uniform,
             counts=self._counts,
         )
+        self._invocation = self._reads.invocation
+        self._follower.forget_flights = self._reads.forget_loads
         if type(self).get_or_load is TieredCache.get_or_load:
             self.get_or_load = hit  # type: ignore[method-assign]  # the same method in fewer steps
 
@@ -185,14 +195,40 @@ class TieredCache:
         self._reads.put(key, entry)
 
     def delete(self, key: str) -> None:
-        """Forget `key` in all tiers. No load that began before this call returned is kept in L1 after it.
+        """Forget `key` in all tiers, and let all containers know: call it after the origin has changed.
 
-        Raises InvalidationNotDelivered if L2 did not take it and `on_failure="raise"`.
+        No load that began before this call returned is kept in this container, nor in L2; other containers drop the value
+        at their next look (see `coherence`). Raises InvalidationNotDelivered if L2 did not take it and
+        `on_failure="raise"`.
         """
         check_key(key)
-        if not self._reads.forget(key) and self._raises:
+        self._invalidate(Invalidation(Kind.KEY, key))
+
+    def expire(self, key: str) -> None:
+        """Let the value of `key` be fresh no longer, in all tiers and containers: the next call loads. As `delete`, but the
+        value is kept to cover for a load that fails, for `stale_if_error` from now on.
+        """
+        check_key(key)
+        self._invalidate(Invalidation(Kind.EXPIRED, key))
+
+    def invalidate_tag(self, *tags: str) -> None:
+        """Forget all values that carry one of `tags`, in all tiers and containers; otherwise as `delete`."""
+        checked = checked_tags(tags)
+        if not checked:
+            raise TypeError("invalidate_tag needs at least one tag; clear() forgets everything")
+        self._invalidate(*(Invalidation(Kind.TAG, tag) for tag in checked))
+
+    def clear(self) -> None:
+        """Forget all values of this namespace, in all tiers and containers; otherwise as `delete`.
+
+        What L2 holds is dead from then on, and takes room there until it is overwritten or its time is up.
+        """
+        self._invalidate(EVERYTHING)
+
+    def _invalidate(self, *what: Invalidation) -> None:
+        if not self._reads.invalidate(what) and self._raises:
             raise InvalidationNotDelivered(
-                "L2 did not take the deletion, which will be tried again at the next contact with it; "
+                "L2 did not take the invalidation, which will be tried again at the next contact with it; "
                 f"until then other containers may serve the old value for at most {self._policy.ttl:g} s of freshness"
             )
 
@@ -204,6 +240,10 @@ class TieredCache:
         """
         self._watch.now()  # has the clock stepped back while the container was idle?
         return Running(self._invocation, remaining)
+
+    def _begun(self, remaining: float | None) -> None:
+        self._follower.begin()
+        self._shared.allow(None if remaining is None else L2_SHARE * remaining)
 
     def warm_up(self) -> bool:
         """Import what the tiers need and connect to L2, ahead of the first call. Whether L2 answered; True without one."""
@@ -218,6 +258,7 @@ class TieredCache:
             origin=OriginStats(
                 loads=counts["loads"],
                 shared=counts["shared"],
+                waited=counts["waited"],
                 not_modified=counts["not_modified"],
                 not_found=counts["not_found"],
                 failures=counts["failures"],

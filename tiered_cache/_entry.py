@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from math import inf
-from typing import TYPE_CHECKING, Any, TypeAlias, final
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, final
 
-from tiered_cache._rules import Freshness, early_at, fresh_until, jittered
+from tiered_cache._rules import Freshness, early_at, expired, fresh_until, jittered
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 Position: TypeAlias = tuple[int, int]
-"""A place in an invalidation log. L2's are the ids of its stream: (milliseconds, sequence)."""
+"""A place in an invalidation log: (epoch, sequence), the two halves of its records' ids. Another epoch is another log."""
 
 START: Position = (0, 0)
+
+
+class Birth(NamedTuple):
+    """When a load or a reading began: `born` in the log that containers share, `since` on the local clock."""
+
+    born: Position
+    since: int
+
+
+UNBORN = Birth(START, 0)
 
 
 @final
@@ -22,12 +32,15 @@ class Entry:
 
     `negative`: the origin said NotFound, and the value is the text of that error.
     `born`: the position in the invalidation log before its load began.
+    `since`: when its load or reading began here, on the local clock of `Invalidations`.
+    `doubtful`: the log could not be followed since: it may have been invalidated, and no one here knows.
     `value_size`: bytes that the value takes in memory; 0 where nobody has measured it yet.
     """
 
     __slots__ = (
         "born",
         "confirmed_at",
+        "doubtful",
         "early_at",
         "etag",
         "fresh_for",
@@ -39,6 +52,7 @@ class Entry:
         "local_ttl",
         "negative",
         "settled",
+        "since",
         "size",
         "stale_if_error",
         "stale_while_revalidate",
@@ -60,7 +74,7 @@ class Entry:
         last_modified: str | None = None,
         tags: tuple[str, ...] = (),
         negative: bool = False,
-        born: Position = START,
+        birth: Birth = UNBORN,
         value_size: int = 0,
     ) -> None:
         self.value = value
@@ -74,7 +88,8 @@ class Entry:
         self.last_modified = last_modified
         self.tags = tags
         self.negative = negative
-        self.born = born
+        self.born, self.since = birth
+        self.doubtful = False
         self.confirmed_at = loaded_at
         self.local_ttl = fresh_for
         self.local_stale = 0.0
@@ -94,6 +109,11 @@ class Entry:
         expiry = self.loaded_at + self.fresh_for
         self.early_at = early_at(expiry, self.load_time, early_refresh, 1.0 - uniform()) if early_refresh else inf
         return self
+
+    def expire(self, now: float) -> None:
+        """Let it be fresh no longer, nor served while it is refreshed; it may still cover for a failing load."""
+        self.loaded_at, self.fresh_for = expired(self.loaded_at, self.fresh_for, now)
+        self.stale_while_revalidate = 0.0
 
     def hit_until(self) -> float:
         """Until when a plain hit may answer with this entry."""

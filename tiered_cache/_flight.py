@@ -12,6 +12,8 @@ from tiered_cache._errors import LoadTimeout, OriginError, ReentrantLoadError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tiered_cache._entry import Entry
+
 T = TypeVar("T")
 Key: TypeAlias = str | tuple[str, ...]
 """What a flight brings: the value of one key, or those of several."""
@@ -22,14 +24,18 @@ def _nothing() -> None:
 
 
 class Flight(Generic[T]):
-    """One run of the work for a key. `fallback` gives what a caller who will not wait longer may have, or None."""
+    """One run of the work for a key. `fallback` gives what a caller who will not wait longer may have, or None.
 
-    __slots__ = ("_latch", "error", "fallback", "key", "leader", "result")
+    `entry`: what the result was made from, for those who joined to see whether it was invalidated meanwhile.
+    """
+
+    __slots__ = ("_latch", "entry", "error", "fallback", "key", "leader", "result")
 
     def __init__(self, key: Key) -> None:
         self.key = key
         self.leader = 0
         self.fallback: Callable[[], T | None] = _nothing
+        self.entry: Entry | None = None
         self.result: T | None = None
         self.error: BaseException | None = None
         self._latch = threading.Lock()  # held until the flight has landed: an Event costs ten times as much to make
@@ -86,8 +92,8 @@ class Flights(Generic[T]):
         soft: float | None = None,
         hard: float | None = None,
         alone: bool = False,
-    ) -> tuple[T, bool]:
-        """What `work` gives for `key`, and whether it was another caller's flight that gave it.
+    ) -> tuple[T, Flight[T] | None]:
+        """What `work` gives for `key`, and the flight of another caller if it was that which gave it.
 
         The first caller does the work, in a thread of its own if there is a time limit. After `soft` seconds a caller
         takes the flight's fallback where there is one; after `hard` seconds it takes that or gets LoadTimeout. The work
@@ -96,12 +102,12 @@ class Flights(Generic[T]):
         """
         flight, joined = self._join_or_start(key, alone=alone)
         if joined:
-            return self._wait(flight, soft, hard, joined=True), True
+            return self._wait(flight, soft, hard, joined=True), flight
         if soft is None and hard is None:
             self._perform(flight, work)
-            return flight.outcome(joined=False), False
+            return flight.outcome(joined=False), None
         self._launch(flight, work)
-        return self._wait(flight, soft, hard, joined=False), False
+        return self._wait(flight, soft, hard, joined=False), None
 
     def detach(self, key: str | None = None) -> None:
         """Let no later caller join the flight of `key`, or of any key: what it brings is of before an invalidation."""

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 class Invocation:
     """At most one at a time: an execution environment of Lambda serves one event after another."""
 
-    def __init__(self) -> None:
+    def __init__(self, begun: Callable[[float | None], None], ended: Callable[[], None]) -> None:
+        self._begun = begun  # is told the seconds that are left, None where no limit is known
+        self._ended = ended
         self._remaining: Callable[[], float] | None = None
         self._running = False
         self._values: dict[str, tuple[float, float, Any]] = {}
@@ -33,19 +35,24 @@ class Invocation:
                 "cache serve one invocation at a time"
             )
         self._running, self._remaining = True, remaining
+        self._begun(self.remaining())
 
     def end(self) -> None:
         """It ends, and its values are gone."""
         self._running, self._remaining = False, None
         self._values = {}  # not cleared: a thread that still has the old dict must not fill the next one's
+        self._ended()
 
     def remaining(self) -> float | None:
         """Seconds until the invocation's deadline, or None where none is known."""
         return None if self._remaining is None else max(0.0, self._remaining())
 
-    def forget(self, key: str) -> None:
-        """`key` is deleted."""
-        self._values.pop(key, None)
+    def forget(self, key: str | None) -> None:
+        """`key` is invalidated, or everything."""
+        if key is None:
+            self._values = {}
+        else:
+            self._values.pop(key, None)
 
     def obtain(self, call: Call, context: LoadContext, ttl: float) -> Answer:
         """The value of a call with `scope="invocation"`: kept here alone, for `ttl` and until the invocation ends."""

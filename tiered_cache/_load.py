@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tiered_cache._errors import (
@@ -16,7 +17,7 @@ from tiered_cache._options import Plan  # noqa: TC001  # a NamedTuple field
 from tiered_cache._values import MISSING, Loaded, Outcome, Pending
 
 if TYPE_CHECKING:
-    from tiered_cache._entry import Entry, Position
+    from tiered_cache._entry import Birth, Entry
     from tiered_cache._rules import Freshness
     from tiered_cache._values import LoadContext
 
@@ -39,6 +40,10 @@ _DENIED_CODES = frozenset({
 """Codes of AWS that say 'denied'. To a HEAD request, S3 answers with the bare number."""
 
 
+FIRST_PAUSE, LONGEST_PAUSE = 0.005, 0.25
+"""Seconds between two looks of one who waits for another container."""
+
+
 class Call(NamedTuple):
     """One call: what was asked, how, and when."""
 
@@ -46,6 +51,25 @@ class Call(NamedTuple):
     loader: Any
     plan: Plan
     now: float
+
+
+class Patience:
+    """The waiting for another container's load, at most for so many seconds: looks often first, then less often."""
+
+    def __init__(self, most: float) -> None:
+        self._ends = time.monotonic() + most
+        self._pause = FIRST_PAUSE
+        self.waited = False
+
+    def wait(self) -> bool:
+        """Wait a little; False, at once, where the time is up."""
+        left = self._ends - time.monotonic()
+        if left <= 0:
+            return False
+        self.waited = True
+        time.sleep(min(left, self._pause))
+        self._pause = min(self._pause * 1.5, LONGEST_PAUSE)
+        return True
 
 
 def run_loader(loader: Any, context: LoadContext) -> Loaded | Outcome | Pending:
@@ -98,7 +122,7 @@ def stamp(
     loaded_at: float,
     fresh_for: float,
     load_time: float,
-    born: Position,
+    birth: Birth,
 ) -> Entry:
     """The entry for what was loaded: its times by `policy`, the outermost tier's, counted from when the load began."""
     from tiered_cache._entry import Entry
@@ -113,7 +137,7 @@ def stamp(
         etag=loaded.etag,
         last_modified=loaded.last_modified,
         tags=tuple(dict.fromkeys((*call.plan.tags, *loaded.tags))),
-        born=born,
+        birth=birth,
     )
 
 

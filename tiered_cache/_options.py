@@ -36,7 +36,7 @@ class LoadOptions(TypedDict, total=False):
     ttl: Duration | None
     """How long the data are fresh, in place of the outermost tier's `ttl`. `Loaded(ttl=…)` wins over it."""
     tags: Iterable[str]
-    """Names kept with the entry, besides those of `Loaded(tags=…)`; nothing is invalidated by them yet."""
+    """Names kept with the entry, besides those of `Loaded(tags=…)`, by which `cache.invalidate_tag` finds it."""
     scope: Scope
     """`"invocation"`: kept apart from all other values until the invocation ends; never in L2, never logged."""
     force_refresh: bool

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tiered_cache._errors import NotFound, OriginMalformed
 from tiered_cache._load import Call, checked_value, is_passing
 from tiered_cache._options import check_key, refuse_options
-from tiered_cache._read_through import REASONS, ReadThrough, newest_of
+from tiered_cache._read_through import REASONS, ReadThrough
+from tiered_cache._reply import Claim, Filled, Right
 from tiered_cache._rules import Move
 from tiered_cache._units import shown
 from tiered_cache._values import Answer, Loaded, Outcome, Pending, Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from tiered_cache._entry import Entry
     from tiered_cache._flight import Flight
+    from tiered_cache._reply import Lease
 
     BatchLoader = Callable[[Sequence[str]], Mapping[str, Any]]
 
+T = TypeVar("T")
 CHUNK = 1_000
 """Keys asked of L2 in one round trip."""
 
@@ -34,6 +37,7 @@ class ReadMany(ReadThrough):
         plan = self._plan.with_options(options) if options else self._plan
         now = self._now()
         calls = [Call(key, loader, plan, now) for key in _checked(keys, loader)]
+        self._shared.catch_up(now)
         found, held, stale = self._from_l1(calls)
         found |= self._from_l2([call for call in calls if call.key not in found], held, stale)
         missing = [call for call in calls if call.key not in found]
@@ -64,27 +68,16 @@ class ReadMany(ReadThrough):
                     self._memory.misses += 1
         return found, held, stale
 
-    def _from_l2(
-        self, calls: list[Call], held: dict[str, Entry], stale: list[Call], *, refreshing: bool = False
-    ) -> dict[str, Any]:
-        """What L2 may answer. What is found there is added to `held`, and what of it is stale to `stale`."""
+    def _from_l2(self, calls: list[Call], held: dict[str, Entry], stale: list[Call]) -> dict[str, Any]:
+        """What L2 may answer, in one round trip. What of it is stale is added to `stale`."""
         found: dict[str, Any] = {}
         calls = [call for call in calls if not call.plan.force_refresh]
-        for start in range(0, len(calls), CHUNK):
-            chunk = calls[start : start + CHUNK]
+        for chunk in _chunks(calls):
             replies = self._shared.read_many([call.key for call in chunk], chunk[0].now)
             for call in chunk:
-                reply = replies[call.key]
-                newest = newest_of(held.get(call.key), reply.entry)
-                if newest is None:
+                newest, tier, move = self._weigh(call, held.get(call.key), replies[call.key], refreshing=False)
+                if newest is None or move is Move.LOAD:
                     continue
-                tier = "l1" if newest is held.get(call.key) else "l2"
-                move = self._move_on_l2(call, held.get(call.key), newest, reply, refreshing=refreshing)
-                held[call.key] = newest
-                if move is Move.LOAD:
-                    continue
-                if reply.entry is not None:
-                    self._adopt(call, newest)
                 if move is Move.SERVE_AND_REFRESH:
                     stale.append(call)
                 found[call.key] = self._value_of(call, newest, tier, REASONS[move])
@@ -96,22 +89,73 @@ class ReadMany(ReadThrough):
         except NotFound:
             return NotFound
 
-    def _fly_many(self, calls: list[Call], held: dict[str, Entry]) -> dict[str, Any]:
-        """Load what is missing; callers of the very same keys share the load."""
+    def _fly_many(self, calls: list[Call], held: dict[str, Entry], *, refreshing: bool = False) -> dict[str, Any]:
+        """Have what is missing loaded; callers of the very same keys share the load."""
 
-        def load(_flight: Flight[Answer]) -> Answer:
-            return Answer(self._load_many(calls, held), "origin", 0.0, stale=False, reason=Reason.LOADED)
+        def lead(_flight: Flight[Answer]) -> Answer:
+            found = self._lead_many(calls, held, refreshing=refreshing)
+            return Answer(found, "origin", 0.0, stale=False, reason=Reason.LOADED)
 
         name = tuple(sorted(call.key for call in calls))
-        answer, joined = self.flights.run(name, load, alone=calls[0].plan.force_refresh)
-        self._counts["shared"] += joined
+        answer, joined = self.flights.run(name, lead, alone=calls[0].plan.force_refresh)
+        self._counts["shared"] += joined is not None
         loaded: dict[str, Any] = answer.value
         return loaded
 
-    def _load_many(self, calls: list[Call], held: dict[str, Entry]) -> dict[str, Any]:
+    def _lead_many(self, calls: list[Call], held: dict[str, Entry], *, refreshing: bool) -> dict[str, Any]:
+        """Load those keys that no other container is loading, and then wait for what others load."""
+        leases = {call.key: self._new_lease(call.key) for call in calls}
+        claim = Claim.SEIZE if calls[0].plan.force_refresh else Claim.ALWAYS if refreshing else Claim.MISSING
+        found: dict[str, Any] = {}
+        pending, patience = calls, self._patience(calls[0])
+        try:
+            while pending:
+                ours, others, unasked = self._ask_many(pending, leases, claim, held, found, refreshing=refreshing)
+                if ours:
+                    found |= self._load_many(ours, held, leases)
+                if not unasked and others and not patience.wait():
+                    return found | self._load_many(others, held, leases)
+                claim = Claim.ALWAYS if unasked else claim
+                now = self._now()
+                pending = [call._replace(now=now) for call in (*others, *unasked)]
+        finally:
+            self._shared.release(leases.values(), calls[0].now)
+        return found
+
+    def _ask_many(
+        self,
+        calls: list[Call],
+        leases: dict[str, Lease],
+        claim: Claim,
+        held: dict[str, Entry],
+        found: dict[str, Any],
+        *,
+        refreshing: bool,
+    ) -> tuple[list[Call], list[Call], list[Call]]:
+        """Ask L2 for values and leases; what it answers goes into `found`. The rest: to be loaded here, or being loaded by
+        others, or to be asked for once more since what is there is dead or stale.
+        """
+        ours: list[Call] = []
+        others: list[Call] = []
+        unasked: list[Call] = []
+        for chunk in _chunks(calls):
+            replies = self._shared.ask_many([leases[call.key] for call in chunk], claim, chunk[0].now)
+            for call in chunk:
+                reply = replies[call.key]
+                newest, tier, move = self._weigh(call, held.get(call.key), reply, refreshing=refreshing)
+                if newest is not None:
+                    held[call.key] = newest
+                if move is Move.WAIT:
+                    others.append(call)
+                elif move is Move.LOAD:
+                    (unasked if reply.right is Right.UNASKED else ours).append(call)
+                else:
+                    found[call.key] = self._value_of(call, newest, tier, REASONS[move])
+        return ours, others, unasked
+
+    def _load_many(self, calls: list[Call], held: dict[str, Entry], leases: dict[str, Lease]) -> dict[str, Any]:
         """Run the batch loader once, and keep each value that it gives."""
-        born = self._memory.invalidated.position
-        started = self._steady()
+        birth, started = self._memory.birth(), self._steady()
         by_key = {call.key: call for call in calls}
         try:
             given = _checked_answer(calls[0].loader(tuple(by_key)), by_key)
@@ -127,34 +171,33 @@ class ReadMany(ReadThrough):
             call = by_key[key]
             if value is NotFound or isinstance(value, NotFound):
                 absent = value if isinstance(value, NotFound) else NotFound()
-                entries.append((call, self._absence(call, absent, born, load_time)))
+                entries.append((call, self._absence(call, absent, load_time, birth)))
                 found[key] = NotFound
                 continue
             if isinstance(value, Outcome | Pending):
                 raise TypeError("a batch loader gives values: 'not modified' and 'pending' are for loaders of one key")
             loaded = value if isinstance(value, Loaded) else Loaded(value)
             found[key] = checked_value(loaded.value)
-            entry = self._stamped(call, loaded, load_time, born)
+            entry = self._stamped(call, loaded, load_time, birth)
             self._memory.measure(entry)  # L2 keeps the figure, as for one key
             entries.append((call, entry))
-        self._store_many(entries)
+        self._store_many(entries, leases)
         return found
 
-    def _store_many(self, entries: list[tuple[Call, Entry]]) -> None:
+    def _store_many(self, entries: list[tuple[Call, Entry]], leases: dict[str, Lease]) -> None:
         """Keep `entries` in L2, in one round trip, and in L1; absences that are not to be remembered are deleted there."""
-        with self._turns.of([call.key for call, _ in entries]):
-            kept = [(call, entry) for call, entry in entries if not self._memory.refuses(call.key, entry)]
-            lasting = [
-                (call, entry) for call, entry in kept if not entry.negative or call.plan.negative_ttl is not None
-            ]
-            gone = [call.key for call, entry in kept if entry.negative and call.plan.negative_ttl is None]
-            self._shared.write_many([(call.key, entry) for call, entry in lasting], self._now())
-            for call, entry in lasting:
-                self._store_in_l1(call, entry)
-            if gone:
-                self._shared.delete_many(gone, self._now())
-            for key in gone:
-                self._memory.drop(key)
+        now = self._now()
+        kept = [(call, entry) for call, entry in entries if not self._memory.refuses(call.key, entry)]
+        lasting = [(call, entry) for call, entry in kept if not entry.negative or call.plan.negative_ttl is not None]
+        gone = [call.key for call, entry in kept if entry.negative and call.plan.negative_ttl is None]
+        for chunk in _chunks(lasting):
+            outcomes = self._shared.fill_many([(leases[call.key], entry) for call, entry in chunk], now)
+            for call, entry in chunk:
+                if outcomes.get(call.key) is not Filled.REFUSED:
+                    self._store_in_l1(call, entry)
+        for key in gone:
+            self._memory.drop(key)
+        self._shared.release([leases[key] for key in gone], now, drop=True)
 
     def _covered(self, calls: list[Call], held: dict[str, Entry], error: Exception) -> dict[str, Any]:
         """The stale values that cover for a failed load; raises the error unless there is one for each key."""
@@ -172,16 +215,17 @@ class ReadMany(ReadThrough):
     def _refresh_many(self, calls: list[Call], held: dict[str, Entry]) -> dict[str, Any] | None:
         def refresh() -> Answer:
             now = self._now()
-            later = [call._replace(now=now) for call in calls]
-            found = self._from_l2(later, held, [], refreshing=True)  # another container may have done it
-            rest = [call for call in later if call.key not in found]
-            if rest:
-                found |= self._fly_many(rest, held)
+            found = self._fly_many([call._replace(now=now) for call in calls], held, refreshing=True)
             return Answer(found, "origin", 0.0, stale=False, reason=Reason.LOADED)
 
         name = tuple(sorted(call.key for call in calls))
         answer = self._owed.owe(name, refresh, calls[0].now)
         return None if answer is None else answer.value
+
+
+def _chunks(items: list[T]) -> Iterator[list[T]]:
+    """`items`, so many at a time as L2 is asked for in one round trip."""
+    return (items[start : start + CHUNK] for start in range(0, len(items), CHUNK))
 
 
 def _checked(keys: object, loader: object) -> list[str]:

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
         def local_ttl(self) -> float: ...
         @property
         def local_stale(self) -> float: ...
+        @property
+        def doubtful(self) -> bool: ...
 
 
 SKEW = 1.0
@@ -74,6 +76,10 @@ class Move(Enum):
     """Answer with the entry; the last load failed so lately that none is tried."""
     SERVE_UNCONFIRMED = auto()
     """Answer with the entry: nobody can vouch for it now, and the data are fresh."""
+    SERVE_MEANWHILE = auto()
+    """Answer with the entry, which is stale: another container is loading the key."""
+    WAIT = auto()
+    """Wait for the container that is loading the key."""
     ASK = auto()
     """Ask the next tier."""
     LOAD = auto()
@@ -96,8 +102,12 @@ def judge_data(data: Data, now: float) -> Verdict:
 def judge(held: Held, now: float) -> Verdict:
     """What an L1 entry is worth: the data's own limit, and within it how long L1 may answer without asking."""
     verdict = judge_data(held, now)
+    if verdict is Verdict.REVALIDATE and held.doubtful:
+        return Verdict.FAILING  # stale and perhaps invalidated: L2 is to be asked first
     if verdict is not Verdict.FRESH:
         return verdict
+    if held.doubtful:
+        return Verdict.UNCONFIRMED
     unasked = now - held.confirmed_at
     if -SKEW <= unasked < held.local_ttl:
         return Verdict.FRESH
@@ -126,24 +136,34 @@ def on_l2(
     stale_ok: bool,
     backing_off: bool,
     early_due: bool = False,
+    taken: bool = False,
 ) -> Move:
     """The move after a look into L2, for the newest data that L1 and L2 hold.
 
     `vouched`: L2 holds data that settle the question. `reached`: L2 could be asked (True too where there is none).
     `refreshing`: this is the owed refresh of stale data, for which only fresh ones will do.
     `early_due`: these very data are to be refreshed ahead of time, so that their being fresh settles nothing.
+    `taken`: another container holds the lease, and is loading. Who has something to serve does not wait for it.
     """
     match verdict:
-        case Verdict.FRESH if vouched and not early_due:
+        case Verdict.FRESH if vouched and not (early_due and not taken):
             return Move.SERVE
-        case Verdict.FRESH if not reached and not early_due:
+        case Verdict.FRESH if (taken or not reached) and not (early_due and not taken):
             return Move.SERVE_UNCONFIRMED
         case Verdict.REVALIDATE if stale_ok and not refreshing:
             return Move.SERVE_STALE if backing_off else Move.SERVE_AND_REFRESH
         case Verdict.FRESH | Verdict.FAILING if stale_ok and backing_off:
             return Move.SERVE_STALE
+        case Verdict.REVALIDATE | Verdict.FAILING if stale_ok and taken:
+            return Move.SERVE_MEANWHILE
         case _:
-            return Move.LOAD
+            return Move.WAIT if taken else Move.LOAD
+
+
+def expired(loaded_at: float, fresh_for: float, now: float) -> tuple[float, float]:
+    """`loaded_at` and `fresh_for` of data that are to be fresh no longer, on any host's clock; their windows count from now."""
+    began = min(loaded_at, now - SKEW)
+    return began, min(fresh_for, now - SKEW - began)
 
 
 def covers(data: Data, now: float) -> bool:

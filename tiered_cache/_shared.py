@@ -1,30 +1,243 @@
-"""What stands around the shared tier: its absence, and the deletions that it has not taken yet."""
+"""What stands around the shared tier: its absence; and the log that is followed along with what is asked of it.
+
+Whatever is read is held against the invalidations known here (rule 4 of docs/decisions/0006-protocol.md), and an
+invalidation that the tier did not take is tried again before anything else at the next contact.
+"""
 
 from __future__ import annotations
 
+import os
 import threading
-from math import inf
 from typing import TYPE_CHECKING
 
-from tiered_cache._reply import ABSENT, UNREACHED, Reply
-from tiered_cache._rules import SKEW
+from tiered_cache._news import EVERYTHING, Invalidation, Kind, News
+from tiered_cache._reply import ABSENT, UNREACHED, Claim, Filled, Lease, Reply, Right
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
+    from tiered_cache._coherence import Follower
     from tiered_cache._entry import Entry, Position
-    from tiered_cache._l1.invalidation import Invalidations
-    from tiered_cache._stats import SharedStats
+    from tiered_cache._l1.memory import MemoryStore
+    from tiered_cache._stats import Counters, SharedStats
     from tiered_cache.interfaces import SharedStore
 
 MOST_UNDELIVERED = 10_000
-"""Deletions remembered. Beyond it, no entry is trusted whose load began before the last one that was not."""
+"""Invalidations remembered. Beyond it, the one that is remembered is of everything."""
+
+
 MOST_AT_ONCE = 1_000
-"""Deletions tried again in one round trip."""
+"""Invalidations tried again in one round trip."""
 
 
-class NoSharedStore:
-    """No L2: it holds nothing, and takes every deletion."""
+class Shared:
+    """A shared store, followed by one cache."""
+
+    def __init__(self, store: SharedStore, memory: MemoryStore, follower: Follower, counts: Counters) -> None:
+        self._store = store
+        self._memory = memory
+        self._follower = follower
+        self._counts = counts
+        self._undelivered: dict[Invalidation, object] = {}  # a mark of its own for each
+        self._lock = threading.Lock()
+        self.expects_hit = False
+        """Whether the last read found something: then the next asks for the value alone, and not for the lease too."""
+        memory.invalidated.alias = store.alias
+
+    def catch_up(self, now: float) -> bool:
+        """Look into the log if nothing may be answered before; whether anything was looked for."""
+        if not self._follower.must_look(now):
+            return False
+        self._deliver(now)
+        self._follower.heard(self._store.look(self._memory.invalidated.position, (), now), now)
+        return True
+
+    def read(self, key: str, now: float) -> Reply:
+        """What the store holds under `key`, unless it is known to be invalidated."""
+        self._deliver(now)
+        before, wanted = self._memory.invalidated.tick, self._follower.wanted(now)
+        reply = self._heard(self._store.read(key, now, wanted), wanted, now)
+        self.expects_hit = reply.entry is not None
+        return reply if reply.entry is None else self._judged(key, reply, self._since(before, reply.news), now)
+
+    def read_many(self, keys: Sequence[str], now: float) -> dict[str, Reply]:
+        """The same for several keys, in one round trip."""
+        if not keys:
+            return {}
+        self._deliver(now)
+        before, wanted = self._memory.invalidated.tick, self._follower.wanted(now)
+        replies, news = self._store.read_many(keys, now, wanted)
+        self._heard(Reply(None, True, news=news), wanted, now)
+        return self._all_judged(replies, self._since(before, news), now)
+
+    def ask(self, lease: Lease, claim: Claim, now: float) -> Reply:
+        """What the store holds under the lease's key, and the lease according to `claim`, in one round trip."""
+        self._deliver(now)
+        before, wanted = self._memory.invalidated.tick, self._follower.wanted(now)
+        reply = self._heard(self._store.ask(lease, claim, now, wanted), wanted, now)
+        self.expects_hit = reply.entry is not None
+        return reply if reply.entry is None else self._judged(lease.key, reply, self._since(before, reply.news), now)
+
+    def ask_many(self, leases: Sequence[Lease], claim: Claim, now: float) -> dict[str, Reply]:
+        """The same for several keys."""
+        before = self._memory.invalidated.tick
+        return self._all_judged(self._store.ask_many(leases, claim, now), before, now)
+
+    def lease(self, key: str, seconds: float) -> Lease:
+        """A lease to ask for: its token is random in every copy of a container, so it comes from the kernel."""
+        return Lease(key, os.urandom(12), seconds)
+
+    def fill(self, lease: Lease, entry: Entry, now: float) -> Filled:
+        """Keep `entry` in the store, if the lease is still ours. Raises SerializationError if it cannot be carried."""
+        if not lease.held:
+            return Filled.NOT_KEPT
+        filled = self._store.fill(lease, entry, now)
+        self._counts["refused"] += filled is Filled.REFUSED
+        return filled
+
+    def fill_many(self, filled: Sequence[tuple[Lease, Entry]], now: float) -> dict[str, Filled]:
+        """The same for several; what cannot be carried is not kept."""
+        held = [(lease, entry) for lease, entry in filled if lease.held]
+        outcomes = self._store.fill_many(held, now) if held else {}
+        self._counts["refused"] += sum(outcome is Filled.REFUSED for outcome in outcomes.values())
+        return outcomes
+
+    def release(self, leases: Iterable[Lease], now: float, *, drop: bool = False) -> None:
+        """Give up those of the leases that are held; `drop`: with the values that stand there."""
+        held = [lease for lease in leases if lease.held]
+        if held:
+            self._store.release(held, now, drop=drop)
+
+    def invalidate(self, what: Sequence[Invalidation], now: float, lease: Lease | None = None) -> bool:
+        """Invalidate in the store, and here; whether the store took it. `lease`: to be held on its key from then on.
+
+        Here after the store, so that what it gave before is refused.
+        """
+        with self._lock:
+            marks = {one: self._undelivered.get(one) for one in what}
+        position = self._memory.invalidated.position
+        try:
+            news = self._store.invalidate(what, position, now, lease)
+            if news is not None:
+                self._follower.learn(news, now)
+                self._settle(marks)
+            else:
+                self._remember(what)
+        finally:
+            self._memory.invalidate(what, now)
+        return news is not None
+
+    def warm_up(self, now: float) -> bool:
+        """Import, connect, and learn how far the log has come."""
+        answers = self._store.warm_up(now)
+        position = self._memory.invalidated.position
+        news = self._store.look(position, (), now) if answers else None
+        self._follower.heard(news, now)
+        return answers
+
+    def allow(self, seconds: float | None) -> None:
+        """All calls together may take so many seconds from now on; None: no limit."""
+        self._store.allow(seconds)
+
+    def stats(self, now: float) -> SharedStats:
+        """The store's counters, with what is known here."""
+        counts = self._counts
+        return self._store.stats(now)._replace(
+            looks=counts["looks"],
+            gaps=counts["gaps"],
+            applied=counts["applied"],
+            refused=counts["refused"],
+            dead=counts["dead"],
+            undelivered=len(self._undelivered),
+        )
+
+    def close(self) -> None:
+        """As the store."""
+        self._store.close()
+
+    def _heard(self, reply: Reply, wanted: Position | None, now: float) -> Reply:
+        if wanted is not None:
+            self._follower.heard(reply.news, now)
+        return reply
+
+    def _since(self, before: int, news: News | None) -> int:
+        """From when what was read is: from `before`, or from now if the look before it has seen all that is known here."""
+        invalidated = self._memory.invalidated
+        return invalidated.tick if news is not None and news.end == invalidated.position else before
+
+    def _all_judged(self, replies: Mapping[str, Reply], since: int, now: float) -> dict[str, Reply]:
+        entries = [reply.entry for reply in replies.values() if reply.entry is not None]
+        self._look_for({tag for entry in entries for tag in self._memory.invalidated.unknown(entry)}, now)
+        return {
+            key: reply if reply.entry is None else self._judged(key, reply, since, now)
+            for key, reply in replies.items()
+        }
+
+    def _judged(self, key: str, reply: Reply, since: int, now: float) -> Reply:
+        """Rule 4: `reply`, without its entry where that is dead; or as if unreached, if its invalidation is not delivered."""
+        entry = reply.entry
+        assert entry is not None  # noqa: S101  # the callers look
+        entry.since = since
+        if self._undelivered and not self._undelivered.keys().isdisjoint(_names(key, entry)):
+            return UNREACHED
+        if entry.tags and (unknown := self._memory.invalidated.unknown(entry)):
+            self._look_for(unknown, now)
+        if self._memory.is_dead(key, entry):
+            self._counts["dead"] += 1
+            return reply._replace(entry=None)
+        if self._memory.invalidated.expires(key, entry):
+            entry.expire(now)
+        return reply
+
+    def _look_for(self, tags: Iterable[str], now: float) -> None:
+        """Look into the log and at the markers of `tags`, in one step."""
+        wanted = tuple(tags)
+        if wanted:
+            self._follower.heard(self._store.look(self._memory.invalidated.position, wanted, now), now)
+
+    def _deliver(self, now: float) -> None:
+        """Try again, in one round trip, what was not delivered. More waits for the next contact."""
+        if not self._undelivered:
+            return
+        with self._lock:
+            marks = dict(list(self._undelivered.items())[:MOST_AT_ONCE])
+        news = self._store.invalidate(list(marks), self._memory.invalidated.position, now, None)
+        if news is not None:
+            self._follower.learn(news, now)
+            self._settle(marks)
+
+    def _remember(self, what: Iterable[Invalidation]) -> None:
+        with self._lock:
+            self._undelivered |= {one: object() for one in what}
+            if len(self._undelivered) > MOST_UNDELIVERED:
+                self._undelivered = {EVERYTHING: object()}
+
+    def _settle(self, marks: Mapping[Invalidation, object]) -> None:
+        """These are delivered; one that came in meanwhile is not."""
+        if not self._undelivered:
+            return
+        with self._lock:
+            for what, mark in marks.items():
+                if self._undelivered.get(what) is mark:
+                    self._undelivered.pop(what, None)
+
+
+def _names(key: str, entry: Entry) -> list[Invalidation]:
+    """All whose invalidation would concern the entry."""
+    names = [EVERYTHING, Invalidation(Kind.KEY, key), Invalidation(Kind.EXPIRED, key)]
+    return names + [Invalidation(Kind.TAG, tag) for tag in entry.tags]
+
+
+class NoShared:
+    """No L2: it holds nothing, every lease is to be had, and an invalidation is a matter of L1 alone."""
+
+    expects_hit = False
+
+    def __init__(self, memory: MemoryStore) -> None:
+        self._memory = memory
+
+    def catch_up(self, now: float) -> bool:  # noqa: ARG002
+        return False
 
     def read(self, key: str, now: float) -> Reply:  # noqa: ARG002
         return ABSENT
@@ -32,128 +245,39 @@ class NoSharedStore:
     def read_many(self, keys: Sequence[str], now: float) -> dict[str, Reply]:  # noqa: ARG002
         return dict.fromkeys(keys, ABSENT)
 
-    def write(self, key: str, entry: Entry, now: float) -> bool:  # noqa: ARG002
-        return True
+    def ask(self, lease: Lease, claim: Claim, now: float) -> Reply:  # noqa: ARG002
+        return _FREE
 
-    def write_many(self, entries: Sequence[tuple[str, Entry]], now: float) -> None:  # noqa: ARG002
-        return None
+    def ask_many(self, leases: Sequence[Lease], claim: Claim, now: float) -> dict[str, Reply]:  # noqa: ARG002
+        return {lease.key: _FREE for lease in leases}
 
-    def delete(self, key: str, now: float) -> bool:  # noqa: ARG002
-        return True
+    def lease(self, key: str, seconds: float) -> Lease:
+        return Lease(key, b"", seconds)
 
-    def delete_many(self, keys: Sequence[str], now: float) -> bool:  # noqa: ARG002
+    def fill(self, lease: Lease, entry: Entry, now: float) -> Filled:  # noqa: ARG002
+        return Filled.KEPT
+
+    def fill_many(self, filled: Sequence[tuple[Lease, Entry]], now: float) -> dict[str, Filled]:  # noqa: ARG002
+        return {lease.key: Filled.KEPT for lease, _ in filled}
+
+    def release(self, leases: Iterable[Lease], now: float, *, drop: bool = False) -> None:
+        pass
+
+    def invalidate(self, what: Sequence[Invalidation], now: float, lease: Lease | None = None) -> bool:  # noqa: ARG002
+        self._memory.invalidate(what, now)
         return True
 
     def warm_up(self, now: float) -> bool:  # noqa: ARG002
         return True
 
+    def allow(self, seconds: float | None) -> None:
+        pass
+
     def stats(self, now: float) -> SharedStats:
         raise NotImplementedError(f"there is no L2 to have counters at {now}")
 
     def close(self) -> None:
-        return None
+        pass
 
 
-class Outbox:
-    """A shared store, and the deletions that it did not take: tried again before anything else at the next contact.
-
-    What is read counts as born when the reading began, and what was invalidated since its load began is not written.
-    """
-
-    def __init__(self, store: SharedStore, invalidated: Invalidations) -> None:
-        self._store = store
-        self._invalidated = invalidated
-        self._undelivered: dict[str, object] = {}  # a mark of its own for each deletion
-        self._forgotten_until = -inf
-        self._lock = threading.Lock()
-
-    def read(self, key: str, now: float) -> Reply:
-        """As the store; a key whose deletion is not delivered is not read."""
-        if self._undelivered:
-            self._deliver((key,), now)
-            if key in self._undelivered:
-                return UNREACHED
-        born = self._invalidated.position
-        return self._vouched(self._store.read(key, now), born)
-
-    def read_many(self, keys: Sequence[str], now: float) -> dict[str, Reply]:
-        """As the store; see `read`."""
-        kept = keys
-        if self._undelivered:
-            self._deliver(keys, now)
-            kept = [key for key in keys if key not in self._undelivered]
-        born = self._invalidated.position
-        replies = {key: self._vouched(reply, born) for key, reply in self._store.read_many(kept, now).items()}
-        return replies if len(replies) == len(keys) else dict.fromkeys(keys, UNREACHED) | replies
-
-    def write(self, key: str, entry: Entry, now: float) -> bool:
-        """As the store. What is written takes the place of what was to be deleted."""
-        if self._invalidated.kills(key, entry.tags, entry.born):
-            return False
-        mark = self._undelivered.get(key)
-        written = self._store.write(key, entry, now)
-        if written:
-            self._settle(key, mark)
-        return written
-
-    def write_many(self, entries: Sequence[tuple[str, Entry]], now: float) -> None:
-        """As the store; a key whose deletion is not delivered is left out."""
-        kept = [(key, entry) for key, entry in entries if key not in self._undelivered]
-        kills = self._invalidated.kills
-        self._store.write_many([(key, entry) for key, entry in kept if not kills(key, entry.tags, entry.born)], now)
-
-    def delete(self, key: str, now: float) -> bool:
-        """As the store; remembers what it did not take."""
-        return self.delete_many((key,), now)
-
-    def delete_many(self, keys: Sequence[str], now: float) -> bool:
-        """As the store; remembers what it did not take."""
-        marks = [self._undelivered.get(key) for key in keys]
-        if self._store.delete_many(keys, now):
-            for key, mark in zip(keys, marks, strict=True):
-                self._settle(key, mark)
-            return True
-        with self._lock:
-            for key in keys:
-                if key in self._undelivered or len(self._undelivered) < MOST_UNDELIVERED:
-                    self._undelivered[key] = object()
-                else:
-                    self._forgotten_until = now + SKEW
-        return False
-
-    def warm_up(self, now: float) -> bool:
-        """As the store."""
-        if self._undelivered:
-            self._deliver((), now)
-        return self._store.warm_up(now)
-
-    def stats(self, now: float) -> SharedStats:
-        """As the store."""
-        return self._store.stats(now)
-
-    def close(self) -> None:
-        """As the store."""
-        self._store.close()
-
-    def _deliver(self, first: Sequence[str], now: float) -> None:
-        """Try again, in one round trip, `first` and what has waited longest. More waits for the next contact."""
-        marks = {key: mark for key in first if (mark := self._undelivered.get(key)) is not None}
-        marks |= list(self._undelivered.items())[:MOST_AT_ONCE]
-        if self._store.delete_many(list(marks), now):
-            for key, mark in marks.items():
-                self._settle(key, mark)
-
-    def _settle(self, key: str, mark: object) -> None:
-        """This deletion is done, or has become pointless; one that came in meanwhile is not."""
-        with self._lock:
-            if mark is not None and self._undelivered.get(key) is mark:
-                del self._undelivered[key]
-
-    def _vouched(self, reply: Reply, born: Position) -> Reply:
-        """`reply`, unless its entry may be one whose deletion there was no room to remember."""
-        if reply.entry is None:
-            return reply
-        if reply.entry.loaded_at <= self._forgotten_until:
-            return UNREACHED
-        reply.entry.born = born
-        return reply
+_FREE = Reply(None, True, Right.MINE)

@@ -48,6 +48,22 @@ class SharedStats(NamedTuple):
     """`"closed"`, `"open"` or `"half-open"`."""
     connects: int
     """Connections made."""
+    leases: int = 0
+    """Leases won: rights to load a key for the whole fleet."""
+    refused: int = 0
+    """Fills refused: the lease had run out, or the key was invalidated during the load."""
+    looks: int = 0
+    """Looks into the log of invalidations."""
+    applied: int = 0
+    """Invalidations found there, by whatever container."""
+    gaps: int = 0
+    """Looks after which the log could not be followed, so that L1 had to be confirmed anew."""
+    dead: int = 0
+    """Entries read that had been invalidated since their load began, each a miss."""
+    undelivered: int = 0
+    """Invalidations that L2 has not taken yet."""
+    over_budget: int = 0
+    """Calls not made, since the invocation's share of time for L2 was spent."""
 
 
 class OriginStats(NamedTuple):
@@ -57,6 +73,8 @@ class OriginStats(NamedTuple):
     """Loader runs that gave a value, or 'not modified'."""
     shared: int
     """Calls that got the outcome of a load that another call ran."""
+    waited: int
+    """Loads that waited for another container's load of the same key."""
     not_modified: int
     not_found: int
     failures: int

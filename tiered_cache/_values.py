@@ -44,6 +44,8 @@ class Reason(StrEnum):
     """Stale, within `stale_if_error`: the load failed for a passing reason, just now or so lately that it is not tried."""
     LOAD_SLOW = "load_slow"
     """Stale: the load took longer than `soft_timeout`; it goes on in a thread."""
+    LOAD_ELSEWHERE = "load_elsewhere"
+    """Stale: another container is loading the key, and who has a stale value does not wait for it."""
     LOAD_PENDING = "load_pending"
     """Stale, while a resumable load goes on."""
 
@@ -68,7 +70,7 @@ class Loaded:
     """What a loader may return in place of the bare value, to set facts about it.
 
     `ttl`: how long these data are fresh, in any duration form; the cache's own where None.
-    `tags`: names kept with the entry in every tier; nothing is invalidated by them yet.
+    `tags`: names kept with the entry in every tier, by which `cache.invalidate_tag` finds it.
     `etag`, `last_modified`: validators as the origin wrote them, given back to the loader at the next load.
     """
 

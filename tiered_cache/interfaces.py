@@ -7,17 +7,33 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tiered_cache._reply import Reply
+from tiered_cache._news import Invalidation, Kind, News
+from tiered_cache._reply import Claim, Filled, Lease, Reply, Right
 from tiered_cache._values import LoadContext
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from tiered_cache._entry import Entry
+    from tiered_cache._entry import Entry, Position
     from tiered_cache._rules import Freshness
     from tiered_cache._stats import SharedStats
 
-__all__ = ["Carrier", "Clock", "LoadContext", "ObjectLoader", "Reply", "SharedStore", "SharedTier"]
+__all__ = [
+    "Carrier",
+    "Claim",
+    "Clock",
+    "Filled",
+    "Invalidation",
+    "Kind",
+    "Lease",
+    "LoadContext",
+    "News",
+    "ObjectLoader",
+    "Reply",
+    "Right",
+    "SharedStore",
+    "SharedTier",
+]
 
 
 class Clock(Protocol):
@@ -54,43 +70,88 @@ class SharedTier(Protocol):
         """How long data live: the policy that is stamped into entries."""
         ...
 
+    @property
+    def lease(self) -> float:
+        """Seconds for which a lease is taken where no invocation's deadline is known."""
+        ...
+
     def bind(self, namespace: str) -> SharedStore:
         """The part of the tier that belongs to one namespace. Must not do any I/O."""
         ...
 
 
 class SharedStore(Protocol):
-    """One namespace in a shared tier. No method but `write` raises; each ends within the tier's own time limit."""
+    """One namespace in a shared tier: entries, a lease for each key, and a log of invalidations with markers for tags.
 
-    def read(self, key: str, now: float) -> Reply:
-        """What the tier holds under `key`. Trouble of any kind is a miss, counted."""
+    No method but `fill` raises; each ends within the tier's own time limit, and counts what goes wrong. What must be one
+    step, with nothing of any other container between, is said so; docs/decisions/0006-protocol.md says why.
+    """
+
+    def alias(self, name: str) -> str:
+        """What stands in the log for a key or a tag: itself, or a text that begins with # where names are hashed."""
         ...
 
-    def read_many(self, keys: Sequence[str], now: float) -> dict[str, Reply]:
-        """The same for several keys, in as few round trips as the tier allows."""
-        ...
+    def read(self, key: str, now: float, since: Position | None) -> Reply:
+        """What the tier holds under `key`. Trouble of any kind is a miss.
 
-    def write(self, key: str, entry: Entry, now: float) -> bool:
-        """Keep `entry` until it is past all its windows; whether the tier took it.
-
-        Raises SerializationError, and nothing else, if the value cannot be carried.
+        since: if not None, a look into the log goes along, as by `look`, and comes before the reading.
         """
         ...
 
-    def write_many(self, entries: Sequence[tuple[str, Entry]], now: float) -> None:
-        """Keep several entries, in as few round trips as the tier allows. What cannot be carried is counted, not raised."""
+    def read_many(
+        self, keys: Sequence[str], now: float, since: Position | None
+    ) -> tuple[dict[str, Reply], News | None]:
+        """The same for several keys, in as few round trips as the tier allows."""
         ...
 
-    def delete(self, key: str, now: float) -> bool:
-        """Forget `key`; whether the tier did."""
+    def ask(self, lease: Lease, claim: Claim, now: float, since: Position | None) -> Reply:
+        """As `read`, for the lease's key; and take the lease as `claim` says, if it is to be had, in the same step.
+
+        Sets `lease.held`. A lease ends by itself `lease.seconds` later, and may end at any time before.
+        """
         ...
 
-    def delete_many(self, keys: Sequence[str], now: float) -> bool:
-        """Forget `keys`, in as few round trips as the tier allows; whether it forgot all of them."""
+    def ask_many(self, leases: Sequence[Lease], claim: Claim, now: float) -> dict[str, Reply]:
+        """The same for several leases, one step each, in as few round trips as the tier allows."""
+        ...
+
+    def look(self, since: Position, tags: Sequence[str], now: float) -> News | None:
+        """What is new in the log after `since`, and the markers of `tags`, in one step; None if it cannot be told.
+
+        A log or markers that were lost are replaced by new ones of another epoch.
+        """
+        ...
+
+    def fill(self, lease: Lease, entry: Entry, now: float) -> Filled:
+        """Keep `entry` until it is past all its windows, and give up the lease, if that is still held by its token.
+
+        One step. Raises SerializationError, and nothing else, if the value cannot be carried; then, and where the value is
+        too large, what is older is forgotten.
+        """
+        ...
+
+    def fill_many(self, filled: Sequence[tuple[Lease, Entry]], now: float) -> dict[str, Filled]:
+        """The same for several. What cannot be carried is counted, not raised."""
+        ...
+
+    def release(self, leases: Sequence[Lease], now: float, *, drop: bool) -> None:
+        """Give up each lease that is still held by its token; `drop`: and forget what stands under its key."""
+        ...
+
+    def invalidate(self, what: Sequence[Invalidation], since: Position, now: float, lease: Lease | None) -> News | None:
+        """Invalidate: each key's value and lease in one step, and only then the records in the log, with tags' markers.
+
+        Gives what is new in the log after `since`, with the own records; None if any of it may not have been done.
+        lease: is taken, whoever holds it, in the step that forgets the value.
+        """
         ...
 
     def warm_up(self, now: float) -> bool:
         """Import and connect ahead of need; whether the tier answered."""
+        ...
+
+    def allow(self, seconds: float | None) -> None:
+        """All calls together may take so many seconds from now on, and none is made after; None: no limit."""
         ...
 
     def stats(self, now: float) -> SharedStats:

@@ -1,52 +1,149 @@
-"""What has been invalidated lately, so that a value whose load began before is not kept after."""
+"""What has been invalidated lately, so that a value whose load began before is not kept after.
+
+Two clocks. *Local*: a count of what happened in this process, for what it invalidates itself, and for gaps in what it
+knows. *Log*: positions in the log that containers share, for what any of them invalidated. An entry carries both:
+`since`, when its load or reading began here, and `born`, the position before its load began, wherever that was.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from tiered_cache._entry import START, Position
+from tiered_cache._news import Invalidation, Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Sequence
+
+    from tiered_cache._entry import Entry
+    from tiered_cache._news import News
+
+At = TypeVar("At", int, Position)
 
 MOST = 10_000
 """Names remembered; beyond it, the oldest half is forgotten by killing whatever is as old as they are."""
 
 
+class Ring(Generic[At]):
+    """When each name was last invalidated, on one clock."""
+
+    def __init__(self, start: At) -> None:
+        self._start: At = start
+        self.floor: At = start
+        """Whatever is older is invalidated, whatever its name."""
+        self.by_name: dict[Invalidation, At] = {}
+
+    def note(self, what: Invalidation, at: At) -> None:
+        """`what` was invalidated at that time."""
+        if what.kind is Kind.ALL:
+            self.floor = max(self.floor, at)
+            return
+        latest = max(at, self.by_name.pop(what, at))
+        self.by_name[what] = latest
+        if len(self.by_name) > MOST:
+            for oldest in list(self.by_name)[: MOST // 2]:
+                self.floor = max(self.floor, self.by_name.pop(oldest))
+
+    def has(self, what: Invalidation, born: At) -> bool:
+        """Whether `what` was invalidated after that time."""
+        at: At = self.by_name.get(what, self._start)
+        return born < at
+
+    def reset(self, floor: At) -> None:
+        """Forget all names."""
+        self.by_name.clear()
+        self.floor = floor
+
+
 class Invalidations:
-    """The invalidations applied in this process, each at a position of its own. The owner's lock guards it."""
+    """The invalidations known in this process. The owner's lock guards it."""
 
     def __init__(self) -> None:
+        self.tick = 0
+        """The local clock: what begins now is of this time."""
         self.position: Position = START
-        """Where the log stands: what is loaded from now on is born here."""
-        self._floor: Position = START
-        self._by_name: dict[str, Position] = {}
+        """How far the log is known: what is loaded from now on is born here. START: no log is known."""
+        self.alias: Callable[[str], str] = str
+        """What stands in the log for a key or a tag."""
+        self._opened: Position = START
+        self._covered: set[str] = set()
+        self._local: Ring[int] = Ring(0)
+        self._log: Ring[Position] = Ring(START)
 
-    def note_key(self, key: str) -> None:
-        """`key` is invalidated now."""
-        self._note("k" + key)
+    def note(self, what: Iterable[Invalidation]) -> None:
+        """This is invalidated here and now."""
+        self.tick += 1
+        for kind, name in what:
+            self._local.note(Invalidation(kind, self.alias(name)), self.tick)
 
-    def note_all(self) -> None:
-        """Everything is invalidated now."""
-        self._floor = self.position = self._next()
-        self._by_name.clear()
+    def doubt(self) -> None:
+        """Of what is under way nobody can tell any more whether it was invalidated."""
+        self.tick += 1
+        self._local.reset(self.tick)
 
-    def kills(self, key: str, tags: Iterable[str], born: Position) -> bool:
-        """Whether an entry of `key` born at that position has been invalidated since."""
-        if born < self._floor:
+    def learn(self, news: News) -> Sequence[Invalidation] | None:
+        """Take over what a look has found: the invalidations that are new here, or None where some may be unknown."""
+        fresh: Sequence[Invalidation] | None = ()
+        if news.end[0] != self.position[0]:
+            if news.since[0] != self.position[0]:
+                return ()  # of a log that another thread has seen the end of
+            fresh = None
+            self._open(news)
+        elif news.followed:
+            fresh = [what for at, what in news.records if at > self.position and self._record(at, what)]
+            self.position = max(self.position, news.end)
+        elif news.end > self.position:
+            fresh = None
+            self._open(news)
+        for tag, at in news.markers.items():
+            self._mark(tag, at)
+        return fresh
+
+    def _open(self, news: News) -> None:
+        """The log is known from here on, and of what was before, only when everything was invalidated last."""
+        self._log.reset(news.cleared if news.end[0] != self.position[0] else max(self._log.floor, news.cleared))
+        self.position = self._opened = news.end
+        self._covered.clear()
+        self.doubt()
+
+    def _record(self, at: Position, what: Invalidation) -> bool:
+        self._log.note(what, at)
+        if what.kind is Kind.EXPIRED:
+            self.tick += 1
+            self._local.note(what, self.tick)  # what is in hand is of before
+        return True
+
+    def _mark(self, tag: str, at: Position) -> None:
+        """A tag's last invalidation; of each that follows there will be a record."""
+        self._log.note(Invalidation(Kind.TAG, tag), at)
+        if len(self._covered) >= MOST:
+            self._covered.clear()
+        self._covered.add(tag)
+
+    def unknown(self, entry: Entry) -> list[str]:
+        """Those tags of an entry of which is not known whether they were invalidated since its load began."""
+        if not entry.tags or entry.born >= self._opened:
+            return []
+        return [tag for tag in map(self.alias, entry.tags) if tag not in self._covered]
+
+    def kills(self, key: str, entry: Entry) -> bool:
+        """Whether an entry of `key` has been invalidated since its load began, or was born in another log."""
+        local, log, born, since = self._local, self._log, entry.born, entry.since
+        if since < local.floor or born < log.floor:
             return True
-        if born >= self.position:
+        if born[0] != self.position[0] and self.position != START:
+            return True
+        if (since >= self.tick and born >= self.position) or not (local.by_name or log.by_name):
             return False
-        names = ("k" + key, *("t" + tag for tag in tags))
-        return any(born < self._by_name.get(name, START) for name in names)
+        names = [Invalidation(Kind.KEY, self.alias(key))]
+        names += [Invalidation(Kind.TAG, self.alias(tag)) for tag in entry.tags]
+        return any(local.has(name, since) or log.has(name, born) for name in names)
 
-    def _note(self, name: str) -> None:
-        self.position = self._next()
-        self._by_name.pop(name, None)
-        self._by_name[name] = self.position
-        if len(self._by_name) > MOST:
-            for oldest in list(self._by_name)[: MOST // 2]:
-                self._floor = self._by_name.pop(oldest)
+    def expires(self, key: str, entry: Entry) -> bool:
+        """Whether an entry of `key` was said to be no longer fresh since its load began."""
+        name = Invalidation(Kind.EXPIRED, self.alias(key))
+        return self._local.has(name, entry.since) or self._log.has(name, entry.born)
 
-    def _next(self) -> Position:
-        return (self.position[0], self.position[1] + 1)
+    def overtakes(self, key: str, entry: Entry) -> bool:
+        """Whether an entry in hand is not to be kept: killed, or said to be no longer fresh while it was under way."""
+        return self.kills(key, entry) or self._local.has(Invalidation(Kind.EXPIRED, self.alias(key)), entry.since)

@@ -12,9 +12,11 @@ import threading
 from math import inf
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from tiered_cache._entry import Birth
 from tiered_cache._errors import ConfigurationError
 from tiered_cache._l1.invalidation import Invalidations
 from tiered_cache._log import log
+from tiered_cache._news import Invalidation, Kind
 from tiered_cache._options import flag, number, one_of, refuse_unknown_options
 from tiered_cache._rules import Freshness
 from tiered_cache._stats import MemoryStats
@@ -22,11 +24,12 @@ from tiered_cache._units import Duration, Size, seconds, shown, size
 from tiered_cache._values import MISSING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from cachetools import Cache
 
     from tiered_cache._entry import Entry
+    from tiered_cache._news import News
 
 Share: TypeAlias = Literal["reference", "copy"]
 
@@ -136,6 +139,8 @@ class MemoryStore:
         self._oversized = 0
         self.stale_hits = 0
         self.misses = 0
+        self.coherent_until = inf
+        """Until when plain hits may answer without a look into the log."""
         if tier.sizer is None:
             from tiered_cache._l1.sizer import sizeof
 
@@ -158,7 +163,17 @@ class MemoryStore:
 
     def _refuses(self, key: str, entry: Entry, held: Entry | None) -> bool:
         is_older = held is not None and held.loaded_at > entry.loaded_at
-        return is_older or self.invalidated.kills(key, entry.tags, entry.born)
+        return is_older or self.invalidated.overtakes(key, entry)
+
+    def birth(self) -> Birth:
+        """The birth of what is loaded from now on."""
+        with self._lock:
+            return Birth(self.invalidated.position, self.invalidated.tick)
+
+    def is_dead(self, key: str, entry: Entry) -> bool:
+        """Whether `entry` is known to have been invalidated since its load began."""
+        with self._lock:
+            return self.invalidated.kills(key, entry)
 
     def store(self, key: str, entry: Entry) -> bool:
         """Keep `entry` for `key`, unless it was invalidated since its load began, or a later load is held already.
@@ -210,7 +225,14 @@ class MemoryStore:
     def arm(self, key: str, entry: Entry) -> None:
         """Let plain hits find a fresh, positive entry; one that L1 shares by reference."""
         if self._arms and not entry.negative:
-            self.hot[key] = (entry.value, entry.hit_until(), entry)
+            self.hot[key] = (entry.value, min(entry.hit_until(), self.coherent_until), entry)
+
+    def rearm(self, key: str, entry: Entry) -> None:
+        """The same, if it is what is held: it was found fresh, though no plain hit could tell."""
+        if self._arms:
+            with self._lock:
+                if self._peek(key) is entry:
+                    self.arm(key, entry)
 
     def value(self, key: str, entry: Entry) -> Any:
         """The value of `entry` for a caller: itself, a copy, or an error where a caller changed it."""
@@ -229,23 +251,55 @@ class MemoryStore:
         """`value` for one holder among several: itself, or a copy where `share="copy"`."""
         return value if self._tier.share == "reference" else _deepcopy(value)
 
-    def replace(self, key: str, entry: Entry) -> None:
-        """Keep `entry` for `key` whatever is held, and refuse what was loaded for it before this moment."""
-        with self._lock:
-            self.invalidate(key)
-            entry.born = self.invalidated.position
-            self.store(key, entry)
-
     def measure(self, entry: Entry) -> None:
         """Learn what the value of `entry` takes in memory; what another container has measured is believed."""
         if not entry.value_size or self._tier.sizer is not None:
             entry.value_size = self._sizer(entry.value)
 
-    def invalidate(self, key: str) -> None:
-        """Forget `key`, and refuse what was loaded for it before this moment."""
+    def invalidate(self, what: Sequence[Invalidation], now: float) -> None:
+        """This is invalidated: forget it, and refuse what was loaded before this moment."""
         with self._lock:
-            self.invalidated.note_key(key)
-            self.drop(key)
+            self.invalidated.note(what)
+            self._apply(what, now)
+
+    def learn(self, news: News, now: float) -> Sequence[Invalidation] | None:
+        """Apply what a look into the log has found. What was new in it; None if all that is held is to be doubted."""
+        with self._lock:
+            fresh = self.invalidated.learn(news)
+            if fresh is None:
+                self._doubt()
+            elif fresh:
+                self._apply([*fresh, *self._hashed(fresh)], now)
+            return fresh
+
+    def _apply(self, what: Sequence[Invalidation], now: float) -> None:
+        for kind, name in what:
+            entry = self._peek(name) if kind is Kind.KEY or kind is Kind.EXPIRED else None
+            if entry is not None and self.invalidated.kills(name, entry):
+                self.drop(name)
+            elif entry is not None and self.invalidated.expires(name, entry):
+                self.hot.pop(name, None)
+                entry.expire(now)
+        if any(kind is Kind.TAG or kind is Kind.ALL for kind, _ in what):
+            self.drop_where(self.invalidated.kills)
+
+    def _hashed(self, records: Sequence[Invalidation]) -> list[Invalidation]:
+        """Those of `records` that stand in the log under a hash, with the keys that are held in its place."""
+        by_hash = {name: kind for kind, name in records if name.startswith("#")}
+        alias = self.invalidated.alias
+        return [Invalidation(by_hash[alias(key)], key) for key, _ in self._all() if by_hash and alias(key) in by_hash]
+
+    def _doubt(self) -> None:
+        """Serve nothing that is held, unless L2 vouches for it anew or cannot be asked."""
+        self.hot.clear()
+        for _, entry in self._all():
+            entry.doubtful = True
+
+    def discard(self, key: str, entry: Entry) -> None:
+        """Forget `key` if this is what is held."""
+        with self._lock:
+            if self._peek(key) is entry:
+                self.drop(key)
 
     def drop(self, key: str) -> bool:
         """Forget `key`; True if it was held."""
@@ -281,7 +335,7 @@ class MemoryStore:
     def clear(self) -> None:
         """Forget everything, and refuse what was loaded before this moment."""
         with self._lock:
-            self.invalidated.note_all()
+            self.invalidated.doubt()
             self.drop_where(lambda _key, _entry: True)
 
     def stats(self) -> MemoryStats:

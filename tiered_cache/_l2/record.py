@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tiered_cache._entry import START, Entry
+from tiered_cache._entry import Birth, Entry
 from tiered_cache._errors import SerializationError
 from tiered_cache._l2.envelope import Fault, Kind, Stored, Unreadable, seal, unseal
 
@@ -23,7 +23,7 @@ def sealed(key: str, entry: Entry, codec: Codec, *, compress_above: int | None) 
             stale_while_revalidate=entry.stale_while_revalidate,
             stale_if_error=entry.stale_if_error,
             load_time=entry.load_time,
-            born=START,
+            born=entry.born,
             etag=entry.etag,
             last_modified=entry.last_modified,
             tags=entry.tags,
@@ -63,5 +63,6 @@ def opened(key: str, data: object, codec: Codec, *, max_bytes: int) -> Entry:
         last_modified=stored.last_modified,
         tags=stored.tags,
         negative=negative,
+        birth=Birth(stored.born, 0),
         value_size=stored.memory_size,
     )

@@ -40,9 +40,102 @@ def routed_by(command: Command) -> bytes:
 ASK = Script(
     """
     local value = redis.pcall('GET', KEYS[1])
-    if value then return value end
-    local taken = redis.pcall('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2])
-    if type(taken) == 'table' and taken['ok'] then return 1 end
-    return taken and taken['err'] and taken or 0
+    local claim, taken = ARGV[3], 'unasked'
+    if claim == 'always' then
+        taken = redis.pcall('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2])
+    elseif claim == 'seize' then
+        taken = redis.pcall('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
+    elseif not value then
+        taken = redis.pcall('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2])
+    end
+    return {value, taken}
     """
 )
+"""Keys: value, lease. Arguments: token, milliseconds, claim. Gives [value or nil, "OK" or nil or "unasked"]."""
+
+FILL = Script(
+    """
+    if redis.call('GET', KEYS[2]) ~= ARGV[1] then return 0 end
+    local stored = redis.pcall('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+    redis.call('DEL', KEYS[2])
+    if stored['err'] then return stored end
+    return 1
+    """
+)
+"""Keys: value, lease. Arguments: token, envelope, milliseconds. Gives 1, or 0 where the lease is not ours any more."""
+
+RELEASE = Script(
+    """
+    if redis.call('GET', KEYS[2]) ~= ARGV[1] then return 0 end
+    if ARGV[2] == 'drop' then redis.call('DEL', KEYS[1]) end
+    return redis.call('DEL', KEYS[2])
+    """
+)
+"""Keys: value, lease. Arguments: token, "drop" or "keep" the value. Gives 1, or 0 where the lease is not ours any more."""
+
+REWRITE = Script(
+    """
+    redis.call('DEL', KEYS[2])
+    local held = redis.call('GETRANGE', KEYS[1], 0, #ARGV[1] - 1)
+    if held ~= ARGV[1] then return held == '' and 1 or 0 end
+    redis.call('SETRANGE', KEYS[1], 0, ARGV[2])
+    return 1
+    """
+)
+"""Keys: value, lease. Arguments: the header that was read, and the one in its place. Gives 0 where another stands there."""
+
+LOG = Script(
+    """
+    local log, marks, epoch, known = KEYS[1], KEYS[2], ARGV[1], ARGV[1] .. '-' .. ARGV[2]
+    local names, most = tonumber(ARGV[3]), tonumber(ARGV[4])
+    local last = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
+    last = last and last[1]
+    local opened = redis.call('HGET', marks, 'epoch')
+    if last == known and opened == epoch and #ARGV == 4 then return 1 end
+
+    local function now()
+        local time = redis.call('TIME')
+        return time[1] * 1000000 + time[2]
+    end
+    if not last or not opened or string.sub(last, 1, #opened + 1) ~= opened .. '-' then
+        redis.call('DEL', log, marks)
+        opened = string.format('%.0f', now())
+        last = redis.call('XADD', log, opened .. '-' .. opened, 'o', '')
+        redis.call('HSET', marks, 'epoch', opened)
+    end
+    if names > 0 then
+        local at = string.format('%.0f', math.max(now(), tonumber(string.sub(last, #opened + 2)) + 1))
+        last = opened .. '-' .. at
+        redis.call('XADD', log, 'MAXLEN', '~', 10000, last, unpack(ARGV, 5, 4 + 2 * names))
+        for number = 5, 3 + 2 * names, 2 do
+            if ARGV[number] == 't' then redis.call('HSET', marks, 't' .. ARGV[number + 1], at) end
+            if ARGV[number] == 'c' then redis.call('HSET', marks, 'all', at) end
+        end
+        if redis.call('HLEN', marks) > 20000 then
+            local all = redis.call('HGET', marks, 'all')
+            redis.call('DEL', marks)
+            redis.call('HSET', marks, 'epoch', opened, 'tags', at, 'all', all or '0')
+        end
+    end
+    local news = 0
+    if opened == epoch then
+        news = redis.call('XRANGE', log, known, '+', 'COUNT', most)
+        if not news[1] or news[1][1] ~= known or #news == most then news = 0 end
+    end
+    local wanted = {'all', 'tags'}
+    for number = 5 + 2 * names, #ARGV do wanted[#wanted + 1] = 't' .. ARGV[number] end
+    return {last, news, redis.call('HMGET', marks, unpack(wanted))}
+    """
+)
+"""A look into the log and at the markers, and before it what is to be appended: all in one step.
+
+Keys: log, markers. Arguments: the position known, as epoch and sequence; how many names are appended; how many records
+are given at most, less one; for each name its kind and the name; then the tags whose markers are wanted.
+
+Gives 1 where nothing is new. Else [id of the last record; the records from the position known on, that one first, or 0
+where it is not there or too many have come since; the markers of everything, of all tags, and of those wanted].
+
+A log or markers without the other, as after an eviction, are lost: a new epoch begins. It and the sequence are the
+server's microseconds, so that records which a failover loses do not have their ids given out again. When there are too
+many markers, one for all tags takes their place: whatever carries a tag is then loaded anew.
+"""

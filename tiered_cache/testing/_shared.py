@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import threading
+import time
+from itertools import count
 from typing import TYPE_CHECKING
 
+from tiered_cache._entry import START, Position
 from tiered_cache._errors import SerializationError
 from tiered_cache._l2.codec import MsgpackCodec
 from tiered_cache._l2.record import opened, sealed
-from tiered_cache._reply import ABSENT, UNREACHED, Reply
+from tiered_cache._log import warn_once
+from tiered_cache._news import EVERYTHING, Invalidation, Kind, News
+from tiered_cache._reply import ABSENT, UNREACHED, Claim, Filled, Lease, Reply, Right
 from tiered_cache._rules import Freshness, kept_for
 from tiered_cache._stats import Counters, SharedStats
 from tiered_cache._units import Duration, seconds
@@ -17,6 +22,36 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tiered_cache._entry import Entry
+
+_EPOCHS = count(1)
+
+
+class _Log:
+    """The log of one namespace, and its markers."""
+
+    def __init__(self) -> None:
+        epoch = next(_EPOCHS)
+        self.end: Position = (epoch, 1)
+        self.records: list[tuple[Position, Invalidation]] = []
+        self.markers: dict[Invalidation, Position] = {}
+
+    def append(self, what: Sequence[Invalidation]) -> None:
+        self.end = (self.end[0], self.end[1] + 1)
+        for one in what:
+            self.records.append((self.end, one))
+            if one.kind is Kind.TAG or one.kind is Kind.ALL:
+                self.markers[one] = self.end
+
+    def news(self, since: Position, tags: Sequence[str]) -> News:
+        followed = since[0] == self.end[0]
+        return News(
+            since,
+            self.end,
+            followed,
+            tuple(record for record in self.records if followed and record[0] > since),
+            {tag: self.markers.get(Invalidation(Kind.TAG, tag), START) for tag in tags},
+            self.markers.get(EVERYTHING, START),
+        )
 
 
 class InMemorySharedTier:
@@ -40,9 +75,12 @@ class InMemorySharedTier:
             seconds("stale_if_error", stale_if_error, zero=True),
             jitter,
         )
+        self.lease = 300.0
         self.down = False
         self.entries: dict[tuple[str, str], bytes] = {}
-        self.lock = threading.Lock()
+        self.leases: dict[tuple[str, str], tuple[bytes, float]] = {}
+        self.logs: dict[str, _Log] = {}
+        self.lock = threading.RLock()
         self.codec = MsgpackCodec()
 
     def bind(self, namespace: str) -> InMemorySharedStore:
@@ -61,58 +99,118 @@ class InMemorySharedStore:
         self._namespace = namespace
         self._counts = Counters()
 
-    def read(self, key: str, now: float) -> Reply:
+    def alias(self, name: str) -> str:
+        """The name itself."""
+        return name
+
+    def read(self, key: str, now: float, since: Position | None) -> Reply:
         """What is held under `key`."""
         if not self._reached():
             return UNREACHED
         with self._tier.lock:
+            news = None if since is None else self._log().news(since, ())
             found = self._tier.entries.get((self._namespace, key))
         entry = None if found is None else opened(key, found, self._tier.codec, max_bytes=len(found))
         if entry is None or now >= entry.loaded_at + kept_for(entry):
             self._counts["misses"] += 1
-            return ABSENT
+            return ABSENT._replace(news=news)
         self._counts["hits"] += 1
-        return Reply(entry, True)
+        return Reply(entry, True, news=news)
 
-    def read_many(self, keys: Sequence[str], now: float) -> dict[str, Reply]:
+    def read_many(
+        self, keys: Sequence[str], now: float, since: Position | None
+    ) -> tuple[dict[str, Reply], News | None]:
         """What is held under `keys`."""
-        return {key: self.read(key, now) for key in keys}
+        news = None if since is None else self.look(since, (), now)
+        return {key: self.read(key, now, None) for key in keys}, news
 
-    def write(self, key: str, entry: Entry, now: float) -> bool:
-        """Keep `entry`."""
-        data = sealed(key, entry, self._tier.codec, compress_above=None)
-        if now >= entry.loaded_at + kept_for(entry) or not self._reached():
-            return False
+    def ask(self, lease: Lease, claim: Claim, now: float, since: Position | None) -> Reply:
+        """What is held under the lease's key, and the lease."""
         with self._tier.lock:
-            self._tier.entries[self._namespace, key] = data
-        self._counts["writes"] += 1
-        return True
+            reply = self.read(lease.key, now, since)
+            if not reply.reached or (reply.entry is not None and claim is Claim.MISSING):
+                return reply
+            name = (self._namespace, lease.key)
+            _, until = self._tier.leases.get(name, (b"", 0.0))
+            if claim is not Claim.SEIZE and time.monotonic() < until:
+                return reply._replace(right=Right.TAKEN)
+            self._tier.leases[name] = (lease.token, time.monotonic() + lease.seconds)
+        lease.held = True
+        self._counts["leases"] += 1
+        return reply._replace(right=Right.MINE)
 
-    def write_many(self, entries: Sequence[tuple[str, Entry]], now: float) -> None:
-        """Keep `entries`."""
-        for key, entry in entries:
-            try:
-                self.write(key, entry, now)
-            except SerializationError:
-                self._counts["unserializable"] += 1
+    def ask_many(self, leases: Sequence[Lease], claim: Claim, now: float) -> dict[str, Reply]:
+        """The same for several."""
+        return {lease.key: self.ask(lease, claim, now, None) for lease in leases}
 
-    def delete(self, key: str, now: float) -> bool:
-        """Forget `key`."""
-        return self.delete_many((key,), now)
-
-    def delete_many(self, keys: Sequence[str], now: float) -> bool:  # noqa: ARG002
-        """Forget `keys`."""
+    def look(self, since: Position, tags: Sequence[str], now: float) -> News | None:  # noqa: ARG002
+        """What is new in the log."""
         if not self._reached():
-            return False
+            return None
         with self._tier.lock:
-            for key in keys:
-                self._tier.entries.pop((self._namespace, key), None)
-        self._counts["deletes"] += len(keys)
-        return True
+            return self._log().news(since, tags)
+
+    def fill(self, lease: Lease, entry: Entry, now: float) -> Filled:
+        """Keep `entry`."""
+        try:
+            data = sealed(lease.key, entry, self._tier.codec, compress_above=None)
+        except SerializationError:
+            self._counts["unserializable"] += 1
+            self.release([lease], now, drop=True)
+            raise
+        if now >= entry.loaded_at + kept_for(entry) or not self._reached():
+            return Filled.NOT_KEPT
+        with self._tier.lock:
+            if not self._given_up(lease):
+                return Filled.REFUSED
+            self._tier.entries[self._namespace, lease.key] = data
+        self._counts["writes"] += 1
+        return Filled.KEPT
+
+    def fill_many(self, filled: Sequence[tuple[Lease, Entry]], now: float) -> dict[str, Filled]:
+        """The same for several."""
+        outcomes: dict[str, Filled] = {}
+        for lease, entry in filled:
+            try:
+                outcomes[lease.key] = self.fill(lease, entry, now)
+            except SerializationError as error:
+                warn_once("a value stays in L1 alone: %s", error)
+                outcomes[lease.key] = Filled.NOT_KEPT
+        return outcomes
+
+    def release(self, leases: Sequence[Lease], now: float, *, drop: bool) -> None:  # noqa: ARG002
+        """Give up the leases."""
+        if not self._reached():
+            return
+        with self._tier.lock:
+            for lease in leases:
+                if self._given_up(lease) and drop:
+                    self._tier.entries.pop((self._namespace, lease.key), None)
+
+    def invalidate(self, what: Sequence[Invalidation], since: Position, now: float, lease: Lease | None) -> News | None:
+        """Forget what is invalidated, and tell the others."""
+        if not self._reached():
+            return None
+        with self._tier.lock:
+            for kind, name in what:
+                if kind is Kind.KEY:
+                    self._tier.entries.pop((self._namespace, name), None)
+                    self._counts["deletes"] += 1
+                elif kind is Kind.EXPIRED:
+                    self._expire(name, now)
+                self._tier.leases.pop((self._namespace, name), None)
+            if lease is not None:
+                self._tier.leases[self._namespace, lease.key] = (lease.token, time.monotonic() + lease.seconds)
+                lease.held = True
+            self._log().append(what)
+            return self._log().news(since, ())
 
     def warm_up(self, now: float) -> bool:  # noqa: ARG002
         """Whether the tier is not down."""
         return self._reached()
+
+    def allow(self, seconds: float | None) -> None:
+        """It takes no time."""
 
     def stats(self, now: float) -> SharedStats:  # noqa: ARG002
         """The counters."""
@@ -128,10 +226,30 @@ class InMemorySharedStore:
             unserializable=counts["unserializable"],
             breaker="closed",
             connects=0,
+            leases=counts["leases"],
         )
 
     def close(self) -> None:
         """Nothing to give back."""
+
+    def _log(self) -> _Log:
+        return self._tier.logs.setdefault(self._namespace, _Log())
+
+    def _given_up(self, lease: Lease) -> bool:
+        """Whether the lease was still held; it is not any more."""
+        lease.held = False
+        token, until = self._tier.leases.get((self._namespace, lease.key), (b"", 0.0))
+        if token != lease.token or time.monotonic() >= until:
+            return False
+        del self._tier.leases[self._namespace, lease.key]
+        return True
+
+    def _expire(self, key: str, now: float) -> None:
+        found = self._tier.entries.get((self._namespace, key))
+        if found is not None:
+            entry = opened(key, found, self._tier.codec, max_bytes=len(found))
+            entry.expire(now)
+            self._tier.entries[self._namespace, key] = sealed(key, entry, self._tier.codec, compress_above=None)
 
     def _reached(self) -> bool:
         if self._tier.down:

@@ -1,0 +1,101 @@
+"""When a container looks into the log of invalidations, and what it does with what it finds there."""
+
+from __future__ import annotations
+
+from math import inf
+from typing import TYPE_CHECKING
+
+from tiered_cache._log import log
+from tiered_cache._news import Kind
+from tiered_cache._units import seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Literal, TypeAlias
+
+    from tiered_cache._entry import Position
+    from tiered_cache._l1.memory import MemoryStore
+    from tiered_cache._news import News
+    from tiered_cache._stats import Counters
+    from tiered_cache._units import Duration
+
+    Coherence: TypeAlias = Literal["ttl", "invocation"] | Duration
+
+RIDE = 1.0
+"""Seconds after a look from which the next goes along with whatever is asked of L2."""
+
+
+def _nothing(_key: str | None) -> None:
+    return None
+
+
+class Follower:
+    """Follows the log for one cache: looks when the invocation begins, or when the last look is too long ago.
+
+    coherence: `"ttl"`: only along with reads of L2, and not more often than L1's ttl; `"invocation"`: before the first
+        answer of each invocation too; seconds: before any answer, if the last look is so long ago.
+    not_before: sets the moment before which no plain hit is answered.
+    """
+
+    def __init__(
+        self, memory: MemoryStore, coherence: Coherence, not_before: Callable[[float], None], counts: Counters
+    ) -> None:
+        self._memory = memory
+        self._counts = counts
+        self._not_before = not_before
+        self.forget_flights: Callable[[str | None], None] = _nothing
+        """Lets no later caller join the load of a key, or of any key (None)."""
+        self._by_invocation = coherence == "invocation"
+        self._most = inf if coherence in ("ttl", "invocation") else seconds("coherence", coherence, zero=True)
+        self._ride = memory.freshness.ttl if coherence == "ttl" else min(RIDE, self._most)
+        self._looked_at = -inf
+        self._begun = False
+        if self._most < inf:
+            memory.coherent_until = -inf
+
+    def begin(self) -> None:
+        """An invocation begins."""
+        if self._by_invocation:
+            self._begun = True
+            self._not_before(inf)
+
+    def reading(self, now: float) -> None:
+        """The clock was read: no plain hit before that moment, and none at all while a look is due."""
+        self._not_before(inf if self._begun else now)
+
+    def must_look(self, now: float) -> bool:
+        """Whether nothing may be answered before a look."""
+        return self._begun or not 0 <= now - self._looked_at < self._most
+
+    def wanted(self, now: float) -> Position | None:
+        """The position from which to look along with a call to L2; None if no look is due."""
+        if self._begun or not 0 <= now - self._looked_at < self._ride:
+            return self._memory.invalidated.position
+        return None
+
+    def heard(self, news: News | None, now: float) -> None:
+        """A look was made at `now`, and found `news`; None: it failed. Then what is held goes on answering."""
+        self._looked_at, self._begun = now, False
+        self._not_before(now)
+        if self._most < inf:
+            self._memory.coherent_until = now + max(self._most, 0.0 if news else RIDE)
+        if news is None:
+            self._counts["look_failures"] += 1
+            return
+        self._counts["looks"] += 1
+        self.learn(news, now)
+
+    def learn(self, news: News, now: float) -> None:
+        """Apply what was found: drop what was invalidated, and let no one join a load that began before."""
+        known = self._memory.invalidated.position[0] != 0
+        fresh = self._memory.learn(news, now)
+        if fresh is None:
+            self.forget_flights(None)
+            if known:
+                self._counts["gaps"] += 1
+                log().warning("the log of invalidations cannot be followed: what L1 holds is to be confirmed anew")
+            return
+        self._counts["applied"] += len(fresh)
+        for kind, name in fresh:
+            if kind is not Kind.TAG:  # whose keys nobody knows before their loads have ended
+                self.forget_flights(None if kind is Kind.ALL else name)

@@ -1,0 +1,137 @@
+"""What becomes of what a load gives: an entry, in L2 under the load's lease, and in L1."""
+
+from __future__ import annotations
+
+from math import inf
+from typing import TYPE_CHECKING
+
+from tiered_cache._entry import Entry
+from tiered_cache._errors import SerializationError
+from tiered_cache._flight import Flights
+from tiered_cache._load import stamp
+from tiered_cache._log import warn_once
+from tiered_cache._owed import Owed
+from tiered_cache._reply import Filled
+from tiered_cache._rules import Freshness, jittered
+from tiered_cache._values import Answer, Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tiered_cache._backoff import Backoff
+    from tiered_cache._entry import Birth
+    from tiered_cache._errors import NotFound
+    from tiered_cache._invocation import Invocation
+    from tiered_cache._l1.memory import MemoryStore
+    from tiered_cache._load import Call
+    from tiered_cache._options import Plan
+    from tiered_cache._reply import Lease
+    from tiered_cache._shared import NoShared, Shared
+    from tiered_cache._stats import Counters
+    from tiered_cache._values import Loaded
+    from tiered_cache._watch import Watch
+    from tiered_cache.interfaces import Carrier
+
+
+class Keeping:
+    """The parts of one cache, and how they keep what was loaded."""
+
+    def __init__(
+        self,
+        *,
+        memory: MemoryStore,
+        shared: Shared | NoShared,
+        policy: Freshness,
+        local: Freshness | None,
+        lease: float,
+        plan: Plan,
+        watch: Watch,
+        carrier: Carrier | None,
+        backoff: Backoff,
+        invocation: Invocation,
+        uniform: Callable[[], float],
+        counts: Counters,
+    ) -> None:
+        self._memory = memory
+        self._shared = shared
+        self._policy = policy
+        self._local = local
+        self._lease_seconds = lease
+        self._plan = plan
+        self._now = watch.now
+        self._steady = watch.steady
+        self._backoff = backoff
+        self.invocation = invocation
+        self._uniform = uniform
+        self._counts = counts
+        self._owed = Owed(carrier, counts)
+        self._handles: dict[str, tuple[str, float]] = {}  # what resumable loads left, and when they began
+        self.flights: Flights[Answer] = Flights()
+        self.load_seconds = 0.0
+
+    def _keep(self, call: Call, entry: Entry, lease: Lease, *, skip: bool) -> Answer:
+        """Keep what was loaded in L2 and then in L1, and answer with it."""
+        self._counts["loads"] += 1
+        value, now = entry.value, self._now()
+        if not skip:
+            self._store(call, entry, lease, now)
+        age = max(0.0, now - entry.loaded_at)
+        return Answer(value, "origin", age, age >= entry.fresh_for, Reason.LOADED)
+
+    def _store(self, call: Call, entry: Entry, lease: Lease, now: float) -> None:
+        self._memory.measure(entry)  # L2 keeps the figure, so that no other container has to
+        if self._memory.refuses(call.key, entry):
+            return  # nor is L2 to have it
+        try:
+            filled = self._shared.fill(lease, entry, now)
+        except SerializationError as error:
+            warn_once("a value stays in L1 alone: %s", error)
+            filled = Filled.NOT_KEPT
+        if filled is not Filled.REFUSED:
+            self._store_in_l1(call, entry)
+
+    def _store_in_l1(self, call: Call, entry: Entry) -> None:
+        entry.held(self._local, entry.loaded_at, call.plan.early_refresh, self._uniform)
+        self._memory.store(call.key, entry)
+
+    def _adopt(self, call: Call, entry: Entry) -> None:
+        """Keep in L1 what L2 vouches for."""
+        entry.held(self._local, call.now, call.plan.early_refresh, self._uniform)
+        self._memory.store(call.key, entry)
+
+    def _stamped(self, call: Call, loaded: Loaded, load_time: float, birth: Birth) -> Entry:
+        """The entry for what was loaded."""
+        loaded_at = self._settled(call, load_time)
+        ttl = loaded.ttl or call.plan.ttl or self._policy.ttl
+        fresh_for = jittered(ttl, self._policy.jitter, self._uniform())
+        return stamp(
+            loaded, call, self._policy, loaded_at=loaded_at, fresh_for=fresh_for, load_time=load_time, birth=birth
+        )
+
+    def _absence(self, call: Call, error: NotFound, load_time: float, birth: Birth) -> Entry:
+        """The entry that says what `error` says."""
+        self._counts["not_found"] += 1
+        return Entry(
+            str(error) or f"{type(error).__name__} for this key",
+            loaded_at=self._settled(call, load_time),
+            fresh_for=jittered(call.plan.negative_ttl or 0.0, self._policy.jitter, self._uniform()),
+            tags=call.plan.tags,
+            negative=True,
+            birth=birth,
+        )
+
+    def _remember_absence(self, call: Call, error: NotFound, load_time: float, birth: Birth, lease: Lease) -> None:
+        entry = self._absence(call, error, load_time, birth)
+        if call.plan.negative_ttl is not None:
+            self._store(call, entry, lease, self._now())
+        elif not self._memory.refuses(call.key, entry):
+            self._memory.drop(call.key)
+            self._shared.release((lease,), self._now(), drop=True)
+
+    def _settled(self, call: Call, load_time: float) -> float:
+        """A load came to an end: nothing is left of earlier ones. When it began, on the wall clock as it now goes; for a
+        resumed one, when the first part did.
+        """
+        self._backoff.forget(call.key)
+        began = self._handles.pop(call.key, ("", inf))[1]
+        return min(call.now, self._now() - load_time, began)

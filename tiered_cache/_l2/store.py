@@ -1,0 +1,448 @@
+"""The entries, leases and log of one namespace in Redis or Valkey."""
+
+from __future__ import annotations
+
+import struct
+import time
+from typing import TYPE_CHECKING, Any
+
+from tiered_cache._errors import SerializationError
+from tiered_cache._l2.envelope import HEADER_SIZE, TIMES, TIMES_AT, Unreadable, rewritten_header
+from tiered_cache._l2.faults import HARMLESS, MISCONFIGURED, WRITES_ONLY, Failure, Unavailable, classify
+from tiered_cache._l2.record import opened, sealed
+from tiered_cache._l2.scripts import ASK, FILL, LOG, RELEASE, REWRITE
+from tiered_cache._log import log, warn_once
+from tiered_cache._news import EVERYTHING, Invalidation, Kind, News
+from tiered_cache._reply import ABSENT, UNREACHED, Claim, Filled, Reply, Right
+from tiered_cache._rules import expired, kept_for
+from tiered_cache._stats import Counters, SharedStats
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from tiered_cache._entry import Entry, Position
+    from tiered_cache._l2.breaker import Breaker
+    from tiered_cache._l2.scripts import Command
+    from tiered_cache._l2.tier import RedisTier
+    from tiered_cache._reply import Lease
+
+LONGEST_KEY = 512
+"""Bytes of a key above which its hash stands in its place; the whole key is inside the envelope and is compared."""
+MOST_NEWS = 1_000
+"""Records read at once. Who has missed more has what it holds confirmed anew, which costs less."""
+MOST_AT_ONCE = 1_000
+"""Invalidations in one round trip."""
+TRIES = 3
+"""How often a header is rewritten before the value is given up, since others rewrite it at the same time."""
+
+_READS = frozenset({b"GET", b"GETRANGE"})
+_KINDS = {kind.value.encode(): kind for kind in Kind}
+_CLAIMS = {Claim.MISSING: b"missing", Claim.ALWAYS: b"always", Claim.SEIZE: b"seize"}
+_RIGHTS = {b"OK": Right.MINE, None: Right.TAKEN, b"unasked": Right.UNASKED}
+
+
+class RedisStore:
+    """One namespace. No method raises but `fill`, and that only SerializationError."""
+
+    def __init__(self, tier: RedisTier, namespace: str) -> None:
+        self._tier = tier
+        self._prefix = f"tc1:{{{namespace}|".encode()
+        self._log_keys = (
+            self._prefix + b"}:log",
+            self._prefix + b"}:marks",
+        )  # no key is empty, so the slot is the log's
+        self._counts = Counters()
+        self._allowed: float | None = None
+
+    def alias(self, name: str) -> str:
+        """What stands in the server for a key or a tag: itself, or its hash."""
+        if not self._tier.hash_keys and len(name) <= LONGEST_KEY // 4:
+            return name
+        encoded = name.encode()
+        if not self._tier.hash_keys and len(encoded) <= LONGEST_KEY:
+            return name
+        from hashlib import blake2b
+
+        return "#" + blake2b(encoded, digest_size=20).hexdigest()
+
+    # Reading.
+
+    def read(self, key: str, now: float, since: Position | None) -> Reply:
+        """What L2 holds under `key`, and what is new in the log after `since`."""
+        replies, news = self._look_and([(b"GET", self._name(key))], now, since)
+        return self._opened(key, replies[0])._replace(news=news) if replies else UNREACHED
+
+    def read_many(
+        self, keys: Sequence[str], now: float, since: Position | None
+    ) -> tuple[dict[str, Reply], News | None]:
+        """The same for several keys, in one round trip."""
+        replies, news = self._look_and([(b"GET", self._name(key)) for key in keys], now, since)
+        if not replies:
+            return dict.fromkeys(keys, UNREACHED), None
+        return {key: self._opened(key, reply) for key, reply in zip(keys, replies, strict=True)}, news
+
+    def ask(self, lease: Lease, claim: Claim, now: float, since: Position | None) -> Reply:
+        """What L2 holds under the lease's key, the lease as claimed, and what is new in the log, in one round trip."""
+        if not self._may_write(now):
+            return self.read(lease.key, now, since)._replace(right=Right.NONE)
+        replies, news = self._look_and([self._asking(lease, claim)], now, since)
+        return self._granted(lease, replies[0], now)._replace(news=news) if replies else UNREACHED
+
+    def ask_many(self, leases: Sequence[Lease], claim: Claim, now: float) -> dict[str, Reply]:
+        """The same for several leases."""
+        if not self._may_write(now):
+            replies, _ = self.read_many([lease.key for lease in leases], now, None)
+            return {key: reply._replace(right=Right.NONE) for key, reply in replies.items()}
+        answers = self._call([self._asking(lease, claim) for lease in leases], now)
+        if answers is None:
+            return {lease.key: UNREACHED for lease in leases}
+        return {lease.key: self._granted(lease, answer, now) for lease, answer in zip(leases, answers, strict=True)}
+
+    def look(self, since: Position, tags: Sequence[str], now: float) -> News | None:
+        """What is new in the log after `since`, with the markers of `tags`; None if it cannot be told."""
+        replies = self._call([self._looking(since, tags)], now)
+        return None if replies is None else self._news(replies[0], since, tags)
+
+    # Writing.
+
+    def fill(self, lease: Lease, entry: Entry, now: float) -> Filled:
+        """Keep `entry` until it is past all its windows, and give up the lease, if it is still ours."""
+        try:
+            command = self._filling(lease, entry, now)
+        except SerializationError:
+            self.release([lease], now, drop=True)  # what L2 has is older
+            raise
+        if command is None:
+            self.release([lease], now, drop=True)
+            return Filled.NOT_KEPT
+        return self._filled([lease], [command], now)[lease.key]
+
+    def fill_many(self, filled: Sequence[tuple[Lease, Entry]], now: float) -> dict[str, Filled]:
+        """The same for several, in one round trip. What cannot be carried is counted and left out."""
+        leases: list[Lease] = []
+        commands: list[Command] = []
+        for lease, entry in filled:
+            try:
+                command = self._filling(lease, entry, now)
+            except SerializationError as error:
+                warn_once("a value stays in L1 alone: %s", error)
+                command = None
+            if command is not None:
+                leases.append(lease)
+                commands.append(command)
+        outcomes = self._filled(leases, commands, now) if commands else {}
+        self.release([lease for lease, _ in filled if lease.held], now, drop=True)
+        return {lease.key: outcomes.get(lease.key, Filled.NOT_KEPT) for lease, _ in filled}
+
+    def release(self, leases: Sequence[Lease], now: float, *, drop: bool) -> None:
+        """Give up the leases that are still ours; `drop`: and forget what stands under their keys."""
+        what = b"drop" if drop else b"keep"
+        commands = [RELEASE(self._value_and_lease(lease.key), lease.token, what) for lease in leases]
+        for lease in leases:
+            lease.held = False
+        if commands:
+            self._call(commands, now)
+
+    def invalidate(self, what: Sequence[Invalidation], since: Position, now: float, lease: Lease | None) -> News | None:
+        """Forget values and leases, and then append the records. None if any of it was not done, else what is new."""
+        news = News(since, since, followed=True)
+        for start in range(0, len(what), MOST_AT_ONCE):
+            chunk = what[start : start + MOST_AT_ONCE]
+            forgetting = [
+                command for one in chunk if one.kind is Kind.KEY for command in self._forgetting(one.name, lease)
+            ]
+            if not all(self._expire(one.name, now) for one in chunk if one.kind is Kind.EXPIRED):
+                return None
+            ordered = self._tier.link().ordered
+            if forgetting and not ordered and not self._all_done(self._call(forgetting, now)):
+                return None  # the record must not come before the deletion
+            replies = self._call([*(forgetting if ordered else ()), self._looking(since, (), chunk)], now)
+            if replies is None or not self._all_done(replies[:-1]):
+                return None
+            found = self._news(replies[-1], since, ())
+            if found is None:
+                return None
+            news = found
+            self._counts["deletes"] += sum(one.kind is Kind.KEY for one in chunk)
+        if lease is not None:
+            lease.held = True
+        return news
+
+    def _expire(self, key: str, now: float) -> bool:
+        """Take the lease away and let the value be fresh no longer, by its header alone; whether that was done."""
+        name = self._name(key)
+        for _ in range(TRIES):
+            replies = self._call([(b"GETRANGE", name, b"0", b"%d" % (HEADER_SIZE - 1))], now)
+            if not self._all_done(replies):
+                return False
+            header = replies[0] if replies else b""
+            try:
+                loaded_at, fresh_for, *_ = TIMES.unpack_from(header, TIMES_AT)
+                loaded_at, fresh_for = expired(loaded_at, fresh_for, now)
+                new = rewritten_header(header, loaded_at=loaded_at, fresh_for=fresh_for, stale_while_revalidate=0.0)
+            except (struct.error, Unreadable, SerializationError):
+                return self._all_done(self._call(self._forgetting(key, None), now))  # nothing there that may be served
+            done = self._call([REWRITE(self._value_and_lease(key), header, new)], now)
+            if not self._all_done(done):
+                return False
+            if done and done[0] == 1:
+                return True
+        return self._all_done(self._call(self._forgetting(key, None), now))
+
+    # What else a tier does.
+
+    def warm_up(self, now: float) -> bool:
+        """Import redis and msgpack, and have a connection ready."""
+        self._tier.codec.decode(self._tier.codec.encode(None))
+        replies = self._call([(b"GET", self._name("warm_up"))], now)  # not PING, which an ACL may forbid
+        return replies is not None and not isinstance(replies[0], Unavailable)
+
+    def allow(self, seconds: float | None) -> None:
+        """All calls together may take so many seconds from now on; None: no limit."""
+        self._allowed = seconds
+
+    def stats(self, now: float) -> SharedStats:
+        """The counters of this namespace."""
+        counts = self._counts
+        return SharedStats(
+            hits=counts["hits"],
+            misses=counts["misses"],
+            writes=counts["writes"],
+            deletes=counts["deletes"],
+            skipped=counts["skipped"],
+            errors=counts.group("errors"),
+            unreadable=counts.group("unreadable"),
+            unserializable=counts["unserializable"],
+            breaker=self._tier.breaker.state(now),
+            connects=self._tier.connects,
+            leases=counts["leases"],
+            over_budget=counts["over_budget"],
+        )
+
+    def close(self) -> None:
+        """Close the tier's connections."""
+        self._tier.close()
+
+    # Commands, and what their replies mean.
+
+    def _name(self, key: str) -> bytes:
+        return self._prefix + self.alias(key).encode() + b"}"
+
+    def _value_and_lease(self, key: str) -> tuple[bytes, bytes]:
+        name = self._name(key)
+        return name, name + b":lease"
+
+    def _asking(self, lease: Lease, claim: Claim) -> Command:
+        return ASK(self._value_and_lease(lease.key), lease.token, _milliseconds(lease.seconds), _CLAIMS[claim])
+
+    def _granted(self, lease: Lease, answer: Any, now: float) -> Reply:
+        """The value and the right in what ASK gave."""
+        if isinstance(answer, Unavailable):
+            return self._opened(lease.key, answer)._replace(right=Right.NONE)
+        value, taken = answer if isinstance(answer, list) and len(answer) == 2 else (b"", None)
+        if isinstance(taken, Exception):  # the server takes no writes now: the value is good all the same
+            self._refused(classify(taken), now, writes=True)
+            return self._opened(lease.key, _plain(value))._replace(right=Right.NONE)
+        right = _RIGHTS.get(taken, Right.NONE)
+        lease.held = right is Right.MINE
+        if lease.held:
+            self._counts["leases"] += 1
+            self._wrote()
+        return self._opened(lease.key, _plain(value))._replace(right=right)
+
+    def _looking(self, since: Position, tags: Sequence[str], what: Sequence[Invalidation] = ()) -> Command:
+        names = [part for one in what for part in (one.kind.encode(), self.alias(one.name).encode())]
+        wanted = [tag.encode() for tag in tags]
+        known = (b"%d" % since[0], b"%d" % since[1])
+        return LOG(self._log_keys, *known, b"%d" % len(what), b"%d" % (MOST_NEWS + 1), *names, *wanted)
+
+    def _news(self, reply: Any, since: Position, tags: Sequence[str]) -> News | None:
+        if reply == 1:
+            return News(since, since, followed=True)
+        if isinstance(reply, Unavailable):
+            return None
+        try:
+            last, records, (cleared, tagged, *markers) = reply
+            end = _position(last)
+            floor = int(tagged or 0)
+            return News(
+                since,
+                end,
+                followed=records != 0,
+                records=tuple(_records(records or ())),
+                markers={tag: (end[0], max(int(at or 0), floor)) for tag, at in zip(tags, markers, strict=True)},
+                cleared=(end[0], int(cleared or 0)),
+            )
+        except (TypeError, ValueError):
+            self._counts[f"errors.{Failure.PROTOCOL.value}"] += 1
+            return None
+
+    def _filling(self, lease: Lease, entry: Entry, now: float) -> Command | None:
+        """The command that fills; None where it is too late for the entry, or it is too large."""
+        left = entry.loaded_at + kept_for(entry) - now
+        if left <= 0:
+            return None
+        data = self._sealed(lease.key, entry)
+        if len(data) > self._tier.max_value_bytes:
+            self._counts["errors.too_large"] += 1
+            return None
+        return FILL(self._value_and_lease(lease.key), lease.token, data, _milliseconds(left))
+
+    def _filled(self, leases: Sequence[Lease], commands: Sequence[Command], now: float) -> dict[str, Filled]:
+        """Send the commands of fills, and tell what became of each."""
+        replies = self._call(commands, now) if self._may_write(now) else None
+        outcomes = [Filled.NOT_KEPT] * len(leases)
+        if replies is not None:
+            known = {1: Filled.KEPT, 0: Filled.REFUSED}
+            outcomes = [
+                Filled.NOT_KEPT if isinstance(reply, Unavailable) else known.get(reply, Filled.NOT_KEPT)
+                for reply in replies
+            ]
+            self._all_done(replies)
+        written = outcomes.count(Filled.KEPT)
+        self._counts["writes"] += written
+        if written:
+            self._wrote()
+        for lease, outcome in zip(leases, outcomes, strict=True):
+            lease.held = lease.held and outcome is Filled.NOT_KEPT
+        return {lease.key: outcome for lease, outcome in zip(leases, outcomes, strict=True)}
+
+    def _forgetting(self, key: str, lease: Lease | None) -> list[Command]:
+        value, leased = self._value_and_lease(key)
+        if lease is None:
+            return [(b"DEL", value, leased)]
+        # In this order: from the first on, no other's fill is taken.
+        return [(b"SET", leased, lease.token, b"PX", _milliseconds(lease.seconds)), (b"DEL", value)]
+
+    def _all_done(self, replies: Sequence[Any] | None) -> bool:
+        """Whether there are replies, and each is one that such a command has."""
+        if replies is None:
+            return False
+        for reply in replies:
+            if isinstance(reply, Unavailable):
+                return False
+            if not isinstance(reply, int) and reply != b"OK" and not isinstance(reply, bytes):
+                self._counts[f"errors.{Failure.PROTOCOL.value}"] += 1
+                return False
+        return True
+
+    def _may_write(self, now: float) -> bool:
+        """Whether a lease is worth asking for, and a value worth encoding: not while a breaker is open."""
+        may = self._tier.breaker.state(now) != "open" and self._tier.write_breaker.allows(now)
+        self._counts["skipped"] += not may
+        return may
+
+    def _wrote(self) -> None:
+        """A write went well."""
+        if self._tier.write_breaker.succeeded():
+            log().info("L2 %s takes writes again", self._tier.address.shown)
+
+    # The way to the server.
+
+    def _look_and(
+        self, commands: Sequence[Command], now: float, since: Position | None
+    ) -> tuple[list[Any], News | None]:
+        """The replies to `commands`, none if L2 could not be asked; and before them a look into the log, if one is due."""
+        if since is None:
+            return self._call(commands, now) or [], None
+        replies = self._call([self._looking(since, ()), *commands], now)
+        return ([], None) if replies is None else (replies[1:], self._news(replies[0], since, ()))
+
+    def _call(self, commands: Sequence[Command], now: float) -> list[Any] | None:
+        """The replies, or None where L2 could not be asked. Each way in which that can be is counted."""
+        tier = self._tier
+        if not tier.breaker.allows(now):
+            self._counts["skipped"] += 1
+            return None
+        try:
+            replies = tier.link().call(commands, now) if self._allowed is None else self._within_budget(commands, now)
+        except Unavailable as error:
+            self._failed(error, tier.breaker, now)
+            return None
+        if replies is None:
+            return None
+        answers = True
+        for command, reply in zip(commands, replies, strict=True):
+            if isinstance(reply, Unavailable):
+                answers &= self._refused(reply, now, writes=command[0] not in _READS)
+        if answers and tier.breaker.succeeded():
+            log().info("L2 %s answers again", tier.address.shown)
+        return replies
+
+    def _within_budget(self, commands: Sequence[Command], now: float) -> list[Any] | None:
+        """The call, within what is left of the invocation's budget; None where that is spent."""
+        if self._allowed is None or self._allowed <= 0.0:
+            self._counts["over_budget"] += 1
+            return None
+        began = time.monotonic()
+        try:
+            return self._tier.link().call(commands, now, self._allowed)
+        finally:
+            self._allowed -= time.monotonic() - began
+
+    def _refused(self, error: Unavailable, now: float, *, writes: bool) -> bool:
+        """Count an error reply, and draw the breaker that it concerns; whether reads may go on."""
+        failure = error.failure
+        if failure in HARMLESS:
+            self._counts[f"errors.{failure.value}"] += 1
+            return True
+        if failure is Failure.READ_ONLY:
+            self._tier.link().drop()  # its name may lead to another server by now
+        if failure in WRITES_ONLY or (writes and failure is Failure.PERMISSION):
+            self._failed(error, self._tier.write_breaker, now)
+            return True
+        self._failed(error, self._tier.breaker, now)
+        return False
+
+    def _failed(self, error: Unavailable, breaker: Breaker, now: float) -> None:
+        failure = error.failure
+        self._counts[f"errors.{failure.value}"] += 1
+        if breaker.failed(failure, now):
+            say = log().error if failure in MISCONFIGURED else log().warning
+            what = "is left alone" if breaker is self._tier.breaker else "is read only"
+            say("L2 %s %s for now: %s (%s)", self._tier.address.shown, what, failure.value, error)
+
+    def _sealed(self, key: str, entry: Entry) -> bytes:
+        try:
+            return sealed(key, entry, self._tier.codec, compress_above=self._tier.compress_above)
+        except SerializationError:
+            self._counts["unserializable"] += 1
+            raise
+
+    def _opened(self, key: str, data: Any) -> Reply:
+        """The entry in what L2 sent, or a miss that is counted by what is wrong with it."""
+        if data is None:
+            self._counts["misses"] += 1
+            return ABSENT
+        if isinstance(data, Unavailable):
+            return ABSENT if data.failure in HARMLESS and data.failure is not Failure.NODE else UNREACHED
+        try:
+            entry = opened(key, data, self._tier.codec, max_bytes=self._tier.max_value_bytes)
+        except Unreadable as error:
+            self._counts[f"unreadable.{error.reason.value}"] += 1
+            return ABSENT
+        self._counts["hits"] += 1
+        return Reply(entry, True)
+
+
+def _plain(value: Any) -> Any:
+    """A part of a script's reply: an error in it as the Unavailable that it stands for."""
+    return classify(value) if isinstance(value, Exception) else value
+
+
+def _milliseconds(seconds: float) -> bytes:
+    return b"%d" % max(1, int(1000 * seconds))
+
+
+def _position(found: bytes) -> Position:
+    epoch, _, sequence = found.partition(b"-")
+    return int(epoch), int(sequence)
+
+
+def _records(found: Iterable[Any]) -> Iterable[tuple[Position, Invalidation]]:
+    """The invalidations in records of the log; a kind that is not known, of a later version, is taken for everything."""
+    for at, fields in found:
+        position = _position(at)
+        for kind, name in zip(fields[::2], fields[1::2], strict=True):
+            if kind != b"o":  # with which a log is opened
+                yield position, Invalidation(_KINDS[kind], name.decode()) if kind in _KINDS else EVERYTHING
