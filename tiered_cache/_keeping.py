@@ -10,6 +10,7 @@ from tiered_cache._errors import SerializationError
 from tiered_cache._flight import Flights
 from tiered_cache._load import stamp
 from tiered_cache._log import warn_once
+from tiered_cache._news import Invalidation, Kind
 from tiered_cache._owed import Owed
 from tiered_cache._reply import Filled
 from tiered_cache._rules import Freshness, jittered
@@ -126,7 +127,10 @@ class Keeping:
             self._store(call, entry, lease, self._now())
         elif not self._memory.refuses(call.key, entry):
             self._memory.drop(call.key)
-            self._shared.release((lease,), self._now(), drop=True)
+            if lease.held:
+                self._shared.release((lease,), self._now(), drop=True)
+            else:
+                self._shared.invalidate((Invalidation(Kind.KEY, call.key),), self._now())  # what L2 has is older
 
     def _settled(self, call: Call, load_time: float) -> float:
         """A load came to an end: nothing is left of earlier ones. When it began, on the wall clock as it now goes; for a

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from tiered_cache._errors import NotFound, OriginMalformed
 from tiered_cache._load import Call, checked_value, is_passing
+from tiered_cache._news import Invalidation, Kind
 from tiered_cache._options import check_key, refuse_options
 from tiered_cache._read_through import REASONS, ReadThrough
 from tiered_cache._reply import Claim, Filled, Right
@@ -197,6 +198,8 @@ class ReadMany(ReadThrough):
                     self._store_in_l1(call, entry)
         for key in gone:
             self._memory.drop(key)
+        if unheld := [Invalidation(Kind.KEY, key) for key in gone if not leases[key].held]:
+            self._shared.invalidate(unheld, now)  # what L2 has is older
         self._shared.release([leases[key] for key in gone], now, drop=True)
 
     def _covered(self, calls: list[Call], held: dict[str, Entry], error: Exception) -> dict[str, Any]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from tiered_cache._coherence import Follower
-    from tiered_cache._entry import Entry, Position
+    from tiered_cache._entry import Entry
     from tiered_cache._l1.memory import MemoryStore
     from tiered_cache._stats import Counters, SharedStats
     from tiered_cache.interfaces import SharedStore
@@ -54,9 +54,12 @@ class Shared:
 
     def read(self, key: str, now: float) -> Reply:
         """What the store holds under `key`, unless it is known to be invalidated."""
-        self._deliver(now)
+        if self._undelivered:
+            self._deliver(now)
         before, wanted = self._memory.invalidated.tick, self._follower.wanted(now)
-        reply = self._heard(self._store.read(key, now, wanted), wanted, now)
+        reply = self._store.read(key, now, wanted)
+        if wanted is not None:
+            self._follower.heard(reply.news, now)
         self.expects_hit = reply.entry is not None
         return reply if reply.entry is None else self._judged(key, reply, self._since(before, reply.news), now)
 
@@ -67,14 +70,18 @@ class Shared:
         self._deliver(now)
         before, wanted = self._memory.invalidated.tick, self._follower.wanted(now)
         replies, news = self._store.read_many(keys, now, wanted)
-        self._heard(Reply(None, True, news=news), wanted, now)
+        if wanted is not None:
+            self._follower.heard(news, now)
         return self._all_judged(replies, self._since(before, news), now)
 
     def ask(self, lease: Lease, claim: Claim, now: float) -> Reply:
         """What the store holds under the lease's key, and the lease according to `claim`, in one round trip."""
-        self._deliver(now)
+        if self._undelivered:
+            self._deliver(now)
         before, wanted = self._memory.invalidated.tick, self._follower.wanted(now)
-        reply = self._heard(self._store.ask(lease, claim, now, wanted), wanted, now)
+        reply = self._store.ask(lease, claim, now, wanted)
+        if wanted is not None:
+            self._follower.heard(reply.news, now)
         self.expects_hit = reply.entry is not None
         return reply if reply.entry is None else self._judged(lease.key, reply, self._since(before, reply.news), now)
 
@@ -154,11 +161,6 @@ class Shared:
     def close(self) -> None:
         """As the store."""
         self._store.close()
-
-    def _heard(self, reply: Reply, wanted: Position | None, now: float) -> Reply:
-        if wanted is not None:
-            self._follower.heard(reply.news, now)
-        return reply
 
     def _since(self, before: int, news: News | None) -> int:
         """From when what was read is: from `before`, or from now if the look before it has seen all that is known here."""

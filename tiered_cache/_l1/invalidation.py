@@ -31,22 +31,23 @@ class Ring(Generic[At]):
         self._start: At = start
         self.floor: At = start
         """Whatever is older is invalidated, whatever its name."""
-        self.by_name: dict[Invalidation, At] = {}
+        self.by_name: dict[str, At] = {}
 
     def note(self, what: Invalidation, at: At) -> None:
         """`what` was invalidated at that time."""
         if what.kind is Kind.ALL:
             self.floor = max(self.floor, at)
             return
-        latest = max(at, self.by_name.pop(what, at))
-        self.by_name[what] = latest
+        name = what.kind + what.name
+        latest = max(at, self.by_name.pop(name, at))
+        self.by_name[name] = latest
         if len(self.by_name) > MOST:
             for oldest in list(self.by_name)[: MOST // 2]:
                 self.floor = max(self.floor, self.by_name.pop(oldest))
 
-    def has(self, what: Invalidation, born: At) -> bool:
-        """Whether `what` was invalidated after that time."""
-        at: At = self.by_name.get(what, self._start)
+    def has(self, name: str, born: At) -> bool:
+        """Whether that was invalidated after that time; a name is the letter of its kind and the name itself."""
+        at: At = self.by_name.get(name, self._start)
         return born < at
 
     def reset(self, floor: At) -> None:
@@ -135,15 +136,19 @@ class Invalidations:
             return True
         if (since >= self.tick and born >= self.position) or not (local.by_name or log.by_name):
             return False
-        names = [Invalidation(Kind.KEY, self.alias(key))]
-        names += [Invalidation(Kind.TAG, self.alias(tag)) for tag in entry.tags]
+        names = ["k" + self.alias(key), *["t" + self.alias(tag) for tag in entry.tags]]
         return any(local.has(name, since) or log.has(name, born) for name in names)
 
     def expires(self, key: str, entry: Entry) -> bool:
         """Whether an entry of `key` was said to be no longer fresh since its load began."""
-        name = Invalidation(Kind.EXPIRED, self.alias(key))
-        return self._local.has(name, entry.since) or self._log.has(name, entry.born)
+        local, log = self._local, self._log
+        if not (local.by_name or log.by_name):
+            return False
+        name = "e" + self.alias(key)
+        return local.has(name, entry.since) or log.has(name, entry.born)
 
     def overtakes(self, key: str, entry: Entry) -> bool:
         """Whether an entry in hand is not to be kept: killed, or said to be no longer fresh while it was under way."""
-        return self.kills(key, entry) or self._local.has(Invalidation(Kind.EXPIRED, self.alias(key)), entry.since)
+        return self.kills(key, entry) or (
+            bool(self._local.by_name) and self._local.has("e" + self.alias(key), entry.since)
+        )

@@ -91,7 +91,6 @@ LOG = Script(
     local last = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
     last = last and last[1]
     local opened = redis.call('HGET', marks, 'epoch')
-    if last == known and opened == epoch and #ARGV == 4 then return 1 end
 
     local function now()
         local time = redis.call('TIME')
@@ -132,7 +131,7 @@ LOG = Script(
 Keys: log, markers. Arguments: the position known, as epoch and sequence; how many names are appended; how many records
 are given at most, less one; for each name its kind and the name; then the tags whose markers are wanted.
 
-Gives 1 where nothing is new. Else [id of the last record; the records from the position known on, that one first, or 0
+Gives [id of the last record; the records from the position known on, that one first, or 0
 where it is not there or too many have come since; the markers of everything, of all tags, and of those wanted].
 
 A log or markers without the other, as after an eviction, are lost: a new epoch begins. It and the sequence are the

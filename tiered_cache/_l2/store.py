@@ -6,6 +6,7 @@ import struct
 import time
 from typing import TYPE_CHECKING, Any
 
+from tiered_cache._entry import START
 from tiered_cache._errors import SerializationError
 from tiered_cache._l2.envelope import HEADER_SIZE, TIMES, TIMES_AT, Unreadable, rewritten_header
 from tiered_cache._l2.faults import HARMLESS, MISCONFIGURED, WRITES_ONLY, Failure, Unavailable, classify
@@ -35,7 +36,7 @@ MOST_AT_ONCE = 1_000
 TRIES = 3
 """How often a header is rewritten before the value is given up, since others rewrite it at the same time."""
 
-_READS = frozenset({b"GET", b"GETRANGE"})
+_READS = frozenset({b"GET", b"GETRANGE", b"HGET", b"XRANGE"})
 _KINDS = {kind.value.encode(): kind for kind in Kind}
 _CLAIMS = {Claim.MISSING: b"missing", Claim.ALWAYS: b"always", Claim.SEIZE: b"seize"}
 _RIGHTS = {b"OK": Right.MINE, None: Right.TAKEN, b"unasked": Right.UNASKED}
@@ -70,7 +71,10 @@ class RedisStore:
     def read(self, key: str, now: float, since: Position | None) -> Reply:
         """What L2 holds under `key`, and what is new in the log after `since`."""
         replies, news = self._look_and([(b"GET", self._name(key))], now, since)
-        return self._opened(key, replies[0])._replace(news=news) if replies else UNREACHED
+        if not replies:
+            return UNREACHED
+        reply = self._opened(key, replies[0])
+        return reply if news is None else reply._replace(news=news)
 
     def read_many(
         self, keys: Sequence[str], now: float, since: Position | None
@@ -100,6 +104,8 @@ class RedisStore:
 
     def look(self, since: Position, tags: Sequence[str], now: float) -> News | None:
         """What is new in the log after `since`, with the markers of `tags`; None if it cannot be told."""
+        if not tags:
+            return self._look_and((), now, since)[1]
         replies = self._call([self._looking(since, tags)], now)
         return None if replies is None else self._news(replies[0], since, tags)
 
@@ -257,8 +263,6 @@ class RedisStore:
         return LOG(self._log_keys, *known, b"%d" % len(what), b"%d" % (MOST_NEWS + 1), *names, *wanted)
 
     def _news(self, reply: Any, since: Position, tags: Sequence[str]) -> News | None:
-        if reply == 1:
-            return News(since, since, followed=True)
         if isinstance(reply, Unavailable):
             return None
         try:
@@ -342,11 +346,43 @@ class RedisStore:
     def _look_and(
         self, commands: Sequence[Command], now: float, since: Position | None
     ) -> tuple[list[Any], News | None]:
-        """The replies to `commands`, none if L2 could not be asked; and before them a look into the log, if one is due."""
+        """The replies to `commands`, none if L2 could not be asked; and before them a look into the log, if one is due.
+
+        Who follows the log looks by reads alone, which a server answers that takes no writes. Else it is a script's work,
+        and what was read before that is not to be trusted, but read again.
+        """
         if since is None:
             return self._call(commands, now) or [], None
+        if since != START:
+            glance = self._glancing(since)
+            replies = self._call([*glance, *commands], now)
+            if replies is None:
+                return [], None
+            news = self._glimpsed(replies, since)
+            if news is not None or any(isinstance(reply, Unavailable) for reply in replies[: len(glance)]):
+                return replies[len(glance) :], news
         replies = self._call([self._looking(since, ()), *commands], now)
         return ([], None) if replies is None else (replies[1:], self._news(replies[0], since, ()))
+
+    def _glancing(self, since: Position) -> list[Command]:
+        log_key, marks_key = self._log_keys
+        return [
+            (b"XRANGE", log_key, b"%d-%d" % since, b"+", b"COUNT", b"%d" % (MOST_NEWS + 1)),
+            (b"HGET", marks_key, b"epoch"),
+        ]
+
+    def _glimpsed(self, replies: Sequence[Any], since: Position) -> News | None:
+        """What a glance found; None where the log cannot be followed from `since` on, or the markers are of another."""
+        found, epoch = replies[:2]
+        if not isinstance(found, list) or not found or len(found) > MOST_NEWS or epoch != b"%d" % since[0]:
+            return None
+        try:
+            if _position(found[0][0]) != since:
+                return None
+            return News(since, _position(found[-1][0]), followed=True, records=tuple(_records(found[1:])))
+        except (TypeError, ValueError, IndexError):
+            self._counts[f"errors.{Failure.PROTOCOL.value}"] += 1
+            return None
 
     def _call(self, commands: Sequence[Command], now: float) -> list[Any] | None:
         """The replies, or None where L2 could not be asked. Each way in which that can be is counted."""
@@ -358,6 +394,8 @@ class RedisStore:
             replies = tier.link().call(commands, now) if self._allowed is None else self._within_budget(commands, now)
         except Unavailable as error:
             self._failed(error, tier.breaker, now)
+            if error.failure is Failure.TIMEOUT and not all(command[0] in _READS for command in commands):
+                tier.write_breaker.failed(error.failure, now)  # perhaps writes alone are held up: let a read try first
             return None
         if replies is None:
             return None

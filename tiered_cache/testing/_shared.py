@@ -11,7 +11,6 @@ from tiered_cache._entry import START, Position
 from tiered_cache._errors import SerializationError
 from tiered_cache._l2.codec import MsgpackCodec
 from tiered_cache._l2.record import opened, sealed
-from tiered_cache._log import warn_once
 from tiered_cache._news import EVERYTHING, Invalidation, Kind, News
 from tiered_cache._reply import ABSENT, UNREACHED, Claim, Filled, Lease, Reply, Right
 from tiered_cache._rules import Freshness, kept_for
@@ -173,8 +172,7 @@ class InMemorySharedStore:
         for lease, entry in filled:
             try:
                 outcomes[lease.key] = self.fill(lease, entry, now)
-            except SerializationError as error:
-                warn_once("a value stays in L1 alone: %s", error)
+            except SerializationError:
                 outcomes[lease.key] = Filled.NOT_KEPT
         return outcomes
 
