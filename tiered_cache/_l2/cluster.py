@@ -230,7 +230,7 @@ class ClusterLink:
                 continue
             self._answered(node)
             self._looked_at = time.monotonic()
-            self._doubtful = any(owner.breaker.state(now) != "closed" for owner in set(slots) if owner is not None)
+            self._doubtful = any(owner is None or owner.breaker.state(now) != "closed" for owner in set(slots))
             return slots
         if error is None and self._slots is not None:
             return self._slots
@@ -240,7 +240,7 @@ class ClusterLink:
         """What nodes say of the topology: one of them, which has half of the time, if that is much; others, at once."""
         nodes = self._worth_asking(now)
         if not nodes:  # where all are left alone, the breaker of the whole has let this call through
-            for node in self._nodes.values():
+            for node in list(self._nodes.values()):
                 node.breaker.half_open()
             nodes = self._worth_asking(now)
         allowed = (node for node in nodes if node.breaker.allows(now))
