@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 @pytest.mark.parametrize(
     "scenario",
     [
-        pytest.param("silent_resolver", marks=pytest.mark.fault("F06", "a resolver that is silent")),
+        pytest.param(
+            "silent_resolver", marks=[pytest.mark.faults, pytest.mark.fault("F06", "a resolver that is silent")]
+        ),
         pytest.param("refusing_resolver", marks=pytest.mark.fault("F07", "a resolver that is not there")),
         pytest.param("no_such_name", marks=pytest.mark.fault("F07", "a name that nobody knows")),
         pytest.param("slow_link", marks=pytest.mark.fault("F14", "a line of 2 Mbit/s, a value of 200 kB")),
