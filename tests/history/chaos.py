@@ -79,6 +79,8 @@ class Chaos:
     def way(self, choose: random.Random, fault: str, *given: Any) -> Iterator[str]:
         target = choose.choice(self._targets)
         getattr(target.proxy, fault)(*given)
+        if fault == "refuse":
+            target.proxy.kill_all()
         yield target.name
         target.proxy.ok()
 

@@ -19,6 +19,8 @@ TOLERANCE = 0.01
 STALE_REASONS = frozenset({"revalidating", "load_failed", "load_slow", "load_pending"})
 SOON = 0.02
 """Seconds within which a call that joined a load has its outcome, if the machine does not stall."""
+AHEAD = 2.0
+"""Seconds by which a stamp may be ahead of the container's clock: one by the rule, and what a load may begin late."""
 HOLDING = frozenset({"value", "absent", "set"})
 UNDELIVERED = "InvalidationNotDelivered"
 FROZEN = frozenset({"freeze"})
@@ -71,6 +73,8 @@ def age(history: History) -> Iterator[str]:
         limit = fresh_for if event.stale is False or negative else policy.kept_for
         if old >= limit + TOLERANCE:
             yield f"{old:.4f} s old, which may be {limit:g} at most: {event}"
+        if event.tier == "l2" and old < -AHEAD:
+            yield f"{-old:.4f} s younger than nothing: {event}"
         if event.age is not None and event.age < old - TOLERANCE:
             yield f"said to be {event.age:.4f} s old, and is {old:.4f}: {event}"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import random
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from container import OPERATIONS, Container, tag_of
 from history import Policy
-from process_checks import footing, leaks, memory, secrecy
+from process_checks import footing, leaks, logged, memory, secrecy
 
 from tiered_cache import MemoryTier, RedisTier, TieredCache
 
@@ -54,17 +53,6 @@ class Report:
     stall: float
 
 
-class Lines(logging.Handler):
-    """All that was logged."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lines: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append(record.getMessage())
-
-
 class Clock:
     """The wall clock of a host, set wrong by what is in a cell."""
 
@@ -99,8 +87,6 @@ def namespace_of(number: int) -> str:
 
 def live(number: int, port: int, origin: Origin, offset: Cell, *, seconds: float, seed: int) -> Report:
     """Be a container for so long, and tell what happened. `origin` may be in another process."""
-    lines = Lines()
-    logging.getLogger("tiered_cache").addHandler(lines)
     cache = make_cache(number, port, Clock(offset))
     container = Container(
         f"c{number}", namespace_of(number), cache, origin, now=time.monotonic, ahead=lambda: offset.value
@@ -109,7 +95,7 @@ def live(number: int, port: int, origin: Origin, offset: Cell, *, seconds: float
     stall = 0.0
     ends = time.monotonic() + seconds
     choose = random.Random(seed)
-    with ThreadPoolExecutor(THREADS, thread_name_prefix="worker") as pool:
+    with logged() as lines, ThreadPoolExecutor(THREADS, thread_name_prefix="worker") as pool:
         while time.monotonic() < ends:
             with container.invocation():
                 works = [pool.submit(work, container, choose.random(), choose.randint(1, 12)) for _ in range(THREADS)]
@@ -119,8 +105,7 @@ def live(number: int, port: int, origin: Origin, offset: Cell, *, seconds: float
             time.sleep(choose.choice([0.0, 0.0, 0.02, 0.3]))
     l2 = cache.stats().l2
     cache.close()
-    logging.getLogger("tiered_cache").removeHandler(lines)
-    faults = [*memory(seen), *secrecy(lines.lines, [PASSWORD, origin.get_mark()])]
+    faults = [*memory(seen), *secrecy(lines, [PASSWORD, origin.get_mark()])]
     return Report(
         events=container.events, loads=container.loads, faults=faults, errors=dict(l2.errors) if l2 else {}, stall=stall
     )

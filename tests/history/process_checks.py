@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import gc
+import logging
 import threading
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -56,6 +57,27 @@ def _left(before: Footing, after: Footing) -> list[str]:
     if after.sockets > before.sockets:
         found.append(f"I10 leaks: {after.sockets - before.sockets} sockets are left")
     return found
+
+
+class _Lines(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+
+@contextmanager
+def logged() -> Iterator[list[str]]:
+    """What the cache logs meanwhile, line by line."""
+    handler = _Lines()
+    logger = logging.getLogger(OURS)
+    logger.addHandler(handler)
+    try:
+        yield handler.lines
+    finally:
+        logger.removeHandler(handler)
 
 
 def secrecy(lines: Iterable[str], secrets: Iterable[str]) -> Iterator[str]:

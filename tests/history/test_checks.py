@@ -117,6 +117,10 @@ BAD: dict[str, tuple[str, History]] = {
     "too old for a call that does not tell": ("I2", a_history([answer(FIRST, 16.1, stale=None, age=None)], [FIRST])),
     "too old by the container's clock": ("I2", a_history([answer(FIRST, 9.0, ahead=3.0, age=11.0)], [FIRST])),
     "an absence too old": ("I2", a_history([failed("NotFound", 4.1, value="none")], [ABSENT])),
+    "from the future by the clock": (
+        "I2",
+        a_history([answer(FIRST, 2.0, ahead=-4.0, age=0.0, tier="l2", container="d")], [FIRST]),
+    ),
     "a false age": ("I2", a_history([answer(FIRST, 5.0, age=1.0)], [FIRST])),
     "after a deletion": ("I3", a_history([call("delete", 2.0), answer(FIRST, 3.0)], [FIRST], [1.9])),
     "after a deletion that failed": (
