@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from tiered_cache._log import log
 from tiered_cache._news import Kind
+from tiered_cache._rules import SKEW
 from tiered_cache._units import seconds
 
 if TYPE_CHECKING:
@@ -65,11 +66,11 @@ class Follower:
 
     def must_look(self, now: float) -> bool:
         """Whether nothing may be answered before a look."""
-        return self._begun or not 0 <= now - self._looked_at < self._most
+        return self._begun or not -SKEW <= now - self._looked_at < self._most
 
     def wanted(self, now: float) -> Position | None:
         """The position from which to look along with a call to L2; None if no look is due."""
-        if self._begun or not 0 <= now - self._looked_at < self._ride:
+        if self._begun or not -SKEW <= now - self._looked_at < self._ride:
             return self._memory.invalidated.position
         return None
 

@@ -51,7 +51,7 @@ RedisTier("rediss://cache:6379", ttl="1h", stale_while_revalidate="10m", stale_i
 tier: SharedTier = RedisTier("redis://localhost", ttl=60)
 tier = InMemorySharedTier(ttl=60)
 store: SharedStore = tier.bind("orders")
-assert_type(store.read("k", 0.0), Reply)
+assert_type(store.read("k", 0.0, None), Reply)
 clock: Clock = FakeClock()
 
 
