@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-from tiered_cache._entry import START, Entry
+from tiered_cache._entry import START, Birth, Entry
 from tiered_cache._l2.codec import MsgpackCodec
 from tiered_cache._l2.envelope import HEADER_SIZE, Fault, Kind, Stored, Unreadable, seal
 from tiered_cache._l2.record import opened, sealed
@@ -53,7 +53,9 @@ def entry_of(value: Any, **facts: Any) -> Entry:
 
 ENTRIES: Final[dict[str, Entry]] = {
     **{name: entry_of(value) for name, value in VALUES.items()},
-    "facts": entry_of("v", etag='"e-1"', last_modified="", tags=("customer:1", "", "ü")),
+    "facts": entry_of(
+        "v", etag='"e-1"', last_modified="", tags=("customer:1", "", "ü"), birth=Birth((1_700_000_000_123, 7), 0)
+    ),
     "negative": entry_of("no such order", negative=True, tags=("customer:1",)),
 }
 GENUINE: Final[dict[str, bytes]] = {
@@ -123,8 +125,10 @@ def malformation(entry: Entry) -> str | None:
     times = (entry.loaded_at, entry.fresh_for, entry.stale_while_revalidate, entry.stale_if_error, entry.load_time)
     if not all(type(moment) is float and 0 <= moment < math.inf for moment in times):
         return f"times {times}"
-    if type(entry.value_size) is not int or entry.value_size < 0 or entry.born != START:
-        return "size or position"
+    if type(entry.value_size) is not int or entry.value_size < 0:
+        return "size"
+    if [type(part) for part in entry.born] != [int, int] or not all(0 <= part < 2**64 for part in entry.born):
+        return "position"
     if not all(text is None or type(text) is str for text in (entry.etag, entry.last_modified)):
         return "validators"
     if type(entry.tags) is not tuple or not all(type(tag) is str for tag in entry.tags):
@@ -175,5 +179,5 @@ def same(one: Entry, other: Entry) -> bool:
 
 _KEPT: Final = (
     "value", "loaded_at", "fresh_for", "stale_while_revalidate", "stale_if_error", "load_time", "etag", "last_modified",
-    "tags", "negative", "value_size",
+    "tags", "negative", "born", "value_size",
 )  # fmt: skip
