@@ -69,7 +69,7 @@ def test_a_thousand_threads_share_one_run() -> None:
         assert gate.wait(WAIT)
         return result
 
-    def ask() -> tuple[object, bool]:
+    def ask() -> tuple[object, Flight[object] | None]:
         barrier.wait(WAIT)
         return flights.run("k", work)
 
@@ -81,11 +81,13 @@ def test_a_thousand_threads_share_one_run() -> None:
     finally:
         threading.stack_size(old)
     waiting(flights, 999)
+    flight = flights._by_key["k"]
     gate.set()
     outcomes = runner.join()
     assert [1] == runs
     assert 1000 == sum(outcome[0] is result for outcome in outcomes)
-    assert 999 == sum(joined for _, joined in outcomes)
+    assert 999 == sum(joined is flight for _, joined in outcomes)
+    assert 1 == sum(joined is None for _, joined in outcomes)
     assert {} == flights._by_key == flights._awaited
 
 
@@ -119,7 +121,7 @@ def test_a_failure_is_shared_by_all_who_wait() -> None:
     waiting(flights, 9)
     gate.set()
     assert [error] * 10 == runner.join()
-    assert ("fine", False) == flights.run("k", lambda _: "fine")
+    assert ("fine", None) == flights.run("k", lambda _: "fine")
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
@@ -153,7 +155,7 @@ def test_a_loader_that_asks_for_its_own_key_is_told_so() -> None:
             flights.run("k", lambda _: flights.run("k", lambda _: "never")[0], **options)
     with pytest.raises(ReentrantLoadError):
         flights.run("k", lambda _: flights.run("k", lambda _: "never", alone=True)[0])
-    assert ("other", False) == flights.run("k", lambda _: flights.run("other", lambda f: f.key)[0])
+    assert ("other", None) == flights.run("k", lambda _: flights.run("other", lambda f: f.key)[0])
 
 
 @pytest.mark.parametrize("size", [2, 3])
@@ -188,9 +190,9 @@ def test_who_comes_after_a_detach_does_not_join() -> None:
         flights.detach(detached)
         flights.detach("nobody's")
         assert not flights.busy("k")
-        assert ("new", False) == flights.run("k", lambda _: "new")
+        assert ("new", None) == flights.run("k", lambda _: "new")
         gate.set()
-        assert [("True", False)] == runner.join()
+        assert [("True", None)] == runner.join()
 
 
 def test_a_detached_flight_does_not_end_the_one_that_took_its_place() -> None:
@@ -225,11 +227,12 @@ def test_after_the_soft_limit_the_fallback_is_taken() -> None:
     runner = Runner()
     runner.start(lambda: flights.run("k", work, hard=WAIT))
     assert set_up.wait(WAIT)
-    assert ("instead", True) == flights.run("k", work, soft=0.001)
-    assert ("instead", True) == flights.run("k", work, soft=0.001, hard=WAIT)
-    assert ("instead", True) == flights.run("k", work, hard=0.001)
+    flight = flights._by_key["k"]
+    assert ("instead", flight) == flights.run("k", work, soft=0.001)
+    assert ("instead", flight) == flights.run("k", work, soft=0.001, hard=WAIT)
+    assert ("instead", flight) == flights.run("k", work, hard=0.001)
     gate.set()
-    assert [("late", False)] == runner.join()
+    assert [("late", None)] == runner.join()
 
 
 def test_without_a_fallback_the_soft_limit_waits_for_the_hard_one() -> None:
@@ -243,15 +246,16 @@ def test_without_a_fallback_the_soft_limit_waits_for_the_hard_one() -> None:
     runner = Runner()
     runner.start(lambda: flights.run("k", lambda _: "never", soft=0.001))
     waiting(flights, 1)
+    flight = flights._by_key["k"]
     gate.set()
-    assert [("True", True)] == runner.join()
+    assert [("True", flight)] == runner.join()
 
 
 def test_work_that_ends_within_its_limits_is_as_without() -> None:
     """A soft limit of its own, a hard one, both, and a soft one that is no sooner than the hard one."""
     flights: Flights[str] = Flights()
     for limits in ({"soft": WAIT}, {"hard": WAIT}, {"soft": 1.0, "hard": WAIT}, {"soft": WAIT, "hard": WAIT}):
-        assert ("k", False) == flights.run("k", lambda flight: flight.key, **limits)
+        assert ("k", None) == flights.run("k", lambda flight: flight.key, **limits)
         with pytest.raises(ZeroDivisionError):
             flights.run("k", lambda _: str(1 / 0), **limits)
 
@@ -268,7 +272,7 @@ def test_a_thread_that_cannot_be_started_ends_the_flight(monkeypatch: pytest.Mon
         with pytest.raises(RuntimeError, match="can't start new thread"):
             flights.run("k", lambda _: "v", hard=1.0)
     assert {} == flights._by_key == flights._awaited
-    assert ("v", False) == flights.run("k", lambda _: "v", hard=WAIT)
+    assert ("v", None) == flights.run("k", lambda _: "v", hard=WAIT)
 
 
 def test_in_another_process_no_flight_is_joined(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,9 +284,9 @@ def test_in_another_process_no_flight_is_joined(monkeypatch: pytest.MonkeyPatch)
     until(lambda: flights.busy("k"))
     with monkeypatch.context() as patch:
         patch.setattr(os, "getpid", lambda: -1)
-        assert ("child's own", False) == flights.run("k", lambda _: "child's own")
+        assert ("child's own", None) == flights.run("k", lambda _: "child's own")
     gate.set()
-    assert [("True", False)] == runner.join()
+    assert [("True", None)] == runner.join()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

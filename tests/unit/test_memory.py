@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tiered_cache import MemoryTier, TieredCache
-from tiered_cache._entry import Entry
+from tiered_cache._entry import START, Birth, Entry
 from tiered_cache._l1.invalidation import MOST, Invalidations
 from tiered_cache._l1.memory import AUTO_ELSEWHERE, ENTRY_OVERHEAD, MemoryStore
+from tiered_cache._news import EVERYTHING, Invalidation, Kind
 from tiered_cache.testing import FakeClock
 
 T0 = 1_800_000_000.0
@@ -28,6 +29,15 @@ def store(**options: Any) -> MemoryStore:
 
 def entry(value: Any = "v", at: float = T0, **options: Any) -> Entry:
     return Entry(value, loaded_at=at, fresh_for=60, **options)
+
+
+def key_of(name: str) -> Invalidation:
+    return Invalidation(Kind.KEY, name)
+
+
+def of(log: Invalidations, *tags: str) -> Entry:
+    """What begins to be loaded now."""
+    return entry(tags=tags, birth=Birth(log.position, log.tick))
 
 
 def test_the_budget_in_bytes_holds_over_a_million_inserts() -> None:
@@ -330,24 +340,58 @@ def test_a_later_load_wins_over_an_earlier_one() -> None:
 
 
 def test_what_was_invalidated_while_it_was_loaded_is_not_stored() -> None:
-    """By its key or with everything; a load that began afterwards is."""
+    """By its key or with everything; a load that began afterwards is, and so is another key."""
     held = store()
-    for invalidate in (lambda: held.invalidate("k"), held.clear):
-        before = entry(born=held.invalidated.position)
-        invalidate()
+    for what, other in ((key_of("k"), "other"), (EVERYTHING, "k"), (None, "k")):
+        before = entry(birth=held.birth())
+        if what is None:
+            held.clear()
+        else:
+            held.invalidate([what], T0)
+        assert held.is_dead("k", before)
+        assert held.refuses("k", before)
         assert not held.store("k", before)
         assert held.look("k") is None
-        assert held.store("other" if invalidate != held.clear else "k", entry(born=held.invalidated.position))
-    assert held.store("k", entry(born=held.invalidated.position))
+        assert held.store(other, entry(birth=held.birth()))
+    assert held.store("k", entry(birth=held.birth()))
 
 
-def test_a_replacement_is_kept_whatever_is_held() -> None:
+def test_what_is_invalidated_is_dropped_if_it_is_of_before() -> None:
+    """By its key, by one of its tags, or with everything; what was loaded afterwards stays."""
+    for what in (key_of("k"), Invalidation(Kind.TAG, "t"), EVERYTHING):
+        held = store()
+        held.store("k", entry(tags=("s", "t"), birth=held.birth()))
+        held.invalidate([what], T0)
+        assert held.look("k") is None
+        assert {} == held.hot
+        held.store("k", entry(tags=("s", "t"), birth=held.birth()))
+        held.invalidate([Invalidation(what.kind, "another's")] if what.name else [], T0)
+        assert held.look("k") is not None
+
+
+def test_what_is_expired_stays_without_being_fresh() -> None:
+    """No plain hit is left, and its windows count from now; what is under way is not kept."""
+    held = store()
+    one = entry(stale_while_revalidate=30.0, stale_if_error=50.0, birth=held.birth())
+    loading = entry(at=T0 + 1, birth=held.birth())
+    held.store("k", one)
+    held.invalidate([Invalidation(Kind.EXPIRED, "k"), Invalidation(Kind.EXPIRED, "nobody's")], T0 + 10)
+    assert one is held.look("k")
+    assert {} == held.hot
+    assert one.loaded_at + one.fresh_for < T0 + 10
+    assert (0.0, 50.0) == (one.stale_while_revalidate, one.stale_if_error)
+    assert not held.store("k", loading)
+    assert held.store("k", entry(at=T0 + 1, birth=held.birth()))
+
+
+def test_what_is_set_after_an_invalidation_is_kept_whatever_was_held() -> None:
     """And what was being loaded meanwhile is refused, though it may claim to be later."""
     held = store()
-    loading = entry("loading", T0 + 100, born=held.invalidated.position)
+    loading = entry("loading", T0 + 100, birth=held.birth())
     held.store("k", entry("later", T0 + 50))
-    replacement = entry("set")
-    held.replace("k", replacement)
+    held.invalidate([key_of("k")], T0)
+    replacement = entry("set", birth=held.birth())
+    assert held.store("k", replacement)
     assert not held.store("k", loading)
     assert replacement is held.look("k")
 
@@ -403,13 +447,13 @@ def test_threads_leave_the_store_whole(policy: Any) -> None:
                 key = str(random.randrange(60))
                 match random.randrange(5):
                     case 0:
-                        held.invalidate(key)
+                        held.invalidate([key_of(key)], T0)
                     case 1:
                         held.look(key)
                     case 2:
                         held.stats()
                     case _:
-                        held.store(key, entry(at=T0 + random.random(), born=held.invalidated.position))
+                        held.store(key, entry(at=T0 + random.random(), birth=held.birth()))
         except BaseException as error:
             errors.append(error)
 
@@ -424,29 +468,33 @@ def test_threads_leave_the_store_whole(policy: Any) -> None:
     assert set(held.hot) == (set(held._entries) if policy == "lru" else set())
 
 
-def test_a_position_in_the_log_orders_loads_and_invalidations() -> None:
-    """What is born before is killed, what is born at or after is not, and tags and other keys are told apart."""
+def test_the_local_clock_orders_loads_and_invalidations() -> None:
+    """What began before is killed, what began after is not, and tags and other keys are told apart."""
     log = Invalidations()
-    before = log.position
-    log.note_key("a")
-    assert log.kills("a", (), before)
-    assert not log.kills("a", (), log.position)
-    assert not log.kills("b", ("a",), before)
-    log.note_all()
-    assert log.kills("b", (), before)
-    assert not log.kills("b", (), log.position)
+    before = of(log), of(log, "a")
+    log.note([key_of("a")])
+    assert log.kills("a", before[0])
+    assert not log.kills("a", of(log))
+    assert not log.kills("b", before[1])
+    log.note([Invalidation(Kind.TAG, "a")])
+    assert log.kills("b", before[1])
+    assert not log.kills("b", of(log, "a"))
+    log.note([EVERYTHING])
+    assert log.kills("b", before[0])
+    assert not log.kills("b", of(log))
 
 
-def test_the_log_is_bounded_and_forgets_on_the_safe_side() -> None:
+def test_the_ring_is_bounded_and_forgets_on_the_safe_side() -> None:
     """Beyond its size, what is as old as the forgotten is killed, invalidated or not."""
     log = Invalidations()
-    first = log.position
+    first = of(log)
     for number in range(MOST + 1):
-        log.note_key(str(number))
-    assert len(log._by_name) <= MOST // 2 + 1
-    assert log.kills("never invalidated", (), first)
-    assert log.kills(str(MOST), (), (0, MOST))
-    assert not log.kills("never invalidated", (), (0, MOST))
+        log.note([key_of(str(number))])
+    assert len(log._local.by_name) <= MOST // 2 + 1
+    assert log.kills("never invalidated", first)
+    late = entry(birth=Birth(START, MOST))
+    assert log.kills(str(MOST), late)
+    assert not log.kills("never invalidated", late)
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["note", "all", "load", "fill"])), max_size=60))
@@ -455,15 +503,15 @@ def test_no_fill_is_kept_that_began_before_an_invalidation(steps: list[tuple[str
     log, loads, stamps = Invalidations(), {}, dict.fromkeys("abc", -1)
     for moment, (key, step) in enumerate(steps):
         if step == "note":
-            log.note_key(key)
+            log.note([key_of(key)])
             stamps[key] = moment
         elif step == "all":
-            log.note_all()
+            log.note([EVERYTHING])
             stamps = dict.fromkeys("abc", moment)
         elif step == "load":
-            loads[key] = (moment, log.position)
+            loads[key] = (moment, of(log))
         elif key in loads:
-            assert log.kills(key, (), loads[key][1]) == (stamps[key] > loads[key][0])
+            assert log.kills(key, loads[key][1]) == (stamps[key] > loads[key][0])
 
 
 def test_a_clock_that_is_a_plain_function_will_do() -> None:

@@ -1047,18 +1047,17 @@ def test_a_stale_value_that_is_deleted_during_the_load_covers_for_nothing(l2: bo
 def test_a_load_that_came_in_meanwhile_is_used(l2: bool) -> None:
     """Between a caller's look into the tiers and its turn to load, another has loaded: it does not load again."""
     world = World(l2=l2)
-    store = world.cache._reads._shared
-    read = store.read
+    flights = world.cache._reads.flights
+    run = flights.run
 
-    def load_meanwhile(key: str, now: float) -> Any:
-        reply = read(key, now)
-        store.read = read  # type: ignore[method-assign]
+    def load_meanwhile(*arguments: Any, **limits: Any) -> Any:
+        flights.run = run  # type: ignore[method-assign]
         thread = threading.Thread(target=lambda: world.cache.get_or_load("k", lambda: "another's"))
         thread.start()
         thread.join(WAIT)
-        return reply
+        return run(*arguments, **limits)
 
-    store.read = load_meanwhile  # type: ignore[method-assign]
+    flights.run = load_meanwhile  # type: ignore[method-assign]
     assert ("another's", "l1", Reason.FRESH) == (world.get()[0], world.get().tier, world.get().reason)
     assert 0 == world.origin.loads
 
@@ -1201,34 +1200,32 @@ def test_a_value_read_from_l2_while_its_key_is_deleted_is_not_kept() -> None:
     assert MISSING is other.get("k")
 
 
-def test_writes_and_deletions_of_a_key_take_turns() -> None:
-    """A deletion waits for a write to L2 under way, so that the write cannot come after it."""
+@pytest.mark.parametrize("by", ["this container", "another"])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_deletion_around_the_write_of_a_load_leaves_nothing_of_it(by: str, when: str) -> None:
+    """Before it, L2 refuses the write; after it, L2 forgets it, and what another container deletes is seen at a look."""
     world = World(l2=True)
-    store = world.cache._reads._shared
-    write, delete_in_l2 = store.write, store.delete
-    writing, deleting, gate = threading.Event(), threading.Event(), threading.Event()
+    other, store = world.another(), world.cache._reads._shared._store  # type: ignore[union-attr]
+    fill = store.fill
 
-    def slow_write(*arguments: Any) -> bool:
-        writing.set()
-        assert gate.wait(WAIT)
-        return write(*arguments)
+    def overtaken(*arguments: Any) -> Any:
+        if when == "before":
+            (world.cache if by == "this container" else other).delete("k")
+        filled = fill(*arguments)
+        if when == "after":
+            (world.cache if by == "this container" else other).delete("k")
+        return filled
 
-    def seen_delete(*arguments: Any) -> bool:
-        deleting.set()
-        return delete_in_l2(*arguments)
-
-    store.write, store.delete = slow_write, seen_delete  # type: ignore[method-assign]
-    load = threading.Thread(target=world.get)
-    load.start()
-    assert writing.wait(WAIT)
-    delete = threading.Thread(target=lambda: world.cache.delete("k"))
-    delete.start()
-    assert not deleting.wait(0.1)
-    gate.set()
-    load.join(WAIT)
-    delete.join(WAIT)
-    assert MISSING is world.cache.get("k")
+    store.fill = overtaken  # type: ignore[method-assign]
+    assert "v1" == world.get().value
+    store.fill = fill  # type: ignore[method-assign]
     assert MISSING is world.another().get("k")
+    if (when, by) == ("after", "another"):
+        with world.cache.invocation():
+            assert MISSING is world.cache.get("k")
+    else:
+        assert MISSING is world.cache.get("k")
+    assert (1 if when == "before" else 0) == world.cache.stats().l2.refused  # type: ignore[union-attr]
 
 
 # Clocks
