@@ -91,8 +91,8 @@ class Follower:
         known = self._memory.invalidated.position[0] != 0
         fresh = self._memory.learn(news, now)
         if fresh is None:
-            self.forget_flights(None)
             if known:
+                self.forget_flights(None)
                 self._counts["gaps"] += 1
                 log().warning("the log of invalidations cannot be followed: what L1 holds is to be confirmed anew")
             return

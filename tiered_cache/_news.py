@@ -49,5 +49,7 @@ class News(NamedTuple):
     """Oldest first."""
     markers: Mapping[str, Position] = {}
     """For each tag that was asked for, its last invalidation; START where there was none."""
+    came_first: bool = True
+    """Whether the look was before whatever was read along with it, for sure."""
     cleared: Position = START
     """When everything was invalidated last; told where the log is not followed."""

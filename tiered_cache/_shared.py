@@ -61,7 +61,7 @@ class Shared:
         if wanted is not None:
             self._follower.heard(reply.news, now)
         self.expects_hit = reply.entry is not None
-        return reply if reply.entry is None else self._judged(key, reply, self._since(before, reply.news), now)
+        return self._known(key, reply, self._since(before, reply.news), now)
 
     def read_many(self, keys: Sequence[str], now: float) -> dict[str, Reply]:
         """The same for several keys, in one round trip."""
@@ -83,7 +83,7 @@ class Shared:
         if wanted is not None:
             self._follower.heard(reply.news, now)
         self.expects_hit = reply.entry is not None
-        return reply if reply.entry is None else self._judged(lease.key, reply, self._since(before, reply.news), now)
+        return self._known(lease.key, reply, self._since(before, reply.news), now)
 
     def ask_many(self, leases: Sequence[Lease], claim: Claim, now: float) -> dict[str, Reply]:
         """The same for several keys."""
@@ -165,7 +165,8 @@ class Shared:
     def _since(self, before: int, news: News | None) -> int:
         """From when what was read is: from `before`, or from now if the look before it has seen all that is known here."""
         invalidated = self._memory.invalidated
-        return invalidated.tick if news is not None and news.end == invalidated.position else before
+        has_seen_all = news is not None and news.came_first and news.end == invalidated.position
+        return invalidated.tick if has_seen_all else before
 
     def _all_judged(self, replies: Mapping[str, Reply], since: int, now: float) -> dict[str, Reply]:
         entries = [reply.entry for reply in replies.values() if reply.entry is not None]
@@ -175,6 +176,14 @@ class Shared:
             for key, reply in replies.items()
         }
 
+    def _known(self, key: str, reply: Reply, since: int, now: float) -> Reply:
+        """`reply`, judged by all that can be known of it."""
+        if reply.entry is None:
+            return reply
+        if reply.entry.tags:
+            self._look_for(self._memory.invalidated.unknown(reply.entry), now)
+        return self._judged(key, reply, since, now)
+
     def _judged(self, key: str, reply: Reply, since: int, now: float) -> Reply:
         """Rule 4: `reply`, without its entry where that is dead; or as if unreached, if its invalidation is not delivered."""
         entry = reply.entry
@@ -182,8 +191,6 @@ class Shared:
         entry.since = since
         if self._undelivered and not self._undelivered.keys().isdisjoint(_names(key, entry)):
             return UNREACHED
-        if entry.tags and (unknown := self._memory.invalidated.unknown(entry)):
-            self._look_for(unknown, now)
         if self._memory.is_dead(key, entry):
             self._counts["dead"] += 1
             return reply._replace(entry=None)

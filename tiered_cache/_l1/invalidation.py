@@ -29,6 +29,7 @@ class Ring(Generic[At]):
 
     def __init__(self, start: At) -> None:
         self._start: At = start
+        self.has_expired = False
         self.floor: At = start
         """Whatever is older is invalidated, whatever its name."""
         self.by_name: dict[str, At] = {}
@@ -38,6 +39,7 @@ class Ring(Generic[At]):
         if what.kind is Kind.ALL:
             self.floor = max(self.floor, at)
             return
+        self.has_expired = self.has_expired or what.kind is Kind.EXPIRED  # mostly there is none, and none is looked for
         name = what.kind + what.name
         latest = max(at, self.by_name.pop(name, at))
         self.by_name[name] = latest
@@ -53,6 +55,7 @@ class Ring(Generic[At]):
     def reset(self, floor: At) -> None:
         """Forget all names."""
         self.by_name.clear()
+        self.has_expired = False
         self.floor = floor
 
 
@@ -142,7 +145,7 @@ class Invalidations:
     def expires(self, key: str, entry: Entry) -> bool:
         """Whether an entry of `key` was said to be no longer fresh since its load began."""
         local, log = self._local, self._log
-        if not (local.by_name or log.by_name):
+        if not (local.has_expired or log.has_expired):
             return False
         name = "e" + self.alias(key)
         return local.has(name, entry.since) or log.has(name, entry.born)
@@ -150,5 +153,5 @@ class Invalidations:
     def overtakes(self, key: str, entry: Entry) -> bool:
         """Whether an entry in hand is not to be kept: killed, or said to be no longer fresh while it was under way."""
         return self.kills(key, entry) or (
-            bool(self._local.by_name) and self._local.has("e" + self.alias(key), entry.since)
+            self._local.has_expired and self._local.has("e" + self.alias(key), entry.since)
         )

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import struct
-import time
 from typing import TYPE_CHECKING, Any
 
 from tiered_cache._entry import START
 from tiered_cache._errors import SerializationError
+from tiered_cache._l2.calls import Calls
 from tiered_cache._l2.envelope import HEADER_SIZE, TIMES, TIMES_AT, Unreadable, rewritten_header
-from tiered_cache._l2.faults import HARMLESS, MISCONFIGURED, WRITES_ONLY, Failure, Unavailable, classify
+from tiered_cache._l2.faults import HARMLESS, Failure, Unavailable, classify
 from tiered_cache._l2.record import opened, sealed
 from tiered_cache._l2.scripts import ASK, FILL, LOG, RELEASE, REWRITE
-from tiered_cache._log import log, warn_once
+from tiered_cache._log import warn_once
 from tiered_cache._news import EVERYTHING, Invalidation, Kind, News
 from tiered_cache._reply import ABSENT, UNREACHED, Claim, Filled, Reply, Right
 from tiered_cache._rules import expired, kept_for
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from tiered_cache._entry import Entry, Position
-    from tiered_cache._l2.breaker import Breaker
     from tiered_cache._l2.scripts import Command
     from tiered_cache._l2.tier import RedisTier
     from tiered_cache._reply import Lease
@@ -36,7 +35,6 @@ MOST_AT_ONCE = 1_000
 TRIES = 3
 """How often a header is rewritten before the value is given up, since others rewrite it at the same time."""
 
-_READS = frozenset({b"GET", b"GETRANGE", b"HGET", b"XRANGE"})
 _KINDS = {kind.value.encode(): kind for kind in Kind}
 _CLAIMS = {Claim.MISSING: b"missing", Claim.ALWAYS: b"always", Claim.SEIZE: b"seize"}
 _RIGHTS = {b"OK": Right.MINE, None: Right.TAKEN, b"unasked": Right.UNASKED}
@@ -47,13 +45,14 @@ class RedisStore:
 
     def __init__(self, tier: RedisTier, namespace: str) -> None:
         self._tier = tier
-        self._prefix = f"tc1:{{{namespace}|".encode()
+        self._owner = f"{namespace}|"  # stands before the key inside the envelope too: no entry is another namespace's
+        self._prefix = f"tc1:{{{self._owner}".encode()
         self._log_keys = (
             self._prefix + b"}:log",
             self._prefix + b"}:marks",
         )  # no key is empty, so the slot is the log's
         self._counts = Counters()
-        self._allowed: float | None = None
+        self._calls = Calls(tier, self._counts)
 
     def alias(self, name: str) -> str:
         """What stands in the server for a key or a tag: itself, or its hash."""
@@ -70,11 +69,12 @@ class RedisStore:
 
     def read(self, key: str, now: float, since: Position | None) -> Reply:
         """What L2 holds under `key`, and what is new in the log after `since`."""
-        replies, news = self._look_and([(b"GET", self._name(key))], now, since)
-        if not replies:
-            return UNREACHED
-        reply = self._opened(key, replies[0])
-        return reply if news is None else reply._replace(news=news)
+        command = (b"GET", self._name(key))
+        if since is None:
+            replies = self._calls.call((command,), now)
+            return self._opened(key, replies[0]) if replies else UNREACHED
+        replies, news = self._look_and((command,), now, since)
+        return self._opened(key, replies[0])._replace(news=news) if replies else UNREACHED
 
     def read_many(
         self, keys: Sequence[str], now: float, since: Position | None
@@ -87,17 +87,17 @@ class RedisStore:
 
     def ask(self, lease: Lease, claim: Claim, now: float, since: Position | None) -> Reply:
         """What L2 holds under the lease's key, the lease as claimed, and what is new in the log, in one round trip."""
-        if not self._may_write(now):
+        if not self._calls.may_write(now):
             return self.read(lease.key, now, since)._replace(right=Right.NONE)
         replies, news = self._look_and([self._asking(lease, claim)], now, since)
         return self._granted(lease, replies[0], now)._replace(news=news) if replies else UNREACHED
 
     def ask_many(self, leases: Sequence[Lease], claim: Claim, now: float) -> dict[str, Reply]:
         """The same for several leases."""
-        if not self._may_write(now):
+        if not self._calls.may_write(now):
             replies, _ = self.read_many([lease.key for lease in leases], now, None)
             return {key: reply._replace(right=Right.NONE) for key, reply in replies.items()}
-        answers = self._call([self._asking(lease, claim) for lease in leases], now)
+        answers = self._calls.call([self._asking(lease, claim) for lease in leases], now)
         if answers is None:
             return {lease.key: UNREACHED for lease in leases}
         return {lease.key: self._granted(lease, answer, now) for lease, answer in zip(leases, answers, strict=True)}
@@ -106,7 +106,7 @@ class RedisStore:
         """What is new in the log after `since`, with the markers of `tags`; None if it cannot be told."""
         if not tags:
             return self._look_and((), now, since)[1]
-        replies = self._call([self._looking(since, tags)], now)
+        replies = self._calls.call([self._looking(since, tags)], now)
         return None if replies is None else self._news(replies[0], since, tags)
 
     # Writing.
@@ -147,7 +147,7 @@ class RedisStore:
         for lease in leases:
             lease.held = False
         if commands:
-            self._call(commands, now)
+            self._calls.call(commands, now)
 
     def invalidate(self, what: Sequence[Invalidation], since: Position, now: float, lease: Lease | None) -> News | None:
         """Forget values and leases, and then append the records. None if any of it was not done, else what is new."""
@@ -160,9 +160,11 @@ class RedisStore:
             if not all(self._expire(one.name, now) for one in chunk if one.kind is Kind.EXPIRED):
                 return None
             ordered = self._tier.link().ordered
-            if forgetting and not ordered and not self._all_done(self._call(forgetting, now)):
+            if forgetting and not ordered and not self._all_done(self._calls.call(forgetting, now, urgent=True)):
                 return None  # the record must not come before the deletion
-            replies = self._call([*(forgetting if ordered else ()), self._looking(since, (), chunk)], now)
+            replies = self._calls.call(
+                [*(forgetting if ordered else ()), self._looking(since, (), chunk)], now, urgent=True
+            )
             if replies is None or not self._all_done(replies[:-1]):
                 return None
             found = self._news(replies[-1], since, ())
@@ -178,7 +180,7 @@ class RedisStore:
         """Take the lease away and let the value be fresh no longer, by its header alone; whether that was done."""
         name = self._name(key)
         for _ in range(TRIES):
-            replies = self._call([(b"GETRANGE", name, b"0", b"%d" % (HEADER_SIZE - 1))], now)
+            replies = self._calls.call([(b"GETRANGE", name, b"0", b"%d" % (HEADER_SIZE - 1))], now, urgent=True)
             if not self._all_done(replies):
                 return False
             header = replies[0] if replies else b""
@@ -187,25 +189,27 @@ class RedisStore:
                 loaded_at, fresh_for = expired(loaded_at, fresh_for, now)
                 new = rewritten_header(header, loaded_at=loaded_at, fresh_for=fresh_for, stale_while_revalidate=0.0)
             except (struct.error, Unreadable, SerializationError):
-                return self._all_done(self._call(self._forgetting(key, None), now))  # nothing there that may be served
-            done = self._call([REWRITE(self._value_and_lease(key), header, new)], now)
+                return self._all_done(
+                    self._calls.call(self._forgetting(key, None), now, urgent=True)
+                )  # nothing there that may be served
+            done = self._calls.call([REWRITE(self._value_and_lease(key), header, new)], now, urgent=True)
             if not self._all_done(done):
                 return False
             if done and done[0] == 1:
                 return True
-        return self._all_done(self._call(self._forgetting(key, None), now))
+        return self._all_done(self._calls.call(self._forgetting(key, None), now, urgent=True))
 
     # What else a tier does.
 
     def warm_up(self, now: float) -> bool:
         """Import redis and msgpack, and have a connection ready."""
         self._tier.codec.decode(self._tier.codec.encode(None))
-        replies = self._call([(b"GET", self._name("warm_up"))], now)  # not PING, which an ACL may forbid
+        replies = self._calls.call([(b"GET", self._name("warm_up"))], now)  # not PING, which an ACL may forbid
         return replies is not None and not isinstance(replies[0], Unavailable)
 
     def allow(self, seconds: float | None) -> None:
         """All calls together may take so many seconds from now on; None: no limit."""
-        self._allowed = seconds
+        self._calls.allowed = seconds
 
     def stats(self, now: float) -> SharedStats:
         """The counters of this namespace."""
@@ -247,13 +251,13 @@ class RedisStore:
             return self._opened(lease.key, answer)._replace(right=Right.NONE)
         value, taken = answer if isinstance(answer, list) and len(answer) == 2 else (b"", None)
         if isinstance(taken, Exception):  # the server takes no writes now: the value is good all the same
-            self._refused(classify(taken), now, writes=True)
+            self._calls.refused(classify(taken), now, writes=True)
             return self._opened(lease.key, _plain(value))._replace(right=Right.NONE)
         right = _RIGHTS.get(taken, Right.NONE)
         lease.held = right is Right.MINE
         if lease.held:
             self._counts["leases"] += 1
-            self._wrote()
+            self._calls.wrote()
         return self._opened(lease.key, _plain(value))._replace(right=right)
 
     def _looking(self, since: Position, tags: Sequence[str], what: Sequence[Invalidation] = ()) -> Command:
@@ -294,7 +298,7 @@ class RedisStore:
 
     def _filled(self, leases: Sequence[Lease], commands: Sequence[Command], now: float) -> dict[str, Filled]:
         """Send the commands of fills, and tell what became of each."""
-        replies = self._call(commands, now) if self._may_write(now) else None
+        replies = self._calls.call(commands, now) if self._calls.may_write(now) else None
         outcomes = [Filled.NOT_KEPT] * len(leases)
         if replies is not None:
             known = {1: Filled.KEPT, 0: Filled.REFUSED}
@@ -306,7 +310,7 @@ class RedisStore:
         written = outcomes.count(Filled.KEPT)
         self._counts["writes"] += written
         if written:
-            self._wrote()
+            self._calls.wrote()
         for lease, outcome in zip(leases, outcomes, strict=True):
             lease.held = lease.held and outcome is Filled.NOT_KEPT
         return {lease.key: outcome for lease, outcome in zip(leases, outcomes, strict=True)}
@@ -330,18 +334,7 @@ class RedisStore:
                 return False
         return True
 
-    def _may_write(self, now: float) -> bool:
-        """Whether a lease is worth asking for, and a value worth encoding: not while a breaker is open."""
-        may = self._tier.breaker.state(now) != "open" and self._tier.write_breaker.allows(now)
-        self._counts["skipped"] += not may
-        return may
-
-    def _wrote(self) -> None:
-        """A write went well."""
-        if self._tier.write_breaker.succeeded():
-            log().info("L2 %s takes writes again", self._tier.address.shown)
-
-    # The way to the server.
+    # Looking into the log.
 
     def _look_and(
         self, commands: Sequence[Command], now: float, since: Position | None
@@ -352,17 +345,19 @@ class RedisStore:
         and what was read before that is not to be trusted, but read again.
         """
         if since is None:
-            return self._call(commands, now) or [], None
+            return self._calls.call(commands, now) or [], None
+        came_first = self._tier.link().ordered or not commands
         if since != START:
             glance = self._glancing(since)
-            replies = self._call([*glance, *commands], now)
+            replies = self._calls.call([*glance, *commands], now)
             if replies is None:
                 return [], None
             news = self._glimpsed(replies, since)
             if news is not None or any(isinstance(reply, Unavailable) for reply in replies[: len(glance)]):
-                return replies[len(glance) :], news
-        replies = self._call([self._looking(since, ()), *commands], now)
-        return ([], None) if replies is None else (replies[1:], self._news(replies[0], since, ()))
+                return replies[len(glance) :], news and news._replace(came_first=came_first)
+        replies = self._calls.call([self._looking(since, ()), *commands], now)
+        news = None if replies is None else self._news(replies[0], since, ())
+        return (replies or [])[1:], news and news._replace(came_first=came_first)
 
     def _glancing(self, since: Position) -> list[Command]:
         log_key, marks_key = self._log_keys
@@ -384,65 +379,9 @@ class RedisStore:
             self._counts[f"errors.{Failure.PROTOCOL.value}"] += 1
             return None
 
-    def _call(self, commands: Sequence[Command], now: float) -> list[Any] | None:
-        """The replies, or None where L2 could not be asked. Each way in which that can be is counted."""
-        tier = self._tier
-        if not tier.breaker.allows(now):
-            self._counts["skipped"] += 1
-            return None
-        try:
-            replies = tier.link().call(commands, now) if self._allowed is None else self._within_budget(commands, now)
-        except Unavailable as error:
-            self._failed(error, tier.breaker, now)
-            if error.failure is Failure.TIMEOUT and not all(command[0] in _READS for command in commands):
-                tier.write_breaker.failed(error.failure, now)  # perhaps writes alone are held up: let a read try first
-            return None
-        if replies is None:
-            return None
-        answers = True
-        for command, reply in zip(commands, replies, strict=True):
-            if isinstance(reply, Unavailable):
-                answers &= self._refused(reply, now, writes=command[0] not in _READS)
-        if answers and tier.breaker.succeeded():
-            log().info("L2 %s answers again", tier.address.shown)
-        return replies
-
-    def _within_budget(self, commands: Sequence[Command], now: float) -> list[Any] | None:
-        """The call, within what is left of the invocation's budget; None where that is spent."""
-        if self._allowed is None or self._allowed <= 0.0:
-            self._counts["over_budget"] += 1
-            return None
-        began = time.monotonic()
-        try:
-            return self._tier.link().call(commands, now, self._allowed)
-        finally:
-            self._allowed -= time.monotonic() - began
-
-    def _refused(self, error: Unavailable, now: float, *, writes: bool) -> bool:
-        """Count an error reply, and draw the breaker that it concerns; whether reads may go on."""
-        failure = error.failure
-        if failure in HARMLESS:
-            self._counts[f"errors.{failure.value}"] += 1
-            return True
-        if failure is Failure.READ_ONLY:
-            self._tier.link().drop()  # its name may lead to another server by now
-        if failure in WRITES_ONLY or (writes and failure is Failure.PERMISSION):
-            self._failed(error, self._tier.write_breaker, now)
-            return True
-        self._failed(error, self._tier.breaker, now)
-        return False
-
-    def _failed(self, error: Unavailable, breaker: Breaker, now: float) -> None:
-        failure = error.failure
-        self._counts[f"errors.{failure.value}"] += 1
-        if breaker.failed(failure, now):
-            say = log().error if failure in MISCONFIGURED else log().warning
-            what = "is left alone" if breaker is self._tier.breaker else "is read only"
-            say("L2 %s %s for now: %s (%s)", self._tier.address.shown, what, failure.value, error)
-
     def _sealed(self, key: str, entry: Entry) -> bytes:
         try:
-            return sealed(key, entry, self._tier.codec, compress_above=self._tier.compress_above)
+            return sealed(self._owner + key, entry, self._tier.codec, compress_above=self._tier.compress_above)
         except SerializationError:
             self._counts["unserializable"] += 1
             raise
@@ -455,7 +394,7 @@ class RedisStore:
         if isinstance(data, Unavailable):
             return ABSENT if data.failure in HARMLESS and data.failure is not Failure.NODE else UNREACHED
         try:
-            entry = opened(key, data, self._tier.codec, max_bytes=self._tier.max_value_bytes)
+            entry = opened(self._owner + key, data, self._tier.codec, max_bytes=self._tier.max_value_bytes)
         except Unreadable as error:
             self._counts[f"unreadable.{error.reason.value}"] += 1
             return ABSENT

@@ -47,9 +47,9 @@ class _Log:
             since,
             self.end,
             followed,
-            tuple(record for record in self.records if followed and record[0] > since),
-            {tag: self.markers.get(Invalidation(Kind.TAG, tag), START) for tag in tags},
-            self.markers.get(EVERYTHING, START),
+            records=tuple(record for record in self.records if followed and record[0] > since),
+            markers={tag: self.markers.get(Invalidation(Kind.TAG, tag), START) for tag in tags},
+            cleared=self.markers.get(EVERYTHING, START),
         )
 
 

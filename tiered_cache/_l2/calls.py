@@ -1,0 +1,101 @@
+"""Calls to L2, each counted by what came of it, and held against the breakers and the invocation's budget."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from tiered_cache._l2.faults import HARMLESS, MISCONFIGURED, WRITES_ONLY, Failure, Unavailable
+from tiered_cache._log import log
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tiered_cache._l2.breaker import Breaker
+    from tiered_cache._l2.scripts import Command
+    from tiered_cache._l2.tier import RedisTier
+    from tiered_cache._stats import Counters
+
+_READS = frozenset({b"GET", b"GETRANGE", b"HGET", b"XRANGE"})
+
+
+class Calls:
+    """The way of one namespace to the server. `allowed`: seconds that all calls together may still take; None: no limit."""
+
+    def __init__(self, tier: RedisTier, counts: Counters) -> None:
+        self._tier = tier
+        self._counts = counts
+        self.allowed: float | None = None
+
+    def call(self, commands: Sequence[Command], now: float, *, urgent: bool = False) -> list[Any] | None:
+        """The replies, or None where L2 could not be asked. Each way in which that can be is counted.
+
+        urgent: for what must be done though the invocation's budget is spent: it has `timeout` all the same.
+        """
+        tier = self._tier
+        if not tier.breaker.allows(now):
+            self._counts["skipped"] += 1
+            return None
+        try:
+            if self.allowed is None or urgent:
+                replies: list[Any] | None = tier.link().call(commands, now)
+            else:
+                replies = self._within_budget(commands, now)
+        except Unavailable as error:
+            self._failed(error, tier.breaker, now)
+            if error.failure is Failure.TIMEOUT and not all(command[0] in _READS for command in commands):
+                tier.write_breaker.failed(error.failure, now)  # perhaps writes alone are held up: let a read try first
+            return None
+        if replies is None:
+            return None
+        answers = True
+        for number, reply in enumerate(replies):
+            if isinstance(reply, Unavailable):
+                answers &= self.refused(reply, now, writes=commands[number][0] not in _READS)
+        if answers and tier.breaker.succeeded():
+            log().info("L2 %s answers again", tier.address.shown)
+        return replies
+
+    def _within_budget(self, commands: Sequence[Command], now: float) -> list[Any] | None:
+        """The call, within what is left of the invocation's budget; None where that is spent."""
+        if self.allowed is None or self.allowed <= 0.0:
+            self._counts["over_budget"] += 1
+            return None
+        began = time.monotonic()
+        try:
+            return self._tier.link().call(commands, now, self.allowed)
+        finally:
+            self.allowed -= time.monotonic() - began
+
+    def may_write(self, now: float) -> bool:
+        """Whether a lease is worth asking for, and a value worth encoding: not while a breaker is open."""
+        may = self._tier.breaker.state(now) != "open" and self._tier.write_breaker.allows(now)
+        self._counts["skipped"] += not may
+        return may
+
+    def wrote(self) -> None:
+        """A write went well."""
+        if self._tier.write_breaker.succeeded():
+            log().info("L2 %s takes writes again", self._tier.address.shown)
+
+    def refused(self, error: Unavailable, now: float, *, writes: bool) -> bool:
+        """Count an error reply, and draw the breaker that it concerns; whether reads may go on."""
+        failure = error.failure
+        if failure in HARMLESS:
+            self._counts[f"errors.{failure.value}"] += 1
+            return True
+        if failure is Failure.READ_ONLY:
+            self._tier.link().drop()  # its name may lead to another server by now
+        if failure in WRITES_ONLY or (writes and failure is Failure.PERMISSION):
+            self._failed(error, self._tier.write_breaker, now)
+            return True
+        self._failed(error, self._tier.breaker, now)
+        return False
+
+    def _failed(self, error: Unavailable, breaker: Breaker, now: float) -> None:
+        failure = error.failure
+        self._counts[f"errors.{failure.value}"] += 1
+        if breaker.failed(failure, now):
+            say = log().error if failure in MISCONFIGURED else log().warning
+            what = "is left alone" if breaker is self._tier.breaker else "is read only"
+            say("L2 %s %s for now: %s (%s)", self._tier.address.shown, what, failure.value, error)
