@@ -372,9 +372,11 @@ class _Aside:
             try:
                 node, found = self._come.get(timeout=max(0.0, self._ends - time.monotonic()))
             except Empty:
-                node, found = self._owing[0], Unavailable(Failure.TIMEOUT, "no answer within the timeout")
+                break  # and what comes now is not looked at any more
             self._owing.remove(node)
             yield node, found
+        for node in self._owing:
+            yield node, Unavailable(Failure.TIMEOUT, "no answer within the timeout")
 
 
 def _as_ready(connections: Sequence[Any], ends: float) -> Iterator[tuple[Any, float]]:
