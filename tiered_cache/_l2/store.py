@@ -10,32 +10,31 @@ from tiered_cache._errors import SerializationError
 from tiered_cache._l2.calls import Calls
 from tiered_cache._l2.envelope import HEADER_SIZE, TIMES, TIMES_AT, Unreadable, rewritten_header
 from tiered_cache._l2.faults import HARMLESS, Failure, Unavailable, classify
+from tiered_cache._l2.log import LogKeys, glimpse_of, news_of
 from tiered_cache._l2.record import opened, sealed
-from tiered_cache._l2.scripts import ASK, FILL, LOG, RELEASE, REWRITE
+from tiered_cache._l2.scripts import ASK, FILL, RELEASE, REWRITE
 from tiered_cache._log import warn_once
-from tiered_cache._news import EVERYTHING, Invalidation, Kind, News
+from tiered_cache._news import Kind, News
 from tiered_cache._reply import ABSENT, UNREACHED, Claim, Filled, Reply, Right
 from tiered_cache._rules import expired, kept_for
 from tiered_cache._stats import Counters, SharedStats
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     from tiered_cache._entry import Entry, Position
     from tiered_cache._l2.scripts import Command
     from tiered_cache._l2.tier import RedisTier
+    from tiered_cache._news import Invalidation
     from tiered_cache._reply import Lease
 
 LONGEST_KEY = 512
 """Bytes of a key above which its hash stands in its place; the whole key is inside the envelope and is compared."""
-MOST_NEWS = 1_000
-"""Records read at once. Who has missed more has what it holds confirmed anew, which costs less."""
 MOST_AT_ONCE = 1_000
 """Invalidations in one round trip."""
 TRIES = 3
 """How often a header is rewritten before the value is given up, since others rewrite it at the same time."""
 
-_KINDS = {kind.value.encode(): kind for kind in Kind}
 _CLAIMS = {Claim.MISSING: b"missing", Claim.ALWAYS: b"always", Claim.SEIZE: b"seize"}
 _RIGHTS = {b"OK": Right.MINE, None: Right.TAKEN, b"unasked": Right.UNASKED}
 
@@ -47,10 +46,7 @@ class RedisStore:
         self._tier = tier
         self._owner = f"{namespace}|"  # stands before the key inside the envelope too: no entry is another namespace's
         self._prefix = f"tc1:{{{self._owner}".encode()
-        self._log_keys = (
-            self._prefix + b"}:log",
-            self._prefix + b"}:marks",
-        )  # no key is empty, so the slot is the log's
+        self._log = LogKeys(self._prefix)
         self._counts = Counters()
         self._calls = Calls(tier, self._counts)
 
@@ -106,8 +102,8 @@ class RedisStore:
         """What is new in the log after `since`, with the markers of `tags`; None if it cannot be told."""
         if not tags:
             return self._look_and((), now, since)[1]
-        replies = self._calls.call([self._looking(since, tags)], now)
-        return None if replies is None else self._news(replies[0], since, tags)
+        replies = self._calls.call([self._log.looking(since, tags)], now)
+        return None if replies is None else self._understood(news_of, replies[0], since, tags)
 
     # Writing.
 
@@ -160,14 +156,15 @@ class RedisStore:
             if not all(self._expire(one.name, now) for one in chunk if one.kind is Kind.EXPIRED):
                 return None
             ordered = self._tier.link().ordered
+            aliased = [one._replace(name=self.alias(one.name)) for one in chunk]
             if forgetting and not ordered and not self._all_done(self._calls.call(forgetting, now, urgent=True)):
                 return None  # the record must not come before the deletion
             replies = self._calls.call(
-                [*(forgetting if ordered else ()), self._looking(since, (), chunk)], now, urgent=True
+                [*(forgetting if ordered else ()), self._log.looking(since, (), aliased)], now, urgent=True
             )
             if replies is None or not self._all_done(replies[:-1]):
                 return None
-            found = self._news(replies[-1], since, ())
+            found = self._understood(news_of, replies[-1], since, ())
             if found is None:
                 return None
             news = found
@@ -260,31 +257,6 @@ class RedisStore:
             self._calls.wrote()
         return self._opened(lease.key, _plain(value))._replace(right=right)
 
-    def _looking(self, since: Position, tags: Sequence[str], what: Sequence[Invalidation] = ()) -> Command:
-        names = [part for one in what for part in (one.kind.encode(), self.alias(one.name).encode())]
-        wanted = [tag.encode() for tag in tags]
-        known = (b"%d" % since[0], b"%d" % since[1])
-        return LOG(self._log_keys, *known, b"%d" % len(what), b"%d" % (MOST_NEWS + 1), *names, *wanted)
-
-    def _news(self, reply: Any, since: Position, tags: Sequence[str]) -> News | None:
-        if isinstance(reply, Unavailable):
-            return None
-        try:
-            last, records, (cleared, tagged, *markers) = reply
-            end = _position(last)
-            floor = int(tagged or 0)
-            return News(
-                since,
-                end,
-                followed=records != 0,
-                records=tuple(_records(records or ())),
-                markers={tag: (end[0], max(int(at or 0), floor)) for tag, at in zip(tags, markers, strict=True)},
-                cleared=(end[0], int(cleared or 0)),
-            )
-        except (TypeError, ValueError):
-            self._counts[f"errors.{Failure.PROTOCOL.value}"] += 1
-            return None
-
     def _filling(self, lease: Lease, entry: Entry, now: float) -> Command | None:
         """The command that fills; None where it is too late for the entry, or it is too large."""
         left = entry.loaded_at + kept_for(entry) - now
@@ -348,34 +320,24 @@ class RedisStore:
             return self._calls.call(commands, now) or [], None
         came_first = self._tier.link().ordered or not commands
         if since != START:
-            glance = self._glancing(since)
+            glance = self._log.glancing(since)
             replies = self._calls.call([*glance, *commands], now)
             if replies is None:
                 return [], None
-            news = self._glimpsed(replies, since)
+            news = self._understood(glimpse_of, replies[: len(glance)], since)
             if news is not None or any(isinstance(reply, Unavailable) for reply in replies[: len(glance)]):
                 return replies[len(glance) :], news and news._replace(came_first=came_first)
-        replies = self._calls.call([self._looking(since, ()), *commands], now)
-        news = None if replies is None else self._news(replies[0], since, ())
+        replies = self._calls.call([self._log.looking(since, ()), *commands], now)
+        news = None if replies is None else self._understood(news_of, replies[0], since, ())
         return (replies or [])[1:], news and news._replace(came_first=came_first)
 
-    def _glancing(self, since: Position) -> list[Command]:
-        log_key, marks_key = self._log_keys
-        return [
-            (b"XRANGE", log_key, b"%d-%d" % since, b"+", b"COUNT", b"%d" % (MOST_NEWS + 1)),
-            (b"HGET", marks_key, b"epoch"),
-        ]
-
-    def _glimpsed(self, replies: Sequence[Any], since: Position) -> News | None:
-        """What a glance found; None where the log cannot be followed from `since` on, or the markers are of another."""
-        found, epoch = replies[:2]
-        if not isinstance(found, list) or not found or len(found) > MOST_NEWS or epoch != b"%d" % since[0]:
+    def _understood(self, read: Callable[..., News | None], reply: Any, *known: Any) -> News | None:
+        """What a reply about the log says; None where it is an error, or no such reply."""
+        if isinstance(reply, Unavailable):
             return None
         try:
-            if _position(found[0][0]) != since:
-                return None
-            return News(since, _position(found[-1][0]), followed=True, records=tuple(_records(found[1:])))
-        except (TypeError, ValueError, IndexError):
+            return read(reply, *known)
+        except (IndexError, TypeError, ValueError):
             self._counts[f"errors.{Failure.PROTOCOL.value}"] += 1
             return None
 
@@ -409,17 +371,3 @@ def _plain(value: Any) -> Any:
 
 def _milliseconds(seconds: float) -> bytes:
     return b"%d" % max(1, int(1000 * seconds))
-
-
-def _position(found: bytes) -> Position:
-    epoch, _, sequence = found.partition(b"-")
-    return int(epoch), int(sequence)
-
-
-def _records(found: Iterable[Any]) -> Iterable[tuple[Position, Invalidation]]:
-    """The invalidations in records of the log; a kind that is not known, of a later version, is taken for everything."""
-    for at, fields in found:
-        position = _position(at)
-        for kind, name in zip(fields[::2], fields[1::2], strict=True):
-            if kind != b"o":  # with which a log is opened
-                yield position, Invalidation(_KINDS[kind], name.decode()) if kind in _KINDS else EVERYTHING
