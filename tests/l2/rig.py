@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
 import socket
 import ssl
@@ -17,11 +18,16 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 
 from tiered_cache import Answer, MemoryTier, RedisTier, TieredCache
+from tiered_cache._entry import START
+from tiered_cache._news import Invalidation, Kind
+from tiered_cache._reply import Claim, Filled, Lease
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from tiered_cache._entry import Entry
+    from tiered_cache._l2.store import RedisStore
     from tiered_cache._stats import SharedStats
     from tiered_cache.testing import FakeClock
 
@@ -47,6 +53,23 @@ def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port: int = listening.getsockname()[1]
     return port
+
+
+def leased(store: RedisStore, key: str, now: float) -> Lease:
+    """The lease of `key`, whoever had it before."""
+    lease = Lease(key, os.urandom(12), 60.0)
+    store.ask(lease, Claim.SEIZE, now, None)
+    return lease
+
+
+def write(store: RedisStore, key: str, entry: Entry, now: float) -> Filled:
+    """Keep `entry` as a load does, under a lease."""
+    return store.fill(leased(store, key, now), entry, now)
+
+
+def delete(store: RedisStore, *keys: str, now: float) -> bool:
+    """Invalidate the keys; whether L2 took it."""
+    return store.invalidate([Invalidation(Kind.KEY, key) for key in keys], START, now, None) is not None
 
 
 class Rig:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
-from rig import Rig, ScriptedServer, free_port, wait_until, within
+from rig import Rig, ScriptedServer, delete, free_port, leased, wait_until, within
 
-from tiered_cache import Reason
+from tiered_cache import InvalidationNotDelivered, Reason
 from tiered_cache._l2.link import Link
+from tiered_cache._reply import Filled
 from tiered_cache.local.proxy import FaultProxy
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def test_nothing_listens(rig_of: RigOf, valkey: ValkeyServer) -> None:
     rig = rig_of(f"redis://127.0.0.1:{free_port()}", valkey.url)
     assert [rig.ask().tier for _ in range(3)] == ["origin"] * 3
     assert rig.errors == {"refused": 1}
-    assert rig.l2.skipped == 5  # the write of the first call, and both of the two others
+    assert rig.l2.skipped == 4  # the lease and the value of the two others
     assert rig.l2.breaker == "open"
 
 
@@ -235,17 +236,56 @@ def test_sixteen_threads_on_a_frozen_server(rig_of: RigOf, server: ValkeyServer)
 
 
 def test_a_paused_server(rig_of: RigOf, server: ValkeyServer, admin: redis.Redis) -> None:
-    """F27: CLIENT PAUSE of all commands is as a freeze; of writes, it leaves the reads alone."""
+    """F27: CLIENT PAUSE of all commands is as a freeze."""
     rig = rig_of(server.url, timeout=TIMEOUT)
-    key = rig.plant()
-    admin.execute_command("CLIENT", "PAUSE", 60_000, "WRITE")
-    assert rig.ask(key).tier == "l2"
-    admin.execute_command("CLIENT", "UNPAUSE")
     admin.execute_command("CLIENT", "PAUSE", 1_000, "ALL")
     assert rig.ask().tier == "origin"
     admin.ping()  # waits for the end of the pause
     assert rig.errors == {"timeout": 1}
     assert rig.recovers()
+
+
+def test_a_server_whose_writes_are_paused_while_they_hit(
+    rig_of: RigOf, server: ValkeyServer, admin: redis.Redis
+) -> None:
+    """F27: CLIENT PAUSE of writes leaves the reads alone."""
+    rig = rig_of(server.url, timeout=TIMEOUT)
+    keys = [rig.plant() for _ in range(4)]
+    assert rig.ask(keys[0]).tier == "l2"
+    admin.execute_command("CLIENT", "PAUSE", 60_000, "WRITE")
+    assert [rig.ask(key).tier for key in keys[1:]] == ["l2"] * 3
+    assert rig.errors == {}
+
+
+@pytest.mark.xfail(strict=True, reason="while both breakers are half-open the probe is a lease, which is a write")
+def test_a_server_whose_writes_are_paused_while_they_miss(
+    rig_of: RigOf, server: ValkeyServer, admin: redis.Redis
+) -> None:
+    """F27: the lease for what is not there costs one timeout; then the reads go on, while the pause lasts."""
+    rig = rig_of(server.url, timeout=TIMEOUT)
+    keys = [rig.plant() for _ in range(4)]
+    assert rig.reads_l2()
+    assert rig.ask().tier == "origin"
+    admin.execute_command("CLIENT", "PAUSE", 60_000, "WRITE")
+    assert rig.ask().tier == "origin"
+    assert rig.errors == {"timeout": 1}
+    rig.clock.advance(1.1)
+    assert [rig.ask(key).tier for key in keys] == ["l2"] * 4
+    assert rig.errors == {"timeout": 1}
+
+
+@pytest.mark.xfail(strict=True, reason="who has no position in the log looks by a script, which is a write")
+def test_a_cold_container_at_a_server_whose_writes_are_paused(
+    rig_of: RigOf, server: ValkeyServer, admin: redis.Redis
+) -> None:
+    """F27: the first call costs one timeout; then the reads go on, while the pause lasts."""
+    rig = rig_of(server.url, timeout=TIMEOUT)
+    keys = [rig.plant() for _ in range(4)]
+    admin.execute_command("CLIENT", "PAUSE", 60_000, "WRITE")
+    assert rig.ask(keys[0]).tier == "origin"
+    rig.clock.advance(2)
+    assert [rig.ask(key).tier for key in keys[1:]] == ["l2"] * 3
+    assert rig.errors == {"timeout": 1}
 
 
 # Broken
@@ -337,7 +377,7 @@ def test_flipped_bits(rig_of: RigOf, proxy: FaultProxy, valkey: ValkeyServer) ->
     bits = [*range(8 * 8), *range(8 * 8, 8 * 121, 3)]
     for bit in bits:
         proxy.flip(bit)
-        flipped = store.read(key, rig.clock()).entry
+        flipped = store.read(key, rig.clock(), None).entry
         assert flipped is None or flipped.value == "some value", bit
         proxy.ok()
         rig.planter.set(key, "some value")
@@ -345,7 +385,7 @@ def test_flipped_bits(rig_of: RigOf, proxy: FaultProxy, valkey: ValkeyServer) ->
         for _ in range(5):  # a machine under load may well miss a deadline of a tenth of a second
             rig.clock.advance(61)
             rig.planter.set(planted, planted)
-            found = found or store.read(planted, rig.clock()).entry
+            found = found or store.read(planted, rig.clock(), None).entry
         assert found is not None, bit
         assert found.value == planted, bit
     stats = store.stats(rig.clock())
@@ -354,14 +394,25 @@ def test_flipped_bits(rig_of: RigOf, proxy: FaultProxy, valkey: ValkeyServer) ->
     assert stats.errors["protocol"] > 0
 
 
-@pytest.mark.parametrize("bit", [8, 0], ids=["+NK", "*OK"])
+@pytest.mark.parametrize("bit", [0, 14], ids=[";1", ":q"])
 def test_a_spoilt_answer_to_a_write_is_counted(rig: Rig, proxy: FaultProxy, bit: int) -> None:
-    """A write and a deletion of which the answer is not the one that is due have not happened for us."""
+    """A write of which the answer is not the one that is due has not happened for us."""
     store = rig.tier.bind("test")
-    entry = store.read(rig.plant(), rig.clock()).entry
+    entry = store.read(rig.plant(), rig.clock(), None).entry
     assert entry is not None
+    lease = leased(store, "key", rig.clock())
     proxy.flip(bit)
-    assert not store.write("key", entry, rig.clock())
+    assert store.fill(lease, entry, rig.clock()) is Filled.NOT_KEPT
+    assert store.stats(rig.clock()).errors == {"protocol": 1}
+
+
+@pytest.mark.parametrize("bit", [4, 0], ids=["*0", ";0"])
+def test_a_spoilt_answer_to_a_deletion_is_counted(rig: Rig, proxy: FaultProxy, bit: int) -> None:
+    """Nor has a deletion."""
+    store = rig.tier.bind("test")
+    assert delete(store, "key", now=rig.clock())
+    proxy.flip(bit)
+    assert not delete(store, "key", now=rig.clock())
     assert store.stats(rig.clock()).errors == {"protocol": 1}
 
 
@@ -412,7 +463,7 @@ def test_an_interrupted_call_leaves_no_reply_behind(rig: Rig, proxy: FaultProxy)
     """D15: after a KeyboardInterrupt in the midst of a read, the next read gets its own reply."""
     keys = [rig.plant() for _ in range(3)]
     store = rig.tier.bind("test")
-    store.read(keys[0], rig.clock())
+    store.read(keys[0], rig.clock(), None)
     proxy.hang()
 
     def interrupt(*_: object) -> None:
@@ -422,12 +473,12 @@ def test_an_interrupted_call_leaves_no_reply_behind(rig: Rig, proxy: FaultProxy)
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.05)
         with pytest.raises(KeyboardInterrupt):
-            store.read(keys[1], rig.clock())
+            store.read(keys[1], rig.clock(), None)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     proxy.ok()
-    found = store.read(keys[2], rig.clock()).entry
+    found = store.read(keys[2], rig.clock(), None).entry
     assert found is not None
     assert found.value == keys[2]
 
@@ -511,7 +562,7 @@ def test_keys_that_the_user_may_not_touch(rig_of: RigOf, server: ValkeyServer, a
     rig.clock.advance(61)
     answer = rig.ask(key)
     assert (answer.value, answer.reason) == (key, Reason.UNCONFIRMED)
-    assert (rig.errors, rig.l2.breaker) == ({"permission": 1}, "open")
+    assert (rig.errors, rig.l2.breaker) == ({"permission": 3}, "open")
     admin.execute_command("ACL", "SETUSER", "reader", "resetkeys", "~tc1:*")
     assert rig.recovers()
 
@@ -526,7 +577,7 @@ def test_a_user_who_may_only_read(
     for _ in range(3):
         assert rig.ask().tier == "origin"
         assert rig.reads_l2()
-    assert (rig.errors, rig.l2.writes, rig.l2.skipped) == ({"permission": 1}, 0, 2)
+    assert (rig.errors, rig.l2.writes, rig.l2.skipped) == ({"permission": 1}, 0, 6)
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
     assert "is read only for now: permission" in caplog.text
 
@@ -547,19 +598,22 @@ def test_an_address_that_the_server_refuses(rest: str, rig_of: RigOf, server: Va
 def test_a_server_out_of_memory(
     rig_of: RigOf, server: ValkeyServer, admin: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """F21: reads go on, writes are dropped, counted and not tried at every call."""
+    """F21: reads go on, writes are dropped, counted and not tried at every call; a deletion waits until it can be told."""
     rig = rig_of(server.url)
     keys = [rig.plant() for _ in range(3)]
     admin.config_set("maxmemory", 1)
     for key in keys:
         assert rig.ask().tier == "origin"
         assert rig.ask(key).tier == "l2"
-    assert (rig.errors, rig.l2.breaker, rig.l2.skipped, rig.l2.writes) == ({"out_of_memory": 1}, "closed", 2, 0)
-    rig.cache.delete(keys[0])
+    assert (rig.errors, rig.l2.breaker, rig.l2.skipped, rig.l2.writes) == ({"out_of_memory": 1}, "closed", 5, 0)
+    with pytest.raises(InvalidationNotDelivered):
+        rig.cache.delete(keys[0])
+    assert admin.exists(f"tc1:{{test|{keys[0]}}}") == 0
+    assert rig.l2.undelivered == 1
     admin.config_set("maxmemory", 0)
     rig.clock.advance(1.1)
     assert rig.ask().tier == "origin"
-    assert rig.l2.writes == 1
+    assert (rig.l2.writes, rig.l2.undelivered) == (1, 0)
     hint = "out_of_memory (the server is full and its maxmemory-policy evicts nothing: use allkeys-lru)"
     lines = [record.getMessage() for record in caplog.records]
     assert lines == [f"L2 {server.url} is read only for now: {hint}"]
@@ -606,7 +660,7 @@ def test_a_replica_without_its_primary(rig_of: RigOf, server: ValkeyServer, admi
     admin.replicaof("127.0.0.1", str(free_port()))
     rig.clock.advance(61)
     assert rig.ask(key).reason is Reason.UNCONFIRMED
-    assert rig.errors == {"not_ready": 1}
+    assert rig.errors == {"not_ready": 3}
     admin.replicaof("NO", "ONE")
     assert rig.recovers()
 
@@ -665,7 +719,7 @@ def test_an_error_reply_has_its_class(reply: bytes, failure: str, rig_of: RigOf,
     """An error reply to a read is a miss under a counter of its own; the breaker opens if it is the server's matter."""
     with ScriptedServer(reply + b"\r\n") as scripted:
         rig = rig_of(f"redis://127.0.0.1:{scripted.port}", valkey.url, timeout=TIMEOUT)
-        assert rig.ask().tier == "origin"
+        assert [rig.ask().tier for _ in range(2)] == ["origin"] * 2
         assert set(rig.errors) == {failure}
         assert rig.l2.breaker == ("closed" if failure == "reply" else "open")
         rig.cache.close()
@@ -687,12 +741,12 @@ def test_a_probe_that_is_answered_closes_the_breaker(
     with ScriptedServer(b"-LOADING the dataset in memory\r\n") as scripted:
         rig = rig_of(f"redis://127.0.0.1:{scripted.port}", valkey.url)
         store = rig.tier.bind("test")
-        assert not store.delete("key", rig.clock())
+        assert not delete(store, "key", now=rig.clock())
         scripted.reply = reply + b"\r\n"
         rig.clock.advance(2)
-        assert not store.delete("key", rig.clock())
+        assert not delete(store, "key", now=rig.clock())
         stats = store.stats(rig.clock())
-        assert (stats.errors, stats.breaker) == ({"not_ready": 1, failure: 1}, "closed")
+        assert (stats.errors, stats.breaker) == ({"not_ready": 1, failure: 2}, "closed")
         assert rig.tier.write_breaker.state(rig.clock()) == "open"
         rig.cache.close()
 

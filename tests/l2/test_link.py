@@ -176,7 +176,7 @@ def test_connections_that_another_thread_closes(rig: Rig) -> None:
     def read() -> None:
         store = rig.tier.bind("test")
         for turn in range(150):
-            found = store.read(keys[turn % 8], rig.clock()).entry
+            found = store.read(keys[turn % 8], rig.clock(), None).entry
             if found is not None and found.value != keys[turn % 8]:
                 wrong.append(found.value)
 
@@ -249,10 +249,13 @@ def test_with_either_parser(valkey: ValkeyServer) -> None:
     code = f"""if True:
         from tiered_cache import RedisTier
         from tiered_cache._entry import Entry
+        from tiered_cache._reply import Claim, Filled, Lease
         store = RedisTier("{valkey.url}", ttl=60, timeout=5).bind("test")
         value = ["x" * 200_000, 1]
-        assert store.write("key", Entry(value, loaded_at=1.0, fresh_for=60.0), 1.0)
-        assert store.read("key", 1.0).entry.value == value
+        lease = Lease("key", b"token", 60.0)
+        store.ask(lease, Claim.MISSING, 1.0, None)
+        assert store.fill(lease, Entry(value, loaded_at=1.0, fresh_for=60.0), 1.0) is Filled.KEPT
+        assert store.read("key", 1.0, None).entry.value == value
         parser = type(store._tier.link()._idle[0]._parser).__name__
         store.close()
         print(parser)

@@ -12,11 +12,12 @@ from uuid import UUID
 
 import pytest
 import redis
+from rig import delete, leased, write
 
 from tiered_cache import ConfigurationError, MemoryTier, RedisTier, SerializationError, TieredCache
 from tiered_cache._entry import Entry
 from tiered_cache._l2.envelope import Kind, Stored, seal
-from tiered_cache._reply import ABSENT, UNREACHED
+from tiered_cache._reply import ABSENT, UNREACHED, Filled
 from tiered_cache.interfaces import SharedStore
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from rig import Rig
 
-    from tiered_cache._l2.tier import RedisStore
+    from tiered_cache._l2.store import RedisStore
     from tiered_cache.local.valkey import ValkeyServer
 
 NOW = 1_800_000_000.0
@@ -90,8 +91,8 @@ VALUES: list[Any] = [
 @pytest.mark.parametrize("value", VALUES, ids=ascii)
 def test_a_value_comes_back_equal_and_of_its_type(store: RedisStore, value: Any) -> None:
     """Every type that the codec carries makes the round trip through a server."""
-    assert store.write("key", entry(value), NOW)
-    found = store.read("key", NOW).entry
+    assert write(store, "key", entry(value), NOW) is Filled.KEPT
+    found = store.read("key", NOW, None).entry
     assert found is not None
     assert (found.value, type(found.value)) == (value, type(value))
 
@@ -108,8 +109,8 @@ def test_the_facts_of_an_entry_come_back(store: RedisStore) -> None:
         "tags": ("customers", "kunden\u00e4"),
         "negative": True,
     }
-    store.write("key", entry("gone", **facts), NOW)
-    found = store.read("key", NOW).entry
+    write(store, "key", entry("gone", **facts), NOW)
+    found = store.read("key", NOW, None).entry
     assert found is not None
     assert {name: getattr(found, name) for name in facts} == facts
     assert found.loaded_at == NOW
@@ -136,18 +137,18 @@ KEYS = [
 def test_keys_of_every_kind_are_told_apart(store: RedisStore) -> None:
     """NUL, line ends, braces, right-to-left marks, emoji and great lengths are all just keys."""
     for number, key in enumerate(KEYS):
-        assert store.write(key, entry(number), NOW)
-    found = store.read_many(KEYS, NOW)
+        assert write(store, key, entry(number), NOW) is Filled.KEPT
+    found = store.read_many(KEYS, NOW, None)[0]
     assert [reply.entry and reply.entry.value for reply in found.values()] == list(range(len(KEYS)))
     for key in KEYS:
-        assert store.delete(key, NOW)
-    assert set(store.read_many(KEYS, NOW).values()) == {ABSENT}
+        assert delete(store, key, now=NOW)
+    assert set(store.read_many(KEYS, NOW, None)[0].values()) == {ABSENT}
 
 
 def test_a_keys_name_in_the_server(store: RedisStore, admin: redis.Redis) -> None:
     """A key stands readable in a hash tag with its namespace; above 512 bytes its BLAKE2b hash stands for it."""
-    store.write("k", entry(1), NOW)
-    store.write("k" * 513, entry(1), NOW)
+    write(store, "k", entry(1), NOW)
+    write(store, "k" * 513, entry(1), NOW)
     hashed, plain = sorted(admin.scan_iter())
     assert plain == b"tc1:{test|k}"
     assert hashed.startswith(b"tc1:{test|#")
@@ -157,11 +158,12 @@ def test_a_keys_name_in_the_server(store: RedisStore, admin: redis.Redis) -> Non
 def test_hashed_keys_are_not_readable(store_of: Callable[..., RedisStore], admin: redis.Redis) -> None:
     """With hash_keys no name in the server shows a key, and all works the same."""
     store = store_of(hash_keys=True)
-    store.write("customer-4711", entry("value"), NOW)
+    write(store, "customer-4711", entry("value"), NOW)
     assert [name for name in admin.scan_iter() if b"4711" in name] == []
-    assert store.read("customer-4711", NOW).entry is not None
-    assert store.delete("customer-4711", NOW)
-    assert admin.dbsize() == 0
+    assert store.read("customer-4711", NOW, None).entry is not None
+    assert delete(store, "customer-4711", now=NOW)
+    assert sorted(admin.scan_iter()) == [b"tc1:{test|}:log", b"tc1:{test|}:marks"]
+    assert b"4711" not in repr(admin.xrange("tc1:{test|}:log")).encode()
 
 
 @pytest.mark.parametrize(("windows", "life"), [((0, 0), 60), ((30, 10), 90), ((10, 600), 660)])
@@ -170,13 +172,13 @@ def test_an_entry_lives_in_the_server_until_it_is_past_all_its_windows(
 ) -> None:
     """The expiry is set for the rest of the entry's whole life, counted from when its load began."""
     stale = {"stale_while_revalidate": windows[0], "stale_if_error": windows[1]}
-    store.write("key", entry(1, **stale), NOW + 20)
+    write(store, "key", entry(1, **stale), NOW + 20)
     assert 1000 * (life - 20) - 5000 < admin.pttl("tc1:{test|key}") <= 1000 * (life - 20)
 
 
 def test_what_is_past_its_life_is_not_written(store: RedisStore, admin: redis.Redis) -> None:
     """A load that took longer than its value lives leaves nothing in L2."""
-    assert not store.write("key", entry(1), NOW + 60)
+    assert write(store, "key", entry(1), NOW + 60) is Filled.NOT_KEPT
     assert admin.dbsize() == 0
 
 
@@ -186,8 +188,8 @@ def test_large_values_are_compressed(store_of: Callable[..., RedisStore], admin:
     sizes = {}
     for name, above in (("default", "16 KiB"), ("never", None), ("later", "1 MiB")):
         store = store_of(name, compress_above=above)
-        store.write("key", entry(value), NOW)
-        found = store.read("key", NOW).entry
+        write(store, "key", entry(value), NOW)
+        found = store.read("key", NOW, None).entry
         assert found is not None
         assert found.value == value
         sizes[name] = admin.strlen(f"tc1:{{{name}|key}}")
@@ -198,8 +200,8 @@ def test_a_value_of_megabytes_makes_the_round_trip(store_of: Callable[..., Redis
     """Many sends and receives make one call."""
     store = store_of(compress_above=None)
     value = [bytes([i]) * 1_000_000 for i in range(12)]
-    assert store.write("key", entry(value), NOW)
-    found = store.read("key", NOW).entry
+    assert write(store, "key", entry(value), NOW) is Filled.KEPT
+    found = store.read("key", NOW, None).entry
     assert found is not None
     assert found.value == value
 
@@ -207,34 +209,39 @@ def test_a_value_of_megabytes_makes_the_round_trip(store_of: Callable[..., Redis
 def test_a_value_that_is_too_large_is_neither_written_nor_read(store_of: Callable[..., RedisStore]) -> None:
     """max_value_bytes holds in both directions, each with a counter."""
     small, large = store_of(max_value_bytes="1 KiB"), store_of()
-    assert not small.write("key", entry("x" * 2000), NOW)
+    assert write(small, "key", entry("x" * 2000), NOW) is Filled.NOT_KEPT
     assert small.stats(NOW).errors == {"too_large": 1}
-    large.write("key", entry("x" * 2000), NOW)
-    assert small.read("key", NOW) == ABSENT
+    write(large, "key", entry("x" * 2000), NOW)
+    assert small.read("key", NOW, None) == ABSENT
     assert small.stats(NOW).unreadable == {"too_large": 1}
 
 
-def test_a_value_that_cannot_be_carried_is_an_error_of_the_write(store: RedisStore) -> None:
-    """SerializationError names the path, is counted, and nothing is sent."""
+def test_a_value_that_cannot_be_carried_is_an_error_of_the_write(store: RedisStore, admin: redis.Redis) -> None:
+    """SerializationError names the path and is counted; no lease is left, nor what is older."""
+    write(store, "key", entry("older"), NOW)
     with pytest.raises(SerializationError, match="Exotic"):
-        store.write("key", entry({"a": [Exotic()]}), NOW)
+        write(store, "key", entry({"a": [Exotic()]}), NOW)
     with pytest.raises(SerializationError, match="tag"):
-        store.write("key", entry(1, tags=("t" * 70_000,)), NOW)
+        write(store, "key", entry(1, tags=("t" * 70_000,)), NOW)
     assert store.stats(NOW).unserializable == 2
-    assert store.stats(NOW).connects == 0
+    assert admin.dbsize() == 0
 
 
 def test_of_many_values_only_those_are_left_out_that_cannot_be_carried(
     store: RedisStore, admin: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """write_many sends what it can in one round trip, and says what it left out."""
-    store.write_many([("a", entry(1)), ("b", entry(Exotic())), ("c", entry(3)), ("d", entry(4, fresh_for=0))], NOW)
+    """fill_many sends what it can in one round trip, says what it left out, and gives up all leases."""
+    entries = {"a": entry(1), "b": entry(Exotic()), "c": entry(3), "d": entry(4, fresh_for=0)}
+    filled = [(leased(store, key, NOW), one) for key, one in entries.items()]
+    kept, not_kept = Filled.KEPT, Filled.NOT_KEPT
+    assert store.fill_many(filled, NOW) == {"a": kept, "b": not_kept, "c": kept, "d": not_kept}
     assert sorted(admin.scan_iter()) == [b"tc1:{test|a}", b"tc1:{test|c}"]
+    assert not any(lease.held for lease, _ in filled)
     assert (store.stats(NOW).writes, store.stats(NOW).unserializable) == (2, 1)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    store.write_many([], NOW)
-    assert store.read_many([], NOW) == {}
-    assert store.delete_many([], NOW)
+    assert store.fill_many([], NOW) == {}
+    assert store.read_many([], NOW, None) == ({}, None)
+    assert delete(store, now=NOW)
 
 
 class Reversing:
@@ -252,21 +259,21 @@ class Reversing:
 def test_a_codec_of_ones_own(store_of: Callable[..., RedisStore], admin: redis.Redis) -> None:
     """It is used in both directions; what it fails with is a SerializationError that says no more than its type."""
     store = store_of(codec=Reversing())
-    store.write("key", entry("abc"), NOW)
+    write(store, "key", entry("abc"), NOW)
     assert b"cba" in (admin.get("tc1:{test|key}") or b"")
-    found = store.read("key", NOW).entry
+    found = store.read("key", NOW, None).entry
     assert found is not None
     assert found.value == "abc"
     with pytest.raises(SerializationError, match="the codec failed with AttributeError"):
-        store.write("key", entry(5), NOW)
+        write(store, "key", entry(5), NOW)
     assert store.stats(NOW).unserializable == 1
 
 
 def test_entries_of_another_codec_are_misses(store_of: Callable[..., RedisStore]) -> None:
     """A codec's id is stored with each entry, and another one's entries are not even decoded."""
     own, other = store_of(codec=Reversing()), store_of()
-    own.write("key", entry("abc"), NOW)
-    assert other.read("key", NOW) == ABSENT
+    write(own, "key", entry("abc"), NOW)
+    assert other.read("key", NOW, None) == ABSENT
     assert other.stats(NOW).unreadable == {"codec": 1}
 
 
@@ -289,7 +296,7 @@ def test_what_is_no_codec_is_refused(codec: Any) -> None:
 def test_a_codec_that_gives_no_bytes_fails_the_write_alone(store_of: Callable[..., RedisStore]) -> None:
     """What is wrong with a codec does not reach the reader of a value as anything but a SerializationError."""
     with pytest.raises(SerializationError):
-        store_of(codec=Careless()).write("key", entry("text"), NOW)
+        write(store_of(codec=Careless()), "key", entry("text"), NOW)
 
 
 def envelope(key: str, payload: bytes, codec_id: int = 1) -> bytes:
@@ -322,8 +329,8 @@ def test_foreign_bytes_under_our_key_are_a_miss(store: RedisStore, admin: redis.
     """Whatever stands there is counted by what is wrong with it, never taken for a value, never run, never deleted."""
     data, reason = FOREIGN[kind]
     admin.set("tc1:{test|key}", data)
-    assert store.read("key", NOW) == ABSENT
-    assert store.read_many(["key"], NOW) == {"key": ABSENT}
+    assert store.read("key", NOW, None) == ABSENT
+    assert store.read_many(["key"], NOW, None)[0] == {"key": ABSENT}
     assert store.stats(NOW).unreadable == {reason: 2}
     assert admin.get("tc1:{test|key}") == data
 
@@ -331,15 +338,15 @@ def test_foreign_bytes_under_our_key_are_a_miss(store: RedisStore, admin: redis.
 def test_a_foreign_type_under_our_key_is_a_miss(store: RedisStore, admin: redis.Redis) -> None:
     """F28: a list at our key is counted once for each read, left alone, and no reason to leave L2 alone."""
     admin.lpush("tc1:{test|list}", "element")
-    store.write("fine", entry(1), NOW)
-    assert store.read("list", NOW) == ABSENT
-    found = store.read_many(["list", "fine", "nothing"], NOW)
+    write(store, "fine", entry(1), NOW)
+    assert store.read("list", NOW, None) == ABSENT
+    found = store.read_many(["list", "fine", "nothing"], NOW, None)[0]
     assert [reply.entry is None for reply in found.values()] == [True, False, True]
     stats = store.stats(NOW)
-    assert (stats.errors, stats.breaker, stats.misses, stats.hits) == ({"reply": 2}, "closed", 1, 1)
+    assert (stats.errors, stats.breaker, stats.misses, stats.hits) == ({"reply": 2}, "closed", 2, 1)
     assert admin.llen("tc1:{test|list}") == 1
-    assert store.write("list", entry(2), NOW)
-    found_now = store.read("list", NOW).entry
+    assert write(store, "list", entry(2), NOW) is Filled.KEPT
+    found_now = store.read("list", NOW, None).entry
     assert found_now is not None
     assert found_now.value == 2
 
@@ -347,11 +354,11 @@ def test_a_foreign_type_under_our_key_is_a_miss(store: RedisStore, admin: redis.
 def test_namespaces_are_apart(store_of: Callable[..., RedisStore], valkey: ValkeyServer) -> None:
     """The same key in two namespaces is two entries, also through one tier; an entry that was moved is not believed."""
     one, two = store_of("one"), store_of("two")
-    one.write("key", entry(1), NOW)
-    assert two.read("key", NOW) == ABSENT
-    two.write("key", entry(2), NOW)
-    one.delete("key", NOW)
-    found = two.read("key", NOW).entry
+    write(one, "key", entry(1), NOW)
+    assert two.read("key", NOW, None) == ABSENT
+    write(two, "key", entry(2), NOW)
+    delete(one, "key", now=NOW)
+    found = two.read("key", NOW, None).entry
     assert found is not None
     assert found.value == 2
     tier = RedisTier(valkey.url, ttl=60, timeout=5)
@@ -365,24 +372,25 @@ def test_namespaces_are_apart(store_of: Callable[..., RedisStore], valkey: Valke
 
 
 def test_the_counters(store: RedisStore) -> None:
-    """Hits, misses, writes, deletes and connections are counted."""
-    store.read("key", NOW)
-    store.write("key", entry(1), NOW)
-    store.read("key", NOW)
-    store.read_many(["key", "other"], NOW)
-    store.delete("key", NOW)
-    store.delete_many(["key", "other"], NOW)
+    """Hits, misses, leases, writes, deletes and connections are counted."""
+    store.read("key", NOW, None)
+    write(store, "key", entry(1), NOW)
+    store.read("key", NOW, None)
+    store.read_many(["key", "other"], NOW, None)
+    delete(store, "key", now=NOW)
+    delete(store, "key", "other", now=NOW)
     stats = store.stats(NOW)
-    assert (stats.hits, stats.misses, stats.writes, stats.deletes) == (2, 2, 1, 3)
+    assert (stats.hits, stats.misses, stats.leases, stats.writes, stats.deletes) == (2, 3, 1, 1, 3)
     assert (stats.connects, stats.skipped, stats.errors, stats.unreadable, stats.breaker) == (1, 0, {}, {}, "closed")
 
 
 def test_many_keys_take_one_connection_and_one_exchange(store: RedisStore, admin: redis.Redis) -> None:
     """A thousand keys are asked for in one go."""
     keys = [f"key-{number}" for number in range(1000)]
-    store.write_many([(key, entry(key)) for key in keys], NOW)
+    leases = [leased(store, key, NOW) for key in keys]
+    assert set(store.fill_many([(lease, entry(lease.key)) for lease in leases], NOW).values()) == {Filled.KEPT}
     before = admin.info("stats")["total_reads_processed"]
-    found = store.read_many(keys, NOW)
+    found = store.read_many(keys, NOW, None)[0]
     after = admin.info("stats")["total_reads_processed"]
     assert [reply.entry and reply.entry.value for reply in found.values()] == keys
     assert after - before < 20  # a read of the server takes 16 KiB
@@ -398,8 +406,8 @@ def test_sixteen_threads_share_the_tier(store: RedisStore) -> None:
         start.wait()
         for turn in range(60):
             key = f"key-{number}-{turn % 7}"
-            store.write(key, entry(key), NOW)
-            found = store.read(key, NOW).entry
+            write(store, key, entry(key), NOW)
+            found = store.read(key, NOW, None).entry
             if found is None or found.value != key:
                 wrong.append(found)
 
@@ -416,20 +424,20 @@ def test_sixteen_threads_share_the_tier(store: RedisStore) -> None:
 def test_warming_up_connects(store: RedisStore, store_of: Callable[..., RedisStore]) -> None:
     """After warm_up the first read has a connection; without a server it says so."""
     assert store.warm_up(NOW)
-    store.read("key", NOW)
+    store.read("key", NOW, None)
     assert store.stats(NOW).connects == 1
     nobody = RedisTier("unix:///nowhere", ttl=60).bind("test")
     assert not nobody.warm_up(NOW)
-    assert nobody.read("key", NOW) == UNREACHED
+    assert nobody.read("key", NOW, None) == UNREACHED
 
 
 def test_a_closed_tier_gives_back_its_connections(store: RedisStore, admin: redis.Redis) -> None:
     """close() may be called twice, before any use too, and a later call connects anew."""
     store.close()
-    store.read("key", NOW)
+    store.read("key", NOW, None)
     store.close()
     store.close()
-    assert store.read("key", NOW) == ABSENT
+    assert store.read("key", NOW, None) == ABSENT
     assert store.stats(NOW).connects == 2
 
 
