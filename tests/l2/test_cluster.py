@@ -22,7 +22,8 @@ from tiered_cache._l2.cluster import ClusterLink, _Aside
 from tiered_cache._l2.faults import Failure, Unavailable
 from tiered_cache._l2.link import Link
 from tiered_cache._l2.scripts import Script
-from tiered_cache.local.cluster import ValkeyCluster
+from tiered_cache.local import ServiceUnavailable
+from tiered_cache.local.cluster import ValkeyCluster, _do, _wait
 from tiered_cache.local.proxy import FaultProxy
 from tiered_cache.local.valkey import ask
 
@@ -129,6 +130,22 @@ def test_keys_of_all_slots(cluster: ValkeyCluster, rig_of: Callable[..., Rig]) -
     assert {cluster.owner(name(key)).port for key in keys} == {node.port for node in cluster.nodes[:3]}
     rig.cache.delete(keys[0])
     assert rig.ask(keys[0]).tier == "origin"
+
+
+def test_the_set_tells_who_has_what(cluster: ValkeyCluster) -> None:
+    """The nodes of ValkeyCluster are told apart by what they have, also while the first of them is frozen."""
+    owner, first = cluster.owner("key"), cluster.nodes[0]
+    assert owner in cluster.nodes[:3]
+    assert cluster.replica(owner) in cluster.nodes[3:]
+    with paused(first):
+        assert cluster.owner("key") is owner
+    assert f"port={first.port}, running=True" in repr(cluster)
+    with pytest.raises(ServiceUnavailable, match="has no replica"):
+        cluster.replica(cluster.replica(owner))
+    with pytest.raises(ServiceUnavailable, match="answered with '-ERR"):
+        _do(first, "CLUSTER ADDSLOTSRANGE 2 1")
+    with pytest.raises(ServiceUnavailable, match="did not come true"):
+        _wait(lambda: False, "come true", seconds=0.01)
 
 
 def test_a_cluster_client_gives_its_nodes(
@@ -683,13 +700,17 @@ def test_an_owner_is_replaced_under_load(fault: str, capsys: Any) -> None:
 
 
 @pytest.mark.faults
-def test_a_part_of_the_cluster_is_gone(capsys: Any) -> None:
-    """F37: an owner and its replica are away for good; their slots are misses, and all others are served all the time."""
+@pytest.mark.parametrize("with_log", [True, False])
+def test_a_part_of_the_cluster_is_gone(with_log: bool, capsys: Any) -> None:
+    """F37: an owner and its replica are away for good; their slots are misses, and all others are served all the time.
+
+    Also where the invalidation log is what they had: then nobody can be told of deletions, but values can be read.
+    """
     with (
         ValkeyCluster(config=("--cluster-require-full-coverage", "no")) as cluster,
         loaded(cluster) as (cache, load),
     ):
-        owner = cluster.owner(name("key-0"))
+        owner = next(node for node in cluster.nodes[:3] if (node is cluster.owner("tc1:{test|}:log")) is with_log)
         lost = of(cluster, owner)
         kept = [key for key in KEYS if key not in lost]
         load.calls.clear()
@@ -703,4 +724,7 @@ def test_a_part_of_the_cluster_is_gone(capsys: Any) -> None:
     assert load.longest < SOON
     assert stats.breaker == "closed"
     assert set(stats.errors) == {"node"}
-    say(capsys, f"F37 {len(lost)} of 90 keys without a node: {load}, counted {dict(stats.errors)}")
+    say(
+        capsys,
+        f"F37 {len(lost)} of 90 keys{' and the log' * with_log} without a node: {load}, counted {dict(stats.errors)}",
+    )

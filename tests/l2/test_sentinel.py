@@ -12,6 +12,7 @@ from load import Load, say
 from rig import wait_until, within
 
 from tiered_cache import MemoryTier, RedisTier, TieredCache
+from tiered_cache.local import ServiceUnavailable
 from tiered_cache.local.cluster import ValkeySentinel
 
 if TYPE_CHECKING:
@@ -48,6 +49,20 @@ def test_the_primary_is_found(watched: ValkeySentinel, rig_of: Callable[..., Rig
         assert "redis.Redis at Sentinel's main" in repr(rig.tier)
         assert all(rig.reads_l2() for _ in range(10))
         assert (rig.l2.connects, rig.errors) == (1, {})
+
+
+def test_the_set_tells_who_is_the_primary(watched: ValkeySentinel) -> None:
+    """By a Sentinel that answers; where none does, that is said."""
+    assert watched.primary() is watched.servers[0]
+    assert f"port={watched.servers[0].port}" in repr(watched)
+    for sentinel in watched.sentinels:
+        sentinel.pause()
+    try:
+        with pytest.raises(ServiceUnavailable, match="no Sentinel answers"):
+            watched.primary()
+    finally:
+        for sentinel in watched.sentinels:
+            sentinel.resume()
 
 
 def test_a_frozen_sentinel_is_passed_over(watched: ValkeySentinel, rig_of: Callable[..., Rig]) -> None:

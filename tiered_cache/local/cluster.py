@@ -219,6 +219,6 @@ def _do(node: ValkeyServer, command: str) -> None:
         raise ServiceUnavailable(f"{command} was answered with {reply!r}")
 
 
-def _wait(true: Callable[[], bool], what: str) -> None:
-    if not poll(true, seconds=READY, interval=0.05):
-        raise ServiceUnavailable(f"the servers did not {what} within {READY:g} s")
+def _wait(true: Callable[[], bool], what: str, *, seconds: float = READY) -> None:
+    if not poll(true, seconds=seconds, interval=0.05):
+        raise ServiceUnavailable(f"the servers did not {what} within {seconds:g} s")
