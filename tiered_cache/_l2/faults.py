@@ -158,7 +158,8 @@ _HINTS = {
     Failure.RESET: "the connection was closed (some servers that demand TLS do this: then write rediss://)",
     Failure.RESOLVE: "the name does not resolve",
     Failure.AUTH: "the credentials were refused",
-    Failure.PERMISSION: "this user may not do that: it needs GET, SET, DEL and the keys tc1:*",
+    Failure.PERMISSION: "this user may not do that: on the keys tc1:* it needs GET SET DEL GETRANGE SETRANGE EVALSHA EVAL "
+    "HGET HSET HMGET HLEN XADD XRANGE XREVRANGE TIME",
     Failure.TLS: "no trusted TLS connection: check the certificate authority, and that the server speaks TLS here",
     Failure.HANDSHAKE: "the server refuses the database number or the client name",
     Failure.CLUSTER: "this is one node of a cluster: add ?cluster=true to the URL, or give a redis.RedisCluster",
