@@ -10,6 +10,7 @@ SUITES = {
     "growth": l1.growth,
     "inserts": l1.inserts,
     "l2": l2.run,
+    "catch_up": l2.catch_up,
     "outage": l2.outage,
     "imports": imports.run,
     "memory": memory.run,

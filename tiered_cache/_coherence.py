@@ -48,7 +48,7 @@ class Follower:
         """Lets no later caller join the load of a key, or of any key (None)."""
         self._by_invocation = coherence == "invocation"
         self._most = inf if coherence in ("ttl", "invocation") else seconds("coherence", coherence, zero=True)
-        self._ride = memory.freshness.ttl if coherence == "ttl" else min(RIDE, self._most)
+        self._ride = max(RIDE, memory.freshness.ttl) if coherence == "ttl" else min(RIDE, self._most)
         self._looked_at = -inf
         self._begun = False
         if self._most < inf:
@@ -96,7 +96,7 @@ class Follower:
                 self._counts["gaps"] += 1
                 log().warning("the log of invalidations cannot be followed: what L1 holds is to be confirmed anew")
             return
-        self._counts["applied"] += len(fresh)
         for kind, name in fresh:
+            self._counts["applied"] += 1
             if kind is not Kind.TAG:  # whose keys nobody knows before their loads have ended
                 self.forget_flights(None if kind is Kind.ALL else name)

@@ -86,7 +86,7 @@ REWRITE = Script(
 
 LOG = Script(
     """
-    local log, marks, epoch, known = KEYS[1], KEYS[2], ARGV[1], ARGV[1] .. '-' .. ARGV[2]
+    local log, marks = KEYS[1], KEYS[2]
     local names, most = tonumber(ARGV[3]), tonumber(ARGV[4])
     local last = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
     last = last and last[1]
@@ -100,12 +100,13 @@ LOG = Script(
         redis.call('DEL', log, marks)
         opened = string.format('%.0f', now())
         last = redis.call('XADD', log, opened .. '-' .. opened, 'o', '')
-        redis.call('HSET', marks, 'epoch', opened)
+        redis.call('HSET', marks, 'epoch', opened, 'end', last)
     end
     if names > 0 then
         local at = string.format('%.0f', math.max(now(), tonumber(string.sub(last, #opened + 2)) + 1))
+        redis.call('XADD', log, 'MAXLEN', '~', 10000, opened .. '-' .. at, 'p', last, unpack(ARGV, 5, 4 + 2 * names))
         last = opened .. '-' .. at
-        redis.call('XADD', log, 'MAXLEN', '~', 10000, last, unpack(ARGV, 5, 4 + 2 * names))
+        redis.call('HSET', marks, 'end', last)
         for number = 5, 3 + 2 * names, 2 do
             if ARGV[number] == 't' then redis.call('HSET', marks, 't' .. ARGV[number + 1], at) end
             if ARGV[number] == 'c' then redis.call('HSET', marks, 'all', at) end
@@ -113,14 +114,11 @@ LOG = Script(
         if redis.call('HLEN', marks) > 20000 then
             local all = redis.call('HGET', marks, 'all')
             redis.call('DEL', marks)
-            redis.call('HSET', marks, 'epoch', opened, 'tags', at, 'all', all or '0')
+            redis.call('HSET', marks, 'epoch', opened, 'end', last, 'tags', at, 'all', all or '0')
         end
     end
     local news = 0
-    if opened == epoch then
-        news = redis.call('XRANGE', log, known, '+', 'COUNT', most)
-        if not news[1] or news[1][1] ~= known or #news == most then news = 0 end
-    end
+    if opened == ARGV[1] then news = redis.call('XRANGE', log, opened .. '-' .. ARGV[2], '+', 'COUNT', most) end
     local wanted = {'all', 'tags'}
     for number = 5 + 2 * names, #ARGV do wanted[#wanted + 1] = 't' .. ARGV[number] end
     return {last, news, redis.call('HMGET', marks, unpack(wanted))}
@@ -128,11 +126,11 @@ LOG = Script(
 )
 """A look into the log and at the markers, and before it what is to be appended: all in one step.
 
-Keys: log, markers. Arguments: the position known, as epoch and sequence; how many names are appended; how many records
-are given at most, less one; for each name its kind and the name; then the tags whose markers are wanted.
+Keys: log, markers. Arguments: the epoch that is known, and the sequence from which to read; how many names are appended;
+how many records are given at most; for each name its kind and the name; then the tags whose markers are wanted.
 
-Gives [id of the last record; the records from the position known on, that one first, or 0
-where it is not there or too many have come since; the markers of everything, of all tags, and of those wanted].
+Gives [id of the last record; the records, or 0 where the epoch is another; the markers of everything, of all tags, and of
+those wanted]. A record says which came before it (`p`), so that a reader knows whether it has missed any.
 
 A log or markers without the other, as after an eviction, are lost: a new epoch begins. It and the sequence are the
 server's microseconds, so that records which a failover loses do not have their ids given out again. When there are too

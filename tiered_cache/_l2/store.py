@@ -49,6 +49,8 @@ class RedisStore:
         self._log = LogKeys(self._prefix)
         self._counts = Counters()
         self._calls = Calls(tier, self._counts)
+        self._expects_news = False
+        """Whether the last look found any: then the next reads them at once, and else only whether there are some."""
 
     def alias(self, name: str) -> str:
         """What stands in the server for a key or a tag: itself, or its hash."""
@@ -70,7 +72,7 @@ class RedisStore:
             replies = self._calls.call((command,), now)
             return self._opened(key, replies[0]) if replies else UNREACHED
         replies, news = self._look_and((command,), now, since)
-        return self._opened(key, replies[0])._replace(news=news) if replies else UNREACHED
+        return self._opened(key, replies[0], news) if replies else UNREACHED
 
     def read_many(
         self, keys: Sequence[str], now: float, since: Position | None
@@ -320,16 +322,17 @@ class RedisStore:
             return self._calls.call(commands, now) or [], None
         came_first = self._tier.link().ordered or not commands
         if since != START:
-            glance = self._log.glancing(since)
+            glance = self._log.glancing(since, expects_news=self._expects_news)
             replies = self._calls.call([*glance, *commands], now)
             if replies is None:
                 return [], None
             news = self._understood(glimpse_of, replies[: len(glance)], since)
+            self._expects_news = news is None or bool(news.records)
             if news is not None or any(isinstance(reply, Unavailable) for reply in replies[: len(glance)]):
-                return replies[len(glance) :], news and news._replace(came_first=came_first)
+                return replies[len(glance) :], news if came_first else news and news._replace(came_first=False)
         replies = self._calls.call([self._log.looking(since, ()), *commands], now)
         news = None if replies is None else self._understood(news_of, replies[0], since, ())
-        return (replies or [])[1:], news and news._replace(came_first=came_first)
+        return (replies or [])[1:], news if came_first else news and news._replace(came_first=False)
 
     def _understood(self, read: Callable[..., News | None], reply: Any, *known: Any) -> News | None:
         """What a reply about the log says; None where it is an error, or no such reply."""
@@ -348,20 +351,21 @@ class RedisStore:
             self._counts["unserializable"] += 1
             raise
 
-    def _opened(self, key: str, data: Any) -> Reply:
+    def _opened(self, key: str, data: Any, news: News | None = None) -> Reply:
         """The entry in what L2 sent, or a miss that is counted by what is wrong with it."""
         if data is None:
             self._counts["misses"] += 1
-            return ABSENT
+            return ABSENT if news is None else ABSENT._replace(news=news)
         if isinstance(data, Unavailable):
-            return ABSENT if data.failure in HARMLESS and data.failure is not Failure.NODE else UNREACHED
+            reply = ABSENT if data.failure in HARMLESS and data.failure is not Failure.NODE else UNREACHED
+            return reply._replace(news=news)
         try:
             entry = opened(self._owner + key, data, self._tier.codec, max_bytes=self._tier.max_value_bytes)
         except Unreadable as error:
             self._counts[f"unreadable.{error.reason.value}"] += 1
-            return ABSENT
+            return ABSENT._replace(news=news)
         self._counts["hits"] += 1
-        return Reply(entry, True)
+        return Reply(entry, True, Right.UNASKED, news)
 
 
 def _plain(value: Any) -> Any:
