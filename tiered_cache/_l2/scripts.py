@@ -48,10 +48,14 @@ ASK = Script(
     elseif not value then
         taken = redis.pcall('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2])
     end
+    if not taken and redis.pcall('GET', KEYS[2]) == ARGV[1] then taken = redis.status_reply('OK') end
     return {value, taken}
     """
 )
-"""Keys: value, lease. Arguments: token, milliseconds, claim. Gives [value or nil, "OK" or nil or "unasked"]."""
+"""Keys: value, lease. Arguments: token, milliseconds, claim. Gives [value or nil, "OK" or nil or "unasked"].
+
+Asked again with the same token, as after a reply that was lost, it gives the same: the lease is ours.
+"""
 
 FILL = Script(
     """
