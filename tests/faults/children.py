@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 NAMESPACE = "fleet"
+LEASE = 0.2
 VICTIMS_KEYS = [f"key-{number}" for number in range(4)]
 
 
@@ -177,18 +178,17 @@ def holder(url: str, remaining: float, **options: Any) -> None:
 
 def live_for_ever(url: str) -> None:
     """Calls of every kind on few keys, until killed."""
-    cache = cache_at(url, l1=0.001)
+    cache = cache_at(url, l1=0.001, lease=LEASE)
     chance = random.Random(os.urandom(8))
     while True:
         key = chance.choice(VICTIMS_KEYS)
         call = chance.random()
         if call < 0.8:
-            found = cache.get_or_load(key, lambda key=key: value_of(key))
-            assert found == value_of(key)
-        elif call < 0.95:
-            cache.delete(key)
-        else:
+            assert cache.get_or_load(key, lambda key=key: value_of(key), tags=("all",)) == value_of(key)
+        elif call < 0.9:
             cache.set(key, value_of(key))
+        else:
+            chance.choice((cache.delete, cache.expire))(key)
 
 
 def victims(url: str, kills: int, seed: int) -> None:

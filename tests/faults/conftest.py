@@ -26,7 +26,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    outcomes = ("passed", "failed", "skipped", "error")
+    outcomes = ("passed", "failed", "skipped", "error", "xfailed", "xpassed")
     rows = rows_of(report for outcome in outcomes for report in terminalreporter.stats.get(outcome, ()))
     if rows:
         terminalreporter.section("faults, and what was measured")

@@ -15,6 +15,7 @@ from tiered_cache import MemoryTier, RedisTier, TieredCache
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    import redis
     from rig import Rig
 
 CALLS = 2000
@@ -92,6 +93,13 @@ class Origin:
 def value_of(key: str) -> str:
     """The only right value of `key`."""
     return f"{key}:" + "v" * 200
+
+
+def leases(admin: redis.Redis) -> dict[bytes, int]:
+    """The milliseconds that each lease has left."""
+    left = {name: admin.pttl(name) for name in admin.scan_iter("tc1:*:lease")}
+    assert -1 not in left.values()  # which would be one without an end
+    return {name: milliseconds for name, milliseconds in left.items() if milliseconds > 0}
 
 
 class Load:
