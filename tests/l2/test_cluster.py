@@ -305,16 +305,19 @@ def test_a_topology_that_is_none(reply: bytes, rig_of: Callable[..., Rig], valke
         assert rig.errors == {"protocol": 1}
 
 
-def test_a_node_without_a_name_is_where_it_was_asked() -> None:
-    """A cluster that does not know its own host names leaves them out; slots that nobody has are misses."""
-    none = b"$-1\r\n"
+def test_a_node_without_a_name_is_where_it_was_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cluster that does not know its own host names leaves them out. Slots that nobody has are misses, until looked for."""
+    monkeypatch.setattr("tiered_cache._l2.cluster.LOOK_EVERY", 0.0)
+    slots = b"*1\r\n*3\r\n:0\r\n:%d\r\n*2\r\n$-1\r\n:%d\r\n"
     with ScriptedServer(b"") as server:
-        server.reply = b"*1\r\n*3\r\n:0\r\n:8000\r\n*2\r\n%b:%d\r\n" % (none, server.port)
+        server.reply = slots % (8000, server.port)
         link = address_of(f"redis://localhost:{server.port}?cluster=true").link(TIMEOUT)
         assert isinstance(link, ClusterLink)
         replies = link.call([(b"GET", b"bar"), (b"GET", b"foo")], NOW)  # slots 5061 and 12182
         assert failures(replies) == [None, Failure.NODE]
         assert list(link._nodes) == [("localhost", server.port)]
+        server.reply = slots % (16383, server.port)
+        assert failures(link.call([(b"GET", b"bar"), (b"GET", b"foo")], NOW)) == [None, None]
         link.drop()
 
 
@@ -583,6 +586,18 @@ def test_while_other_threads_try_all_nodes(link: ClusterLink, spread: list[str])
         link._failed(node, Unavailable(Failure.RESET, "as another thread found"), NOW)
         assert node.breaker.allows(NOW + 2)
     assert failures(link.call(gets(spread), NOW + 2)) == [Failure.NODE] * 3
+
+
+def test_a_silent_node_leaves_time_to_ask_another_for_the_topology(
+    cluster: ValkeyCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At a cold start too, where the first of the nodes that are known answers nothing."""
+    monkeypatch.setattr("tiered_cache._l2.cluster.sample", lambda nodes, _: nodes)
+    with ScriptedServer(b"") as silent:
+        places = [(cluster.host, silent.port), (cluster.host, cluster.nodes[0].port)]
+        link = ClusterLink(address_of(cluster.url).maker(TIMEOUT), places, TIMEOUT)
+        assert link.call([(b"GET", b"nothing")], NOW) == [None]
+        link.drop()
 
 
 def test_an_answer_that_comes_after_the_deadline_is_not_taken_for_anothers() -> None:
