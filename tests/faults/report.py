@@ -43,6 +43,8 @@ def rows_of(reports: Iterable[pytest.TestReport]) -> list[Row]:
 
 
 def _reason(report: pytest.TestReport) -> str:
+    if hasattr(report, "wasxfail"):
+        return f"known not to hold: {report.wasxfail}"
     if isinstance(report.longrepr, tuple):  # file, line, "Skipped: why"
         return str(report.longrepr[2])
     return report.outcome
