@@ -574,7 +574,7 @@ def test_keys_that_the_user_may_not_touch(rig_of: RigOf, server: ValkeyServer, a
     rig.clock.advance(61)
     answer = rig.ask(key)
     assert (answer.value, answer.reason) == (key, Reason.UNCONFIRMED)
-    assert (rig.errors, rig.l2.breaker) == ({"permission": 3}, "open")
+    assert (rig.errors, rig.l2.breaker) == ({"permission": 2}, "open")
     admin.execute_command("ACL", "SETUSER", "reader", "resetkeys", "~tc1:*")
     assert rig.recovers()
 
@@ -672,7 +672,7 @@ def test_a_replica_without_its_primary(rig_of: RigOf, server: ValkeyServer, admi
     admin.replicaof("127.0.0.1", str(free_port()))
     rig.clock.advance(61)
     assert rig.ask(key).reason is Reason.UNCONFIRMED
-    assert rig.errors == {"not_ready": 3}
+    assert rig.errors == {"not_ready": 2}
     admin.replicaof("NO", "ONE")
     assert rig.recovers()
 
