@@ -23,7 +23,7 @@ from tiered_cache._l2.faults import Failure, Unavailable
 from tiered_cache._l2.link import Link
 from tiered_cache._l2.scripts import Script
 from tiered_cache.local import ServiceUnavailable
-from tiered_cache.local.cluster import ValkeyCluster, _do, _wait
+from tiered_cache.local.cluster import ValkeyCluster, _do, _Node, _wait
 from tiered_cache.local.proxy import FaultProxy
 from tiered_cache.local.valkey import ask
 
@@ -265,11 +265,9 @@ def test_number_zero_is_the_database_of_a_cluster(url: str) -> None:
     assert ("cluster=true" in repr(RedisTier(url, ttl=60))) is ("cluster=true" in url)
 
 
-def test_a_cluster_without_slots(rig_of: Callable[..., Rig], valkey: ValkeyServer, tmp_path: Path) -> None:
+def test_a_cluster_without_slots(rig_of: Callable[..., Rig], valkey: ValkeyServer) -> None:
     """A cluster that is not formed yet is not ready; it is no mistake of the configuration."""
-    from tiered_cache.local.valkey import ValkeyServer
-
-    with ValkeyServer(config=("--cluster-enabled", "yes")) as lonely:
+    with _Node(config=("--cluster-enabled", "yes")) as lonely:
         rig = rig_of(f"redis://127.0.0.1:{lonely.port}?cluster=true", valkey.url)
         assert rig.ask().tier == "origin"
         assert rig.errors == {"not_ready": 1}

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Self
 
 from tiered_cache.local._needs import ServiceUnavailable
-from tiered_cache.local._process import HOST, poll
+from tiered_cache.local._process import HOST, free_port, poll
 from tiered_cache.local.valkey import ValkeyServer, ask
 
 if TYPE_CHECKING:
@@ -19,6 +19,16 @@ AT_ONCE = ("--repl-diskless-sync-delay", "0")
 """A primary waits some seconds for more replicas before it sends the first its data; here it does not."""
 READY = 30.0
 """Seconds within which a set of servers must have found together."""
+
+
+class _Node(ValkeyServer):
+    """A node of a cluster, whose second port is not ten thousand above the first: systems give those to clients."""
+
+    bus = 0
+
+    def _command(self, binary: str, port: int) -> list[str]:
+        self.bus = free_port()
+        return [*super()._command(binary, port), "--cluster-port", str(self.bus)]
 
 
 class ValkeyCluster:
@@ -40,7 +50,7 @@ class ValkeyCluster:
         self, *, binary: str | os.PathLike[str] | None = None, node_timeout: int = 1000, config: Sequence[str] = ()
     ) -> None:
         options = f"--cluster-enabled yes --cluster-config-file nodes.conf --cluster-node-timeout {node_timeout}"
-        self.nodes = [ValkeyServer(binary=binary, config=(*options.split(), *AT_ONCE, *config)) for _ in range(6)]
+        self.nodes = [_Node(binary=binary, config=(*options.split(), *AT_ONCE, *config)) for _ in range(6)]
         self._running = ExitStack()
 
     def start(self) -> Self:
@@ -55,12 +65,11 @@ class ValkeyCluster:
     def _join(self) -> None:
         share = -(-SLOTS // 3)
         for number, node in enumerate(self.nodes[:3]):
-            _do(
-                node, f"CLUSTER SET-CONFIG-EPOCH {number + 1}"
-            )  # as redis-cli does: no two primaries begin with the same
+            # As redis-cli does: no two primaries begin with the same epoch.
+            _do(node, f"CLUSTER SET-CONFIG-EPOCH {number + 1}")
             _do(node, f"CLUSTER ADDSLOTSRANGE {number * share} {min(SLOTS, (number + 1) * share) - 1}")
         for node in self.nodes[1:]:
-            _do(node, f"CLUSTER MEET {HOST} {self.nodes[0].port}")
+            _do(self.nodes[0], f"CLUSTER MEET {HOST} {node.port} {node.bus}")
         _wait(lambda: all("cluster_known_nodes:6" in ask(node.port, "CLUSTER INFO") for node in self.nodes), "meet")
         for primary, replica in zip(self.nodes[:3], self.nodes[3:], strict=True):
             _do(replica, f"CLUSTER REPLICATE {ask(primary.port, 'CLUSTER MYID').strip()}")
