@@ -207,7 +207,7 @@ def unresolvable(stack: ExitStack, patch: pytest.MonkeyPatch) -> str:
 
 def with_l2(url: str | None) -> TieredCache:
     l2 = None if url is None else RedisTier(url, ttl="1h", timeout=TIMEOUT)
-    return TieredCache(MemoryTier(ttl=0.0001), l2, namespace="test")  # L2 is to be asked at each call
+    return TieredCache(MemoryTier(ttl=1e-6), l2, namespace="test")  # L2 is to be asked at each call
 
 
 @pytest.mark.fault("F01", "dead, frozen, dripping and unresolvable in one process")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import redis
     from rig import Rig
 
-CALLS = 2000
+CALLS, ROUNDS = 2000, 20
 
 
 class Outage(NamedTuple):
@@ -45,25 +45,32 @@ def outage(rig: Rig, key: str | None = None) -> Outage:
 
 def per_call(cache: TieredCache) -> float:
     """Seconds of a call for a key that no tier has, with a loader that does nothing."""
-    names = [f"later-{number}" for number in range(CALLS)]
-    answers: list[Any] = []
-    began = time.perf_counter()
-    for name in names:
-        answers.append(cache.get_or_load(name, lambda name=name: name))
-    took = time.perf_counter() - began
-    assert answers == names
-    return took / CALLS
+    names = iter([f"later-{number}" for number in range(CALLS)])
+
+    def ask() -> bool:
+        name = next(names)
+        return bool(cache.get_or_load(name, lambda: name) == name)
+
+    return _best(ask)
 
 
 def per_held(cache: TieredCache) -> float:
     """Seconds of a call for a value of L1 that is fresh, and that L2 was to confirm."""
     cache.get_or_load("held", lambda: 1)
-    began = time.perf_counter()
-    for _ in range(CALLS):
-        cache.get_or_load("held", lambda: 2)
-    took = time.perf_counter() - began
+    took = _best(lambda: cache.get_or_load("held", lambda: 2) == 1)
     assert cache.get_entry_or_load("held", lambda: 2).reason == "unconfirmed"
-    return took / CALLS
+    return took
+
+
+def _best(ask: Callable[[], bool]) -> float:
+    """Seconds of one call of `ask`, in the best of several rounds: what else the machine does is not to count."""
+    rounds = []
+    for _ in range(ROUNDS):
+        began = time.perf_counter()
+        for _ in range(CALLS // ROUNDS):
+            assert ask()
+        rounds.append(time.perf_counter() - began)
+    return min(rounds) / (CALLS // ROUNDS)
 
 
 class Origin:
