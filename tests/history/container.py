@@ -224,4 +224,4 @@ class Container:
     def trouble(self) -> int:
         """How often L2 failed, or was not asked since its breaker is open."""
         l2 = self.cache.stats().l2
-        return 0 if l2 is None else l2.skipped + sum(l2.errors.values())
+        return 0 if l2 is None else l2.skipped + l2.over_budget + sum(l2.errors.values())

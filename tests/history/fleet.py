@@ -25,6 +25,8 @@ KEYS = tuple(f"{kind}{number}" for kind in "abz" for number in range(6))
 PASSWORD = "hunter2-in-the-address"
 LEASES = "invalidate_tag" in OPERATIONS
 TIMEOUT = 0.5
+INVOCATION = 6.0
+"""Seconds that an invocation has: a caller waits half of what is left of them for another's load, L2 may take a quarter."""
 POLICY = Policy(
     fresh_for=1.0,
     stale_while_revalidate=0.5,
@@ -32,7 +34,7 @@ POLICY = Policy(
     negative_ttl=0.4,
     l1_for=0.4,
     coherence="invocation" if LEASES else "ttl",
-    longest=5.0,
+    longest=6.0,
     storing=2 * TIMEOUT,
     leases=LEASES,
 )
@@ -97,7 +99,8 @@ def live(number: int, port: int, origin: Origin, offset: Cell, *, seconds: float
     choose = random.Random(seed)
     with logged() as lines, ThreadPoolExecutor(THREADS, thread_name_prefix="worker") as pool:
         while time.monotonic() < ends:
-            with container.invocation():
+            deadline = time.monotonic() + INVOCATION
+            with container.invocation(lambda deadline=deadline: deadline - time.monotonic()):
                 works = [pool.submit(work, container, choose.random(), choose.randint(1, 12)) for _ in range(THREADS)]
                 for done in works:
                     stall = max(stall, done.result())

@@ -119,7 +119,8 @@ class Policy:
     coherence: as the caches' option.
     longest: seconds that a call may take, with all its loads and all its tries at L2.
     storing: seconds for which a load that has ended may be joined, while its value goes to L2.
-    leases: whether there is one load for the fleet, and a log that tells others of invalidations.
+    leases: whether fills are fenced by leases, and a log tells others of invalidations.
+    one_for_all: whether each load is the only one in the fleet: L2 answers all the time, and nobody loses patience.
     """
 
     fresh_for: float = 60.0
@@ -131,6 +132,7 @@ class Policy:
     longest: float = inf
     storing: float = 0.0
     leases: bool = False
+    one_for_all: bool = False
 
     @property
     def kept_for(self) -> float:

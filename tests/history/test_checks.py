@@ -15,7 +15,7 @@ from process_checks import footing, leaks, memory, secrecy
 from tiered_cache import MemoryTier, TieredCache
 
 POLICY = Policy(fresh_for=10, stale_while_revalidate=2, stale_if_error=5, negative_ttl=3, l1_for=4, longest=1)
-FLEET = replace(POLICY, leases=True, coherence="invocation")
+FLEET = replace(POLICY, leases=True, one_for_all=True, coherence="invocation")
 
 
 def load(nonce: str, began: float, **facts: Any) -> Load:
@@ -194,7 +194,6 @@ BAD: dict[str, tuple[str, History]] = {
     "of another namespace": ("I8", a_history([answer(FIRST, 2.0, namespace="m")], [FIRST])),
     "stale, and not said so": ("I12", a_history([answer(FIRST, 5.0, reason="load_failed")], [FIRST])),
     "fresh, and said to be stale": ("I12", a_history([answer(FIRST, 5.0, stale=True)], [FIRST])),
-    "unconfirmed, and not counted": ("I12", a_history([answer(FIRST, 5.0, reason="unconfirmed")], [FIRST])),
     "undelivered, and not counted": ("I12", a_history([call("delete", 2.0, error="InvalidationNotDelivered")], [])),
 }
 

@@ -2,27 +2,30 @@
 is judged. Each run prints what it was and what it measured.
 
 `TIERED_CACHE_SEEDS="1 2 3"` chooses the seeds (three of them by default; a nightly run takes twenty), and
-`TIERED_CACHE_SECONDS` how long each run is (10; nightly 60).
+`TIERED_CACHE_SECONDS` how long each run is (10; nightly 60). `TIERED_CACHE_HISTORY` names a file for the last history.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from multiprocessing.managers import BaseManager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from chaos import Chaos, Target
 from checks import violations
-from fleet import POLICY, THREADS, Report, live, live_alone
+from fleet import LEASES, POLICY, THREADS, Report, live, live_alone
 from history import History, Origin
 from process_checks import footing, leaks
 
@@ -66,7 +69,10 @@ def judged(
     events = [event for report in reports for event in report.events]
     stall = max(report.stall for report in reports)
     loads = [load for report in reports for load in report.loads]
-    history = History(events, loads, origin.versions(), POLICY, done, stall)
+    policy = POLICY if done else replace(POLICY, one_for_all=LEASES)
+    history = History(events, loads, origin.versions(), policy, done, stall)
+    if "TIERED_CACHE_HISTORY" in os.environ:  # for a closer look
+        Path(os.environ["TIERED_CACHE_HISTORY"]).write_bytes(pickle.dumps(history))
     found = [*violations(history), *(fault for report in reports for fault in report.faults)]
     longest = max(events, key=lambda event: event.end - event.start)
     errors: Counter[str] = Counter()
