@@ -229,7 +229,7 @@ class TieredCache:
         if not self._reads.invalidate(what) and self._raises:
             raise InvalidationNotDelivered(
                 "L2 did not take the invalidation, which will be tried again at the next contact with it; "
-                f"until then other containers may serve the old value for at most {self._policy.ttl:g} s of freshness"
+                f"until then other containers may serve the old value, as fresh for at most {self._policy.ttl:g} s"
             )
 
     def invocation(self, remaining: Callable[[], float] | None = None) -> Running:

@@ -47,7 +47,7 @@ class Follower:
         self.forget_flights: Callable[[str | None], None] = _nothing
         """Lets no later caller join the load of a key, or of any key (None)."""
         self._by_invocation = coherence == "invocation"
-        self._most = inf if coherence in ("ttl", "invocation") else seconds("coherence", coherence, zero=True)
+        self._most = inf if coherence in ("ttl", "invocation") else seconds("coherence", coherence)
         self._ride = max(RIDE, memory.freshness.ttl) if coherence == "ttl" else min(RIDE, self._most)
         self._looked_at = -inf
         self._begun = False

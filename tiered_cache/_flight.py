@@ -12,8 +12,6 @@ from tiered_cache._errors import LoadTimeout, OriginError, ReentrantLoadError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tiered_cache._entry import Entry
-
 T = TypeVar("T")
 Key: TypeAlias = str | tuple[str, ...]
 """What a flight brings: the value of one key, or those of several."""
@@ -26,16 +24,16 @@ def _nothing() -> None:
 class Flight(Generic[T]):
     """One run of the work for a key. `fallback` gives what a caller who will not wait longer may have, or None.
 
-    `entry`: what the result was made from, for those who joined to see whether it was invalidated meanwhile.
+    `is_outdated` says whether its outcome has been invalidated meanwhile, and so is not for those who joined.
     """
 
-    __slots__ = ("_latch", "entry", "error", "fallback", "key", "leader", "result")
+    __slots__ = ("_latch", "error", "fallback", "is_outdated", "key", "leader", "result")
 
     def __init__(self, key: Key) -> None:
         self.key = key
         self.leader = 0
         self.fallback: Callable[[], T | None] = _nothing
-        self.entry: Entry | None = None
+        self.is_outdated: Callable[[], bool] = bool
         self.result: T | None = None
         self.error: BaseException | None = None
         self._latch = threading.Lock()  # held until the flight has landed: an Event costs ten times as much to make
@@ -100,14 +98,25 @@ class Flights(Generic[T]):
         goes on. `alone`: what began before this call would not do, so a flight of its own takes the place of any other.
         Raises ReentrantLoadError where waiting would be for ever, since the work waits for this very caller.
         """
-        flight, joined = self._join_or_start(key, alone=alone)
-        if joined:
-            return self._wait(flight, soft, hard, joined=True), flight
+        while True:
+            flight, joined = self._join_or_start(key, alone=alone)
+            if not joined:
+                return self._lead(flight, work, soft, hard), None
+            try:
+                result = self._wait(flight, soft, hard, joined=True)
+            except Exception:
+                if not flight.is_outdated():
+                    raise
+            else:
+                if not flight.is_outdated():
+                    return result, flight
+
+    def _lead(self, flight: Flight[T], work: Callable[[Flight[T]], T], soft: float | None, hard: float | None) -> T:
         if soft is None and hard is None:
             self._perform(flight, work)
-            return flight.outcome(joined=False), None
+            return flight.outcome(joined=False)
         self._launch(flight, work)
-        return self._wait(flight, soft, hard, joined=False), None
+        return self._wait(flight, soft, hard, joined=False)
 
     def detach(self, key: str | None = None) -> None:
         """Let no later caller join the flight of `key`, or of any key: what it brings is of before an invalidation."""

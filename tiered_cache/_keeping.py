@@ -121,8 +121,7 @@ class Keeping:
             birth=birth,
         )
 
-    def _remember_absence(self, call: Call, error: NotFound, load_time: float, birth: Birth, lease: Lease) -> None:
-        entry = self._absence(call, error, load_time, birth)
+    def _remember_absence(self, call: Call, entry: Entry, lease: Lease) -> None:
         if call.plan.negative_ttl is not None:
             self._store(call, entry, lease, self._now())
         elif not self._memory.refuses(call.key, entry):

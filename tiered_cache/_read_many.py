@@ -93,8 +93,10 @@ class ReadMany(ReadThrough):
     def _fly_many(self, calls: list[Call], held: dict[str, Entry], *, refreshing: bool = False) -> dict[str, Any]:
         """Have what is missing loaded; callers of the very same keys share the load."""
 
-        def lead(_flight: Flight[Answer]) -> Answer:
-            found = self._lead_many(calls, held, refreshing=refreshing)
+        def lead(flight: Flight[Answer]) -> Answer:
+            loaded: list[tuple[str, Entry]] = []
+            flight.is_outdated = lambda: any(self._memory.is_dead(key, entry) for key, entry in loaded)
+            found = self._lead_many(calls, held, loaded, refreshing=refreshing)
             return Answer(found, "origin", 0.0, stale=False, reason=Reason.LOADED)
 
         name = tuple(sorted(call.key for call in calls))
@@ -103,8 +105,10 @@ class ReadMany(ReadThrough):
         loaded: dict[str, Any] = answer.value
         return loaded
 
-    def _lead_many(self, calls: list[Call], held: dict[str, Entry], *, refreshing: bool) -> dict[str, Any]:
-        """Load those keys that no other container is loading, and then wait for what others load."""
+    def _lead_many(
+        self, calls: list[Call], held: dict[str, Entry], loaded: list[tuple[str, Entry]], *, refreshing: bool
+    ) -> dict[str, Any]:
+        """Load those keys that no other container is loading, and then wait for what others load. `loaded`: gets entries."""
         leases = {call.key: self._new_lease(call.key) for call in calls}
         claim = Claim.SEIZE if calls[0].plan.force_refresh else Claim.ALWAYS if refreshing else Claim.MISSING
         found: dict[str, Any] = {}
@@ -113,9 +117,9 @@ class ReadMany(ReadThrough):
             while pending:
                 ours, others, unasked = self._ask_many(pending, leases, claim, held, found, refreshing=refreshing)
                 if ours:
-                    found |= self._load_many(ours, held, leases)
+                    found |= self._load_many(ours, held, leases, loaded)
                 if not unasked and others and not patience.wait():
-                    return found | self._load_many(others, held, leases)
+                    return found | self._load_many(others, held, leases, loaded)
                 claim = Claim.ALWAYS if unasked else claim
                 now = self._now()
                 pending = [call._replace(now=now) for call in (*others, *unasked)]
@@ -154,7 +158,13 @@ class ReadMany(ReadThrough):
                     found[call.key] = self._value_of(call, newest, tier, REASONS[move])
         return ours, others, unasked
 
-    def _load_many(self, calls: list[Call], held: dict[str, Entry], leases: dict[str, Lease]) -> dict[str, Any]:
+    def _load_many(
+        self,
+        calls: list[Call],
+        held: dict[str, Entry],
+        leases: dict[str, Lease],
+        loaded_entries: list[tuple[str, Entry]],
+    ) -> dict[str, Any]:
         """Run the batch loader once, and keep each value that it gives."""
         birth, started = self._memory.birth(), self._steady()
         by_key = {call.key: call for call in calls}
@@ -182,6 +192,7 @@ class ReadMany(ReadThrough):
             entry = self._stamped(call, loaded, load_time, birth)
             self._memory.measure(entry)  # L2 keeps the figure, as for one key
             entries.append((call, entry))
+        loaded_entries += [(call.key, entry) for call, entry in entries]
         self._store_many(entries, leases)
         return found
 

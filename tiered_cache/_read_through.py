@@ -139,7 +139,7 @@ class ReadThrough(Keeping):
             self._counts["waited"] += patience.waited
             if move is Move.LOAD or move is Move.WAIT:
                 return self._load(call, newest, tier, flight, lease)
-            flight.entry = newest
+            flight.is_outdated = partial(self._memory.is_dead, call.key, cast("Entry", newest))
             return self._serve(call, newest, tier, REASONS[move])
         finally:
             self._shared.release((lease,), call.now)
@@ -152,7 +152,9 @@ class ReadThrough(Keeping):
         try:
             outcome = run_loader(call.loader, context)
         except NotFound as error:
-            self._remember_absence(call, error, self._steady() - started, birth, lease)
+            absence = self._absence(call, error, self._steady() - started, birth)
+            flight.is_outdated = partial(self._memory.is_dead, call.key, absence)
+            self._remember_absence(call, absence, lease)
             raise
         except Exception as error:  # noqa: BLE001  # a loader may raise anything: it is covered for, or raised again
             return self._cover(call, held, tier, error)
@@ -164,8 +166,9 @@ class ReadThrough(Keeping):
         if outcome is Outcome.NOT_MODIFIED:
             self._counts["not_modified"] += 1
             outcome = renewed(cast("Entry", held), context.renewed_ttl)  # not_modified() refuses where nothing is held
-        flight.entry = self._stamped(call, outcome, load_time, birth)
-        return self._keep(call, flight.entry, lease, skip=context.skipped)
+        entry = self._stamped(call, outcome, load_time, birth)
+        flight.is_outdated = partial(self._memory.is_dead, call.key, entry)
+        return self._keep(call, entry, lease, skip=context.skipped)
 
     # The steps, in the order in which they are met.
 
@@ -255,8 +258,6 @@ class ReadThrough(Keeping):
             self._counts["timeouts"] += answer.reason is Reason.LOAD_SLOW
             if joined is None:
                 return answer
-            if not answer.stale and joined.entry is not None and self._memory.is_dead(call.key, joined.entry):
-                continue  # invalidated while it was loaded, and perhaps before this call began
             if call.plan.stale_ok or not answer.stale:
                 return answer._replace(value=self._memory.own(answer.value))
             alone = True  # it did for the other caller, and not for this one, who insists on fresh

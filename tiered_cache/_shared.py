@@ -151,6 +151,7 @@ class Shared:
         counts = self._counts
         return self._store.stats(now)._replace(
             looks=counts["looks"],
+            look_failures=counts["look_failures"],
             gaps=counts["gaps"],
             applied=counts["applied"],
             refused=counts["refused"],

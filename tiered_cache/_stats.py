@@ -54,6 +54,8 @@ class SharedStats(NamedTuple):
     """Fills refused: the lease had run out, or the key was invalidated during the load."""
     looks: int = 0
     """Looks into the log of invalidations."""
+    look_failures: int = 0
+    """Looks that came to nothing: L1 then goes on without."""
     applied: int = 0
     """Invalidations found there, by whatever container."""
     gaps: int = 0

@@ -461,7 +461,7 @@ def test_a_log_that_is_none_fails_the_looks_alone(store: RedisStore, admin: redi
     reply = store.read("key", NOW, START)
     assert (reply.entry is None, reply.news) == (False, None)
     assert store.invalidate([of_key("another")], START, NOW, None) is None
-    assert (store.stats(NOW).errors, store.stats(NOW).breaker) == ({"reply": 4}, "closed")
+    assert (store.stats(NOW).errors, store.stats(NOW).breaker) == ({"reply": 5}, "closed")
 
 
 @pytest.mark.parametrize("end", ["junk", "1", "1-x"])

@@ -160,7 +160,7 @@ def test_invalidations_are_delivered_in_one_round_trip(rig: Rig, queueing: Tiere
     link.call = seen
     assert queueing.get("another key", None) is None
     link.call = call
-    assert calls[0] == [b"DEL"] * 5 + [b"EVALSHA"]
+    assert calls[0] == [b"DEL"] * 5 + [b"EVALSHA", b"HMGET", b"XRANGE"]
     assert {name for names in calls[1:] for name in names} <= {b"XRANGE", b"HGET", b"GET"}
     store = rig.tier.bind("test")
     assert [store.read(key, rig.clock(), None).entry for key in keys] == [None] * 5

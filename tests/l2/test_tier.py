@@ -354,7 +354,6 @@ def test_a_foreign_type_under_our_key_is_a_miss(store: RedisStore, admin: redis.
     assert found_now.value == 2
 
 
-@pytest.mark.xfail(strict=True, reason="an error in place of the value is not counted where a lease is asked for")
 def test_a_foreign_type_is_counted_where_a_lease_is_asked_for_too(store: RedisStore, admin: redis.Redis) -> None:
     """F28: and the lease is ours, under which the list is overwritten."""
     admin.lpush("tc1:{test|list}", "element")

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from tiered_cache._l2.tier import RedisTier
     from tiered_cache._stats import Counters
 
-_READS = frozenset({b"GET", b"GETRANGE", b"HGET", b"XRANGE"})
+_VALUES = frozenset({b"GET"})
+"""Commands without which there is nothing to be had from L2; who may not do the others can still read values."""
+_READS = _VALUES | {b"GETRANGE", b"HGET", b"HMGET", b"XRANGE"}
+"""Commands that a server answers though it takes no writes."""
 
 
 class Calls:
@@ -51,7 +54,7 @@ class Calls:
         answers = True
         for number, reply in enumerate(replies):
             if isinstance(reply, Unavailable):
-                answers &= self.refused(reply, now, writes=commands[number][0] not in _READS)
+                answers &= self.refused(reply, now, writes=commands[number][0] not in _VALUES)
         if answers and tier.breaker.succeeded():
             log().info("L2 %s answers again", tier.address.shown)
         return replies
@@ -68,10 +71,10 @@ class Calls:
             self.allowed -= time.monotonic() - began
 
     def may_write(self, now: float) -> bool:
-        """Whether a lease is worth asking for, and a value worth encoding: not while a breaker is open."""
-        may = self._tier.breaker.state(now) != "open" and self._tier.write_breaker.allows(now)
-        self._counts["skipped"] += not may
-        return may
+        """Whether a lease is worth asking for, and a value worth encoding: not before a read has closed the breaker, and
+        not while that of writes is open.
+        """
+        return self._tier.breaker.state(now) == "closed" and self._tier.write_breaker.allows(now)
 
     def wrote(self) -> None:
         """A write went well."""

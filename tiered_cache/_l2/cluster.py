@@ -176,7 +176,7 @@ class ClusterLink:
         """The work that is left to do where the node `asked` names another one."""
         node = self._node(self._remap((reply.host or asked.place[0], reply.port)))
         if not reply.for_good:  # the permission holds for one command, so a script must not need a second one
-            return node, (_ASKING, in_full(command) if command[0] == b"EVALSHA" else command)
+            return node, (_ASKING, in_full(command))
         self._doubtful = True
         if self._slots is not None:
             self._slots[key_slot(routed_by(command))] = node

@@ -115,7 +115,8 @@ def classify(error: BaseException) -> Unavailable:
             return _unavailable(failure, error)
     text = str(error)
     if isinstance(error, exceptions.ResponseError):
-        return _unavailable(_BY_CODE.get(text.partition(" ")[0], Failure.REPLY), error)
+        in_script = Failure.PERMISSION if "ACL failure in script" in text else Failure.REPLY
+        return _unavailable(_BY_CODE.get(text.partition(" ")[0], in_script), error)
     if isinstance(error, OSError | exceptions.ConnectionError):
         refused_late = "[SSL: " in text and "ALERT" in text and "BAD_RECORD" not in text  # TLS 1.3: after the handshake
         broken = Failure.TLS if refused_late else Failure.RESET
@@ -164,7 +165,7 @@ _HINTS = {
     Failure.HANDSHAKE: "the server refuses the database number or the client name",
     Failure.CLUSTER: "this is one node of a cluster: add ?cluster=true to the URL, or give a redis.RedisCluster",
     Failure.TOO_MANY_CLIENTS: "the server has as many clients as its maxclients allows",
-    Failure.OUT_OF_MEMORY: "the server is full and its maxmemory-policy evicts nothing: use allkeys-lru",
+    Failure.OUT_OF_MEMORY: "the server is full and its maxmemory-policy evicts nothing: use volatile-lru",
     Failure.READ_ONLY: "the server is a replica now",
     Failure.NO_WRITES: "the server has too few replicas or cannot save to disk, and takes no writes until it has",
     Failure.NOT_READY: "the server is not ready",

@@ -153,11 +153,10 @@ class Link:
 
     def _completed(self, replies: list[Any], commands: Sequence[Command], now: float, ends: float) -> list[Any]:
         """The replies, once the scripts that the server did not know have been sent to it."""
-        unknown = [number for number, reply in enumerate(replies) if is_unknown_script(reply)]
-        if unknown:
-            again = self._call([in_full(commands[number]) for number in unknown], now, ends)
-            for number, reply in zip(unknown, again, strict=True):
-                replies[number] = reply
+        unknown = next((number for number, reply in enumerate(replies) if is_unknown_script(reply)), None)
+        if unknown is not None:  # what came after it must come after it again
+            rest = [in_full(command) for command in commands[unknown:]]
+            replies[unknown:] = self._call(rest, now, ends)
         return replies
 
     def _call(self, commands: Sequence[Command], now: float, ends: float) -> list[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tiered_cache._entry import START
 from tiered_cache._l2.scripts import LOG
 from tiered_cache._news import EVERYTHING, Invalidation, Kind, News
 
@@ -20,65 +21,57 @@ _KINDS = {kind.value.encode(): kind for kind in Kind}
 
 
 class LogKeys:
-    """The log of one namespace: a stream, and beside it in the same slot a hash of the epoch and the markers."""
+    """The log of one namespace: a stream, and beside it in the same slot a hash of the epoch, the end, and the markers."""
 
     def __init__(self, prefix: bytes) -> None:
-        self._names = (prefix + b"}:log", prefix + b"}:marks")  # no key is empty, so no entry has these names
+        self._log, self._marks = prefix + b"}:log", prefix + b"}:marks"  # no key is empty, so no entry has these names
+        self.glance: Sequence[Command] = ((b"HGET", self._marks, b"end"),)
+        """Tells whether there are news."""
 
-    def looking(self, since: Position, tags: Iterable[str], what: Sequence[Invalidation] = ()) -> Command:
-        """The command that appends records of `what`, and gives what is new after `since` and the markers of `tags`."""
-        names = [part for one in what for part in (one.kind.encode(), one.name.encode())]
-        known = (b"%d" % since[0], b"%d" % (since[1] + 1))
-        wanted = [tag.encode() for tag in tags]
-        return LOG(self._names, *known, b"%d" % len(what), b"%d" % (MOST_NEWS + 1), *names, *wanted)
-
-    def glancing(self, since: Position, *, expects_news: bool) -> list[Command]:
-        """The commands that give what is new after `since` by reading alone, where the log can be followed from there.
-
-        Where no news are expected they give the log's end, which is less to read.
-        """
-        log_key, marks_key = self._names
-        end = (b"HGET", marks_key, b"end")
-        if not expects_news:
-            return [end]
+    def look(self, since: Position, tags: Iterable[str] = ()) -> Sequence[Command]:
+        """Gives what is new after `since`, and the markers of `tags`."""
+        wanted = [b"t" + tag.encode() for tag in tags]
+        markers = (b"HMGET", self._marks, b"end", b"all", b"tags", *wanted)
         start = b"%d-%d" % (since[0], since[1] + 1)
-        return [end, (b"XRANGE", log_key, start, b"+", b"COUNT", b"%d" % (MOST_NEWS + 1))]
+        most = b"1" if since == START else b"%d" % (MOST_NEWS + 1)
+        return (markers, (b"XRANGE", self._log, start, b"+", b"COUNT", most))
+
+    def append(self, what: Iterable[Invalidation] = ()) -> Command:
+        """Opens the log if there is none, and appends one record of `what`."""
+        return LOG((self._log, self._marks), *(part.encode() for one in what for part in (one.kind, one.name)))
 
 
-def news_of(reply: Any, since: Position, tags: Sequence[str]) -> News:
-    """What the reply to `looking` says. Raises TypeError or ValueError for another reply."""
-    last, records, (cleared, tagged, *markers) = reply
-    end = _position(last)
-    floor = int(tagged or 0)
-    followed = records != 0 and _follows(records, since)
+def glimpse_of(replies: Sequence[Any], since: Position) -> News | None:
+    """What the reply to `glance` says; None where it does not say all."""
+    return News(since, since, followed=True) if replies[0] == b"%d-%d" % since else None
+
+
+def news_of(replies: Sequence[Any], since: Position, tags: Sequence[str] = ()) -> News | None:
+    """What the replies to `look` say; None where there is no log. Raises TypeError or ValueError for other replies.
+
+    The markers are read before the records, and are of one epoch with the end beside them: what comes between is news.
+    """
+    (last, cleared, tagged, *markers), found = replies
+    if last is None:
+        return None
+    end, floor = _position(last), int(tagged or 0)
+    followed = _follows(found, since, end)
     return News(
         since,
-        end,
+        max(end, _position(found[-1][0]) if found else since) if followed else end,
         followed=followed,
-        records=tuple(_records(records)) if followed else (),
+        records=tuple(_records(found)) if followed else (),
         markers={tag: (end[0], max(int(at or 0), floor)) for tag, at in zip(tags, markers, strict=True)},
         cleared=(end[0], int(cleared or 0)),
     )
 
 
-def glimpse_of(replies: Sequence[Any], since: Position) -> News | None:
-    """What the replies to `glancing` say; None where they do not say all: there are news, or the log cannot be followed."""
-    if replies[0] == b"%d-%d" % since:
-        return News(since, since, followed=True)
-    if len(replies) == 1 or replies[0] is None:
-        return None
-    found = replies[1]
-    if not found or _position(replies[0])[0] != since[0] or not _follows(found, since):
-        return None
-    return News(since, _position(found[-1][0]), followed=True, records=tuple(_records(found)))
-
-
-def _follows(found: Any, since: Position) -> bool:
-    """Whether these records are all that came after that position; none is lost that nobody has followed yet."""
-    if found == []:
-        return True
-    if not isinstance(found, list) or len(found) > MOST_NEWS:
+def _follows(found: Sequence[Any], since: Position, end: Position) -> bool:
+    """Whether these records are all that came after `since`: there are none, or the first says that it came next."""
+    if end[0] != since[0] or len(found) > MOST_NEWS:
         return False
+    if not found:
+        return end <= since
     kind, before = found[0][1][:2]
     return bool(kind == b"p") and _position(before) == since
 

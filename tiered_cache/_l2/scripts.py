@@ -28,7 +28,9 @@ class Script:
 
 
 def in_full(command: Command) -> Command:
-    """The same call, with the script's text in place of its hash."""
+    """The same command, with the text of a script in place of its hash."""
+    if command[0] != b"EVALSHA":
+        return command
     return (b"EVAL", Script.by_hash[command[1]], *command[2:])
 
 
@@ -91,50 +93,45 @@ REWRITE = Script(
 LOG = Script(
     """
     local log, marks = KEYS[1], KEYS[2]
-    local names, most = tonumber(ARGV[3]), tonumber(ARGV[4])
     local last = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
     last = last and last[1]
-    local opened = redis.call('HGET', marks, 'epoch')
+    local epoch = redis.call('HGET', marks, 'epoch')
 
     local function now()
         local time = redis.call('TIME')
         return time[1] * 1000000 + time[2]
     end
-    if not last or not opened or string.sub(last, 1, #opened + 1) ~= opened .. '-' then
+    if not last or not epoch or string.sub(last, 1, #epoch + 1) ~= epoch .. '-' then
         redis.call('DEL', log, marks)
-        opened = string.format('%.0f', now())
-        last = redis.call('XADD', log, opened .. '-' .. opened, 'o', '')
-        redis.call('HSET', marks, 'epoch', opened, 'end', last)
+        epoch = string.format('%.0f', now())
+        last = redis.call('XADD', log, epoch .. '-' .. epoch, 'o', '')
+        redis.call('HSET', marks, 'epoch', epoch, 'end', last)
     end
-    if names > 0 then
-        local at = string.format('%.0f', math.max(now(), tonumber(string.sub(last, #opened + 2)) + 1))
-        redis.call('XADD', log, 'MAXLEN', '~', 10000, opened .. '-' .. at, 'p', last, unpack(ARGV, 5, 4 + 2 * names))
-        last = opened .. '-' .. at
+    if #ARGV == 0 then
         redis.call('HSET', marks, 'end', last)
-        for number = 5, 3 + 2 * names, 2 do
-            if ARGV[number] == 't' then redis.call('HSET', marks, 't' .. ARGV[number + 1], at) end
-            if ARGV[number] == 'c' then redis.call('HSET', marks, 'all', at) end
-        end
-        if redis.call('HLEN', marks) > 20000 then
-            local all = redis.call('HGET', marks, 'all')
-            redis.call('DEL', marks)
-            redis.call('HSET', marks, 'epoch', opened, 'end', last, 'tags', at, 'all', all or '0')
-        end
+        return last
     end
-    local news = 0
-    if opened == ARGV[1] then news = redis.call('XRANGE', log, opened .. '-' .. ARGV[2], '+', 'COUNT', most) end
-    local wanted = {'all', 'tags'}
-    for number = 5 + 2 * names, #ARGV do wanted[#wanted + 1] = 't' .. ARGV[number] end
-    return {last, news, redis.call('HMGET', marks, unpack(wanted))}
+
+    local at = string.format('%.0f', math.max(now(), tonumber(string.sub(last, #epoch + 2)) + 1))
+    redis.call('XADD', log, 'MAXLEN', '~', 10000, epoch .. '-' .. at, 'p', last, unpack(ARGV))
+    last = epoch .. '-' .. at
+    redis.call('HSET', marks, 'end', last)
+    for number = 1, #ARGV, 2 do
+        if ARGV[number] == 't' then redis.call('HSET', marks, 't' .. ARGV[number + 1], at) end
+        if ARGV[number] == 'c' then redis.call('HSET', marks, 'all', at) end
+    end
+    if redis.call('HLEN', marks) > 20000 then
+        local all = redis.call('HGET', marks, 'all')
+        redis.call('DEL', marks)
+        redis.call('HSET', marks, 'epoch', epoch, 'end', last, 'tags', at, 'all', all or '0')
+    end
+    return last
     """
 )
-"""A look into the log and at the markers, and before it what is to be appended: all in one step.
+"""Open the log if it is not there, and append one record, with the tags' markers, in one step.
 
-Keys: log, markers. Arguments: the epoch that is known, and the sequence from which to read; how many names are appended;
-how many records are given at most; for each name its kind and the name; then the tags whose markers are wanted.
-
-Gives [id of the last record; the records, or 0 where the epoch is another; the markers of everything, of all tags, and of
-those wanted]. A record says which came before it (`p`), so that a reader knows whether it has missed any.
+Keys: log, markers. Arguments: for each name in the record its kind and the name; none: the log is opened only. Gives the
+id of the last record. A record says which came before it (`p`), so that a reader knows whether it has missed any.
 
 A log or markers without the other, as after an eviction, are lost: a new epoch begins. It and the sequence are the
 server's microseconds, so that records which a failover loses do not have their ids given out again. When there are too

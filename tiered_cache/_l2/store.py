@@ -20,7 +20,7 @@ from tiered_cache._rules import expired, kept_for
 from tiered_cache._stats import Counters, SharedStats
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from tiered_cache._entry import Entry, Position
     from tiered_cache._l2.scripts import Command
@@ -86,13 +86,15 @@ class RedisStore:
     def ask(self, lease: Lease, claim: Claim, now: float, since: Position | None) -> Reply:
         """What L2 holds under the lease's key, the lease as claimed, and what is new in the log, in one round trip."""
         if not self._calls.may_write(now):
+            self._counts["skipped"] += 1
             return self.read(lease.key, now, since)._replace(right=Right.NONE)
         replies, news = self._look_and([self._asking(lease, claim)], now, since)
-        return self._granted(lease, replies[0], now)._replace(news=news) if replies else UNREACHED
+        return self._granted(lease, replies[0], now, news) if replies else UNREACHED
 
     def ask_many(self, leases: Sequence[Lease], claim: Claim, now: float) -> dict[str, Reply]:
         """The same for several leases."""
         if not self._calls.may_write(now):
+            self._counts["skipped"] += 1
             replies, _ = self.read_many([lease.key for lease in leases], now, None)
             return {key: reply._replace(right=Right.NONE) for key, reply in replies.items()}
         answers = self._calls.call([self._asking(lease, claim) for lease in leases], now)
@@ -102,10 +104,7 @@ class RedisStore:
 
     def look(self, since: Position, tags: Sequence[str], now: float) -> News | None:
         """What is new in the log after `since`, with the markers of `tags`; None if it cannot be told."""
-        if not tags:
-            return self._look_and((), now, since)[1]
-        replies = self._calls.call([self._log.looking(since, tags)], now)
-        return None if replies is None else self._understood(news_of, replies[0], since, tags)
+        return self._look_and((), now, since, tags)[1]
 
     # Writing.
 
@@ -149,31 +148,33 @@ class RedisStore:
 
     def invalidate(self, what: Sequence[Invalidation], since: Position, now: float, lease: Lease | None) -> News | None:
         """Forget values and leases, and then append the records. None if any of it was not done, else what is new."""
-        news = News(since, since, followed=True)
+        news: News | None = News(since, since, followed=True)
         for start in range(0, len(what), MOST_AT_ONCE):
-            chunk = what[start : start + MOST_AT_ONCE]
-            forgetting = [
-                command for one in chunk if one.kind is Kind.KEY for command in self._forgetting(one.name, lease)
-            ]
-            if not all(self._expire(one.name, now) for one in chunk if one.kind is Kind.EXPIRED):
+            news = self._invalidated(what[start : start + MOST_AT_ONCE], since, now, lease)
+            if news is None:
                 return None
-            ordered = self._tier.link().ordered
-            aliased = [one._replace(name=self.alias(one.name)) for one in chunk]
-            if forgetting and not ordered and not self._all_done(self._calls.call(forgetting, now, urgent=True)):
-                return None  # the record must not come before the deletion
-            replies = self._calls.call(
-                [*(forgetting if ordered else ()), self._log.looking(since, (), aliased)], now, urgent=True
-            )
-            if replies is None or not self._all_done(replies[:-1]):
-                return None
-            found = self._understood(news_of, replies[-1], since, ())
-            if found is None:
-                return None
-            news = found
-            self._counts["deletes"] += sum(one.kind is Kind.KEY for one in chunk)
         if lease is not None:
             lease.held = True
         return news
+
+    def _invalidated(
+        self, what: Sequence[Invalidation], since: Position, now: float, lease: Lease | None
+    ) -> News | None:
+        if not all(self._expire(one.name, now) for one in what if one.kind is Kind.EXPIRED):
+            return None
+        keys = [one.name for one in what if one.kind is Kind.KEY]
+        forgetting = [command for key in keys for command in self._forgetting(key, lease)]
+        if forgetting and not self._tier.link().ordered:  # the record must not come before the deletion
+            if not self._all_done(self._calls.call(forgetting, now, urgent=True)):
+                return None
+            forgetting = []
+        aliased = [one._replace(name=self.alias(one.name)) for one in what]
+        look = self._log.look(since)
+        replies = self._calls.call([*forgetting, self._log.append(aliased), *look], now, urgent=True)
+        if replies is None or not self._all_done(replies[: -len(look)]):
+            return None
+        self._counts["deletes"] += len(keys)
+        return self._understood(news_of, replies[-len(look) :], since)
 
     def _expire(self, key: str, now: float) -> bool:
         """Take the lease away and let the value be fresh no longer, by its header alone; whether that was done."""
@@ -244,20 +245,30 @@ class RedisStore:
     def _asking(self, lease: Lease, claim: Claim) -> Command:
         return ASK(self._value_and_lease(lease.key), lease.token, _milliseconds(lease.seconds), _CLAIMS[claim])
 
-    def _granted(self, lease: Lease, answer: Any, now: float) -> Reply:
+    def _granted(self, lease: Lease, answer: Any, now: float, news: News | None = None) -> Reply:
         """The value and the right in what ASK gave."""
         if isinstance(answer, Unavailable):
-            return self._opened(lease.key, answer)._replace(right=Right.NONE)
-        value, taken = answer if isinstance(answer, list) and len(answer) == 2 else (b"", None)
-        if isinstance(taken, Exception):  # the server takes no writes now: the value is good all the same
-            self._calls.refused(classify(taken), now, writes=True)
-            return self._opened(lease.key, _plain(value))._replace(right=Right.NONE)
-        right = _RIGHTS.get(taken, Right.NONE)
+            return self._opened(lease.key, answer, news)._replace(right=Right.NONE)
+        if not isinstance(answer, list) or len(answer) != 2:
+            self._counts[f"errors.{Failure.PROTOCOL.value}"] += 1
+            return Reply(None, True, Right.NONE, news)
+        value, taken = answer
+        right = Right.NONE if isinstance(taken, Exception) else _RIGHTS.get(taken, Right.NONE)
         lease.held = right is Right.MINE
         if lease.held:
             self._counts["leases"] += 1
             self._calls.wrote()
-        return self._opened(lease.key, _plain(value))._replace(right=right)
+        reply = self._opened(lease.key, self._plain(value, now, writes=False), news)
+        self._plain(taken, now, writes=True)  # the server takes no writes now: the value is good all the same
+        return reply._replace(right=right)
+
+    def _plain(self, part: Any, now: float, *, writes: bool) -> Any:
+        """A part of a script's reply: an error in it as the Unavailable that it stands for, and counted."""
+        if not isinstance(part, Exception):
+            return part
+        error = classify(part)
+        self._calls.refused(error, now, writes=writes)
+        return error
 
     def _filling(self, lease: Lease, entry: Entry, now: float) -> Command | None:
         """The command that fills; None where it is too late for the entry, or it is too large."""
@@ -311,38 +322,50 @@ class RedisStore:
     # Looking into the log.
 
     def _look_and(
-        self, commands: Sequence[Command], now: float, since: Position | None
+        self, commands: Sequence[Command], now: float, since: Position | None, tags: Sequence[str] = ()
     ) -> tuple[list[Any], News | None]:
-        """The replies to `commands`, none if L2 could not be asked; and before them a look into the log, if one is due.
-
-        Who follows the log looks by reads alone, which a server answers that takes no writes. Else it is a script's work,
-        and what was read before that is not to be trusted, but read again.
-        """
+        """The replies to `commands`, none if L2 could not be asked; and before them a look into the log, if one is due."""
         if since is None:
             return self._calls.call(commands, now) or [], None
-        came_first = self._tier.link().ordered or not commands
-        if since != START:
-            glance = self._log.glancing(since, expects_news=self._expects_news)
-            replies = self._calls.call([*glance, *commands], now)
-            if replies is None:
+        news: News | None = None
+        replies: list[Any] = []
+        for look, read, known in self._ways_to_look(now, since, tags):
+            answers = self._calls.call([*look, *commands], now)
+            if answers is None:
                 return [], None
-            news = self._understood(glimpse_of, replies[: len(glance)], since)
-            self._expects_news = news is None or bool(news.records)
-            if news is not None or any(isinstance(reply, Unavailable) for reply in replies[: len(glance)]):
-                return replies[len(glance) :], news if came_first else news and news._replace(came_first=False)
-        replies = self._calls.call([self._log.looking(since, ()), *commands], now)
-        news = None if replies is None else self._understood(news_of, replies[0], since, ())
-        return (replies or [])[1:], news if came_first else news and news._replace(came_first=False)
+            told, replies = answers[: len(look)], answers[len(look) :]
+            news = self._understood(read, told, *known)
+            if news is not None or any(isinstance(answer, Unavailable) for answer in told):
+                break
+        if news is not None and not self._tier.link().ordered and commands:
+            news = news._replace(came_first=False)
+        return replies, news
 
-    def _understood(self, read: Callable[..., News | None], reply: Any, *known: Any) -> News | None:
-        """What a reply about the log says; None where it is an error, or no such reply."""
-        if isinstance(reply, Unavailable):
+    def _ways_to_look(self, now: float, since: Position, tags: Sequence[str]) -> Iterator[tuple[Any, Any, Any]]:
+        """Commands, who reads the replies, and what that must know: each way is tried if the one before did not tell.
+
+        All read alone, which a server answers that takes no writes; but a log that is not there must be opened.
+        """
+        if since != START and not tags and not self._expects_news:
+            yield self._log.glance, glimpse_of, (since,)
+        self._expects_news = True
+        look = self._log.look(since, tags)
+        yield look, news_of, (since, tags)
+        if self._calls.may_write(now):
+            yield (self._log.append(), *look), lambda told, *known: news_of(told[1:], *known), (since, tags)
+
+    def _understood(self, read: Callable[..., News | None], told: Sequence[Any], *known: Any) -> News | None:
+        """What replies about the log say; None where one is an error, or they are no such replies."""
+        if any(isinstance(answer, Unavailable) for answer in told):
             return None
         try:
-            return read(reply, *known)
+            news = read(told, *known)
         except (IndexError, TypeError, ValueError):
             self._counts[f"errors.{Failure.PROTOCOL.value}"] += 1
             return None
+        if news is not None:
+            self._expects_news = bool(news.records)
+        return news
 
     def _sealed(self, key: str, entry: Entry) -> bytes:
         try:
@@ -366,11 +389,6 @@ class RedisStore:
             return ABSENT._replace(news=news)
         self._counts["hits"] += 1
         return Reply(entry, True, Right.UNASKED, news)
-
-
-def _plain(value: Any) -> Any:
-    """A part of a script's reply: an error in it as the Unavailable that it stands for."""
-    return classify(value) if isinstance(value, Exception) else value
 
 
 def _milliseconds(seconds: float) -> bytes:
