@@ -124,18 +124,21 @@ def run_in_order(order: tuple[str, ...], how: str, loading: TieredCache, other: 
 @pytest.mark.parametrize("how", HOW)
 @pytest.mark.fault("F66", "an invalidation, a load and a set in every order")
 def test_a_late_load(how: str, valkey: ValkeyServer, clock: FakeClock, measured: Measured) -> None:
-    """A load that began first and ends at any point among the others never brings the old value back, to no container."""
+    """A load that began first and ends at any point among the others never brings the old value back, to no container.
+
+    One that is there from the first, another one, and one that comes when all is over.
+    """
     schedules = [(order, containers) for order in permutations(STEPS) for containers in (1, 2)]
     for order, containers in schedules:
         valkey.flush()
-        tiers = [RedisTier(valkey.url, ttl="1h", timeout=5) for _ in range(containers)]
-        caches = [TieredCache(MemoryTier(ttl=60), tier, namespace="race", clock=clock) for tier in tiers]
+        tiers = [RedisTier(valkey.url, ttl="1h", timeout=5) for _ in range(containers + 1)]
+        *caches, newcomer = (TieredCache(MemoryTier(ttl=60), tier, namespace="race", clock=clock) for tier in tiers)
         run_in_order(order, how, caches[0], caches[-1])
         found = []
-        for cache in caches:
+        for cache in (newcomer, *caches):
             with cache.invocation(lambda: 30.0):
                 found.append(cache.get_or_load("key", lambda: "new"))
             cache.close()
         last = max(order, key=lambda step: (step != "load", order.index(step)))
-        assert found == ["set" if last == "set" else "new"] * containers, (order, containers)
+        assert found == ["set" if last == "set" else "new"] * (containers + 1), (order, containers)
     measured(f"{how}: {len(schedules)} schedules, 0 old values after the last step")
