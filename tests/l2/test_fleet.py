@@ -42,6 +42,15 @@ class Fleet:
         options = {"refresh": "inline", "clock": self.clock} | options
         return self._close.enter_context(TieredCache(local, self.tier(), **options))
 
+    def lose_log(self) -> None:
+        """As an eviction does, or a restart without persistence that left the values."""
+        tier = self.tier()
+        if isinstance(tier, InMemorySharedTier):
+            tier.logs.clear()
+        else:
+            log, marks = b"tc1:{default|}:log", b"tc1:{default|}:marks"
+            tier.link().call([(b"DEL", log, marks)], self.clock())
+
     def is_free(self, key: str) -> bool:
         """Whether nobody holds the key's lease."""
         store = self.tier().bind("default")
@@ -231,6 +240,69 @@ def test_a_set_is_not_undone_by_a_load_from_before(fleet: Fleet) -> None:
     origin.gate.set()
     assert asked.outcome() == "old"
     assert [held_by(one), two.get("k"), fleet.container().get("k")] == ["set"] * 3
+
+
+# A log that is lost
+
+
+def test_after_a_lost_log_what_l1_holds_is_asked_for_anew(fleet: Fleet) -> None:
+    """What L2 holds is of before, too, and dead: it may have been invalidated, and nobody knows. It is loaded once."""
+    one, two = fleet.container(), fleet.container()
+    assert load(one) == load(two)
+    fleet.lose_log()
+    assert [held_by(one), held_by(two)] == [None] * 2
+    assert [load(cache, "new") for cache in (two, one)] == ["new"] * 2
+    assert (l2(one).gaps, l2(two).gaps, l2(two).writes) == (1, 1, 1)
+    two.delete("k")
+    assert held_by(one) is None
+
+
+def test_a_tag_that_was_invalidated_before_the_log_was_lost_stays_so(fleet: Fleet) -> None:
+    """In every container, those too that come when the markers are gone."""
+    one, two = fleet.container(), fleet.container()
+    load(one)
+    one.invalidate_tag("loader")
+    fleet.lose_log()
+    assert [held_by(cache) for cache in (one, two, fleet.container())] == [None] * 3
+
+
+def test_what_may_be_invalidated_is_not_served_as_stale(fleet_of: Callable[..., Fleet]) -> None:
+    """After a lost log, while another container loads: who holds such a value waits for the new one."""
+    fleet = fleet_of(stale_while_revalidate=50, stale_if_error=50)
+    one, two, origin = fleet.container(), fleet.container(), Origin("new", waits=True)
+    load(one)
+    load(two)
+    one.delete("k")
+    fleet.lose_log()
+    fleet.clock.advance(105)
+    first = Asked(lambda: one.get_or_load("k", origin))
+    assert origin.begun.wait(WAIT)
+    with two.invocation():
+        asked = Asked(lambda: two.get_or_load("k", lambda: pytest.fail("ran")))
+        wait_until(lambda: two._shared._store.stats(0.0).misses >= 3)  # type: ignore[union-attr]
+        origin.gate.set()
+        assert (first.outcome(), asked.outcome()) == ("new", "new")
+
+
+def test_after_a_lost_log_what_is_fresh_is_served_where_l2_is_away(server: ValkeyServer, clock: FakeClock) -> None:
+    """Nobody can vouch for it, and it says so; once it is stale it covers for nothing."""
+    tier = RedisTier(server.url, ttl=100, jitter=0, stale_if_error=50, timeout=5)
+    with TieredCache(MemoryTier(ttl=50, jitter=0), tier, clock=clock) as cache:
+        load(cache)
+        server.flush()
+        with cache.invocation():
+            server.kill()
+            answer = cache.get_entry_or_load("k", lambda: pytest.fail("ran"))
+            assert (answer.value, answer.tier) == ("old", "l1")
+        server.restart()
+        clock.advance(40)
+        cache.get("another key", None)
+        assert l2(cache).gaps == 1
+        server.kill()
+        assert cache.get_entry_or_load("k", lambda: pytest.fail("ran")).reason is Reason.UNCONFIRMED
+        clock.advance(70)
+        with pytest.raises(OSError, match="down"):
+            cache.get_or_load("k", fails)
 
 
 # To expire
@@ -594,15 +666,20 @@ def test_what_is_deleted_during_a_batch_is_not_kept(fleet: Fleet) -> None:
     assert [new.get(key, None) for key in "ab"] == [None, "old"]
 
 
-def test_an_absence_takes_what_l2_has_along(fleet: Fleet) -> None:
+@pytest.mark.parametrize("batch", [False, True], ids=["one key", "a batch"])
+def test_an_absence_takes_what_l2_has_along(fleet: Fleet, batch: bool) -> None:
     """Also where no lease was to be had, since another container is loading the key."""
     one, two, origin = fleet.container(), fleet.container(), Origin("back again", waits=True)
     load(one)
     fleet.clock.advance(105)
     first = Asked(lambda: one.get_or_load("k", origin))
     assert origin.begun.wait(WAIT)
-    with two.invocation(lambda: 2.0), pytest.raises(NotFound):
-        two.get_or_load("k", Origin(NotFound("no")))
+    with two.invocation(lambda: 2.0):
+        if batch:
+            assert two.get_many_or_load(["k"], Origin(NotFound)) == {}
+        else:
+            with pytest.raises(NotFound):
+                two.get_or_load("k", Origin(NotFound("no")))
     origin.gate.set()
     assert first.outcome() == "back again"
     assert [held_by(cache) for cache in (one, two, fleet.container())] == [None] * 3

@@ -6,16 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
-from rig import delete, leased, wait_until, write
+from rig import delete, free_port, leased, wait_until, write
 
 from tiered_cache import RedisTier
 from tiered_cache._entry import START, Birth, Entry
 from tiered_cache._l2.log import MOST_NEWS
 from tiered_cache._news import EVERYTHING, Invalidation, Kind
-from tiered_cache._reply import Claim, Filled, Lease, Right
+from tiered_cache._reply import UNREACHED, Claim, Filled, Lease, Right
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+
+    from rig import Rig
 
     from tiered_cache._l2.store import RedisStore
     from tiered_cache._news import News
@@ -166,6 +168,22 @@ def test_many_leases_are_one_round_trip(store: RedisStore, other: RedisStore) ->
     store.release(leases, NOW, drop=False)
     assert other.ask(lease_of(b"x", "free"), Claim.MISSING, NOW, None).right is Right.MINE
     assert other.ask(lease_of(b"x", "taken"), Claim.MISSING, NOW, None).right is Right.TAKEN
+
+
+def test_leases_where_nobody_answers(rig_of: Callable[..., Rig]) -> None:
+    """None is to be had; while L2 is left alone, none is asked for."""
+    store = rig_of(f"redis://127.0.0.1:{free_port()}").tier.bind("test")
+    leases = [lease_of(b"mine", key) for key in "ab"]
+    for _ in range(2):
+        assert store.ask(leases[0], Claim.SEIZE, NOW, None) == UNREACHED
+        assert store.ask_many(leases, Claim.SEIZE, NOW) == dict.fromkeys("ab", UNREACHED)
+        assert not any(lease.held for lease in leases)
+    assert store.stats(NOW).errors == {"refused": 1}
+
+
+def test_a_lease_shows_no_key_and_no_token() -> None:
+    """It may come into a log."""
+    assert repr(lease_of(b"secret")) == "Lease(held=False, seconds=60)"
 
 
 # Fills

@@ -1153,6 +1153,90 @@ def test_a_deletion_reaches_both_tiers(l2: bool) -> None:
         assert MISSING is world.another().get("k")
 
 
+@both
+def test_a_tag_is_invalidated_in_both_tiers(l2: bool) -> None:
+    """With all values that carry it, and no others; without a tag there is nothing to invalidate."""
+    world = World(l2=l2)
+    world.origin.value = Loaded("v1", tags=("given",))
+    for key, tags in (("a", ("asked",)), ("b", ("other",)), ("c", ())):
+        world.get(key, tags=tags)
+    world.cache.set("d", "set", tags=["asked"])
+    world.cache.invalidate_tag("asked", "nobody's")
+    assert [MISSING, "v1", "v1", MISSING] == [world.cache.get(key) for key in "abcd"]
+    world.cache.invalidate_tag("given")
+    assert [MISSING] * 4 == [world.cache.get(key) for key in "abcd"]
+    if l2:
+        assert [MISSING] * 4 == [world.another().get(key) for key in "abcd"]
+    with pytest.raises(TypeError, match=r"^invalidate_tag needs at least one tag; clear\(\) forgets everything$"):
+        world.cache.invalidate_tag()
+
+
+@both
+def test_everything_is_forgotten_in_both_tiers(l2: bool) -> None:
+    """Values, absences and handles; what is loaded then is kept."""
+    world = World(l2=l2, negative_ttl=50)
+    world.get("a")
+    world.origin.value = NotFound("no")
+    with pytest.raises(NotFound):
+        world.get("b")
+    world.origin.value = lambda context: context.pending("handle")
+    with pytest.raises(LoadPending):
+        world.get("c")
+    world.cache.clear()
+    assert 0 == world.cache.stats().l1.entries
+    world.origin.value = lambda context: [context.stale is MISSING, context.handle]
+    assert [[True, None]] * 3 == [world.get(key).value for key in "abc"]
+    assert [True, None] == world.cache.get("a")
+    if l2:
+        assert [True, None] == world.another().get("a")
+
+
+@both
+@pytest.mark.parametrize("outcome", ["old", NotFound("old")], ids=["value", "absence"])
+@pytest.mark.parametrize("batch", [False, True], ids=["one key", "a batch"])
+def test_who_joined_a_load_gets_nothing_that_was_invalidated_meanwhile(l2: bool, outcome: Any, batch: bool) -> None:
+    """By a tag, whose keys nobody knows before their loads have ended: it loads anew."""
+    world = World(l2=l2)
+    begun, gate = threading.Event(), threading.Event()
+
+    def slow(*keys: Any) -> Any:
+        begun.set()
+        assert gate.wait(WAIT)
+        if batch:
+            return dict.fromkeys(keys[0], outcome)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def ask(loader: Any, answers: list[Any]) -> threading.Thread:
+        def run() -> None:
+            try:
+                if batch:
+                    answers.append(world.cache.get_many_or_load(["k"], loader, tags=["t"]).get("k"))
+                else:
+                    answers.append(world.cache.get_or_load("k", loader, tags=["t"]))
+            except NotFound:
+                answers.append(None)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        return thread
+
+    first, second = [], []  # type: ignore[var-annotated]
+    threads = [ask(slow, first)]
+    assert begun.wait(WAIT)
+    threads.append(ask(lambda *keys: {"k": "new"} if keys else "new", second))
+    while not world.cache._reads.flights._awaited:
+        time.sleep(0.002)
+    world.cache.invalidate_tag("t")
+    gate.set()
+    for thread in threads:
+        thread.join(WAIT)
+    assert [None if isinstance(outcome, NotFound) else "old"] == first
+    assert ["new"] == second
+    assert "new" == world.cache.get("k")
+
+
 def test_a_deletion_that_l2_did_not_take_is_said_and_tried_again() -> None:
     """The local copy is gone in any case, the old value does not come back, and other containers learn it later."""
     for on_failure in ("raise", "queue"):
