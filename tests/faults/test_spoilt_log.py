@@ -91,7 +91,6 @@ def outcome(call: Callable[[], Any]) -> str:
         return type(error).__name__
 
 
-@pytest.mark.xfail(reason="an error reply is taken for the log's end where news are expected", strict=False)
 @pytest.mark.parametrize(
     "how",
     [
