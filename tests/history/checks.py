@@ -57,27 +57,34 @@ def age(history: History) -> Iterator[str]:
     """I2: as fresh only within `fresh_for`, and at all only within the stale windows, by the container's own clock.
 
     A container believes the stamps of others, so the difference of their clocks counts. An answer with the value of a
-    load that was under way during the call, or being stored, is let pass: the caller gets it, however long that took. So
-    is a call during which the clock was set.
+    load that was under way during the call is let pass: the caller gets it, however long that took. So is a call during
+    which the clock was set. Who joined another's call gets what was true when that one began (`joining`).
     """
     policy = history.policy
     for event in history.answers:
         load = history.source(event)
         if load is None or history.disturbed(event.container, event.start, event.end, CLOCK):
             continue
-        if load.ended >= event.start - (policy.storing if event.tier == "origin" else 0.0):
+        joining = 0.0 if (event.tier, event.reason) == ("l1", "fresh") else policy.joining
+        if load.ended >= event.start - joining:
             continue
         began = load.ended if load.outcome == "set" else load.began  # somewhen in the call of `set` it was stamped
         old = (event.start + event.ahead) - (began + load.ahead)
         negative = load.outcome == "absent"
         fresh_for = policy.negative_ttl if negative else policy.fresh_for
         limit = fresh_for if event.stale is False or negative else policy.kept_for
-        if old >= limit + TOLERANCE:
+        if old >= limit + joining + TOLERANCE:
             yield f"{old:.4f} s old, which may be {limit:g} at most: {event}"
-        if event.tier == "l2" and old < -AHEAD:
+        if event.tier == "l2" and old < -AHEAD and not _was_expired(history, event, load):
             yield f"{-old:.4f} s younger than nothing: {event}"
-        if event.age is not None and event.age < old - TOLERANCE:
+        if event.age is not None and event.age < old - joining - TOLERANCE:
             yield f"said to be {event.age:.4f} s old, and is {old:.4f}: {event}"
+
+
+def _was_expired(history: History, event: Event, load: Load) -> bool:
+    """Whether the value may have been stamped anew, by another clock, when it was expired."""
+    changes = history.changes.get((load.namespace, load.key), ())
+    return any(one.operation == "expire" and one.start <= event.end and one.end >= load.began for one in changes)
 
 
 class _Change(NamedTuple):

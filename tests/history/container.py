@@ -30,6 +30,13 @@ def tagged_by_caller(key: str) -> bool:
     return key < "k"
 
 
+def alike(key: str, other: str) -> bool:
+    """Whether both may be asked for in one call: all keys of a batch get the tags that the caller gives."""
+    if tagged_by_caller(key):
+        return tagged_by_caller(other) and tag_of(key) == tag_of(other)
+    return not tagged_by_caller(other)
+
+
 class Container:
     """A cache with its origin. `ahead`: by how much its clock is ahead of true time at this moment."""
 
@@ -82,7 +89,7 @@ class Container:
         return self._record(name, (key,), act, alone=alone, insists=insists)
 
     def ask_many(self, keys: Sequence[str]) -> list[Event]:
-        """Read `keys` in one call; those of one kind: see `tagged_by_caller`."""
+        """Read `keys` in one call; each must be `alike` to each."""
 
         def load(missing: Sequence[str]) -> dict[str, Any]:
             answers = {key: self._load_of_batch(key) for key in missing}
@@ -91,7 +98,7 @@ class Container:
                     raise answer
             return answers
 
-        options = {"tags": tuple(sorted({tag_of(key) for key in keys}))} if tagged_by_caller(keys[0]) else {}
+        options = {"tags": (tag_of(keys[0]),)} if tagged_by_caller(keys[0]) else {}
         start, ahead = self._now(), self._ahead()
         found: dict[str, Any] = {}
         error = ""

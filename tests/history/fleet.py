@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from container import OPERATIONS, Container, tag_of
+from container import OPERATIONS, Container, alike, tag_of
 from history import Policy
 from process_checks import footing, leaks, logged, memory, secrecy
 
@@ -35,7 +35,7 @@ POLICY = Policy(
     l1_for=0.4,
     coherence="invocation" if LEASES else "ttl",
     longest=6.0,
-    storing=2 * TIMEOUT,
+    joining=2 * TIMEOUT,
     leases=LEASES,
 )
 CALLS = {"ask": 40, "hit": 40, "force": 1, "get": 8, "many": 6, "set": 1, "delete": 2, "absent": 0.5}
@@ -135,8 +135,7 @@ def perform(container: Container, kind: str, key: str, choose: random.Random) ->
         case "force":
             container.ask(key, force_refresh=True)
         case "many":
-            alike = [other for other in KEYS if (other < "k") == (key < "k")]
-            container.ask_many(choose.sample(alike, 4))
+            container.ask_many([other for other in KEYS if alike(other, key)][:4])
         case "absent":
             container.delete(key, absent=True)
         case "invalidate_tag":

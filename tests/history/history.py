@@ -118,7 +118,7 @@ class Policy:
     l1_for: the longest for which L1 answers without asking L2.
     coherence: as the caches' option.
     longest: seconds that a call may take, with all its loads and all its tries at L2.
-    storing: seconds for which a load that has ended may be joined, while its value goes to L2.
+    joining: seconds that a call may have been at L2 when another joins it, and gets its answer.
     leases: whether fills are fenced by leases, and a log tells others of invalidations.
     one_for_all: whether each load is the only one in the fleet: L2 answers all the time, and nobody loses patience.
     """
@@ -130,7 +130,7 @@ class Policy:
     l1_for: float = 60.0
     coherence: Literal["ttl", "invocation"] | float = "ttl"
     longest: float = inf
-    storing: float = 0.0
+    joining: float = 0.0
     leases: bool = False
     one_for_all: bool = False
 
