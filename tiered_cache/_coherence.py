@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from tiered_cache._entry import Position  # noqa: TC001  # a field of a NamedTuple
 from tiered_cache._log import log
 from tiered_cache._news import Kind
 from tiered_cache._rules import SKEW
@@ -14,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Literal, TypeAlias
 
-    from tiered_cache._entry import Position
     from tiered_cache._l1.memory import MemoryStore
     from tiered_cache._news import News
     from tiered_cache._stats import Counters
@@ -24,6 +25,15 @@ if TYPE_CHECKING:
 
 RIDE = 1.0
 """Seconds after a look from which the next goes along with whatever is asked of L2."""
+
+
+class Look(NamedTuple):
+    """A look into the log, as it is begun."""
+
+    since: Position
+    """The position from which to look."""
+    invocation: int
+    """The number of the invocation in which it is made."""
 
 
 def _nothing(_key: str | None) -> None:
@@ -50,36 +60,47 @@ class Follower:
         self._most = inf if coherence in ("ttl", "invocation") else seconds("coherence", coherence)
         self._ride = max(RIDE, memory.freshness.ttl) if coherence == "ttl" else min(RIDE, self._most)
         self._looked_at = -inf
-        self._begun = False
+        self._invocation = self._looked_for = (
+            0  # the numbers of the invocation under way, and of the last that has looked
+        )
+        self._lock = threading.Lock()
         if self._most < inf:
             memory.coherent_until = -inf
 
     def begin(self) -> None:
         """An invocation begins."""
         if self._by_invocation:
-            self._begun = True
-            self._not_before(inf)
+            with self._lock:
+                self._invocation += 1
+                self._not_before(inf)
 
     def reading(self, now: float) -> None:
         """The clock was read: no plain hit before that moment, and none at all while a look is due."""
-        self._not_before(inf if self._begun else now)
+        with self._lock:
+            self._not_before(now if self._looked_for == self._invocation else inf)
 
     def must_look(self, now: float) -> bool:
         """Whether nothing may be answered before a look."""
-        return self._begun or not -SKEW <= now - self._looked_at < self._most
+        return self._looked_for != self._invocation or not -SKEW <= now - self._looked_at < self._most
 
-    def wanted(self, now: float) -> Position | None:
-        """The position from which to look along with a call to L2; None if no look is due."""
-        if self._begun or not -SKEW <= now - self._looked_at < self._ride:
-            return self._memory.invalidated.position
+    def wanted(self, now: float) -> Look | None:
+        """The look to make along with a call to L2; None if none is due."""
+        if self._looked_for != self._invocation or not -SKEW <= now - self._looked_at < self._ride:
+            return self.look()
         return None
 
-    def heard(self, news: News | None, now: float) -> None:
-        """A look was made at `now`, and found `news`; None: it failed. Then what is held goes on answering."""
-        self._looked_at, self._begun = now, False
-        self._not_before(now)
-        if self._most < inf:
-            self._memory.coherent_until = now + max(self._most, 0.0 if news else RIDE)
+    def look(self) -> Look:
+        """A look that begins now."""
+        return Look(self._memory.invalidated.position, self._invocation)
+
+    def heard(self, news: News | None, look: Look, now: float) -> None:
+        """What a look found that was made at `now`; None: it failed. Then what is held goes on answering."""
+        with self._lock:
+            if look.invocation == self._invocation:  # else it was made before a freeze, and tells nothing of that time
+                self._looked_for, self._looked_at = look.invocation, now
+                self._not_before(now)
+                if self._most < inf:
+                    self._memory.coherent_until = now + max(self._most, 0.0 if news else RIDE)
         if news is None:
             self._counts["look_failures"] += 1
             return

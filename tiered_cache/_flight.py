@@ -82,6 +82,13 @@ class Flights(Generic[T]):
         """Whether a load of this key is under way in this process."""
         return key in self._by_key
 
+    def leads(self, key: str) -> bool:
+        """Whether this thread is loading `key` among others, and so must not wait for itself."""
+        me = threading.get_ident()
+        return any(
+            type(name) is tuple and key in name and flight.leader == me for name, flight in list(self._by_key.items())
+        )
+
     def run(
         self,
         key: Key,

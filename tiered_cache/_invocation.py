@@ -34,8 +34,9 @@ class Invocation:
                 "an invocation of this cache is running already: decorate only the outermost handler, and let one "
                 "cache serve one invocation at a time"
             )
+        left = None if remaining is None else max(0.0, remaining())
         self._running, self._remaining = True, remaining
-        self._begun(self.remaining())
+        self._begun(left)
 
     def end(self) -> None:
         """It ends, and its values are gone."""

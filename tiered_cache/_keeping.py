@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from tiered_cache._entry import Entry
+from tiered_cache._entry import UNBORN, Birth, Entry
 from tiered_cache._errors import SerializationError
 from tiered_cache._flight import Flights
 from tiered_cache._load import stamp
 from tiered_cache._log import warn_once
-from tiered_cache._news import Invalidation, Kind
 from tiered_cache._owed import Owed
 from tiered_cache._reply import Filled
 from tiered_cache._rules import Freshness, jittered
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tiered_cache._backoff import Backoff
-    from tiered_cache._entry import Birth
     from tiered_cache._errors import NotFound
     from tiered_cache._invocation import Invocation
     from tiered_cache._l1.memory import MemoryStore
@@ -32,6 +30,17 @@ if TYPE_CHECKING:
     from tiered_cache._values import Loaded
     from tiered_cache._watch import Watch
     from tiered_cache.interfaces import Carrier
+
+
+class Handle(NamedTuple):
+    """What a resumable load left, and when its first part began: on the wall clock, and in the log."""
+
+    handle: str | None
+    began: float
+    birth: Birth
+
+
+NO_HANDLE = Handle(None, inf, UNBORN)
 
 
 class Keeping:
@@ -66,7 +75,7 @@ class Keeping:
         self._uniform = uniform
         self._counts = counts
         self._owed = Owed(carrier, counts)
-        self._handles: dict[str, tuple[str, float]] = {}  # what resumable loads left, and when they began
+        self._handles: dict[str, Handle] = {}
         self.flights: Flights[Answer] = Flights()
         self.load_seconds = 0.0
 
@@ -88,7 +97,9 @@ class Keeping:
         except SerializationError as error:
             warn_once("a value stays in L1 alone: %s", error)
             filled = Filled.NOT_KEPT
-        if filled is not Filled.REFUSED:
+        if filled is Filled.REFUSED:
+            self._memory.drop(call.key)  # it is older than what this call gives
+        else:
             self._store_in_l1(call, entry)
 
     def _store_in_l1(self, call: Call, entry: Entry) -> None:
@@ -126,15 +137,11 @@ class Keeping:
             self._store(call, entry, lease, self._now())
         elif not self._memory.refuses(call.key, entry):
             self._memory.drop(call.key)
-            if lease.held:
-                self._shared.release((lease,), self._now(), drop=True)
-            else:
-                self._shared.invalidate((Invalidation(Kind.KEY, call.key),), self._now())  # what L2 has is older
+            self._shared.release((lease,), self._now(), drop=True)  # what L2 has is older
 
     def _settled(self, call: Call, load_time: float) -> float:
         """A load came to an end: nothing is left of earlier ones. When it began, on the wall clock as it now goes; for a
         resumed one, when the first part did.
         """
         self._backoff.forget(call.key)
-        began = self._handles.pop(call.key, ("", inf))[1]
-        return min(call.now, self._now() - load_time, began)
+        return min(call.now, self._now() - load_time, self._handles.pop(call.key, NO_HANDLE).began)

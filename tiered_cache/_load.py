@@ -141,6 +141,13 @@ def stamp(
     )
 
 
+def unloaded(call: Call, birth: Birth) -> Entry:
+    """What stands for the outcome of a load that goes on, as far as it is known."""
+    from tiered_cache._entry import Entry
+
+    return Entry(None, loaded_at=call.now, fresh_for=0.0, tags=call.plan.tags, birth=birth)
+
+
 def renewed(held: Entry, ttl: float | None) -> Loaded:
     """What 'not modified' stands for: the value that is held, with its validators and tags."""
     return Loaded(held.value, ttl=ttl, tags=held.tags, etag=held.etag, last_modified=held.last_modified)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from tiered_cache._errors import NotFound, OriginMalformed
 from tiered_cache._load import Call, checked_value, is_passing
-from tiered_cache._news import Invalidation, Kind
 from tiered_cache._options import check_key, refuse_options
 from tiered_cache._read_through import REASONS, ReadThrough
 from tiered_cache._reply import Claim, Filled, Right
@@ -118,6 +117,7 @@ class ReadMany(ReadThrough):
                 ours, others, unasked = self._ask_many(pending, leases, claim, held, found, refreshing=refreshing)
                 if ours:
                     found |= self._load_many(ours, held, leases, loaded)
+                    self._shared.release([leases[call.key] for call in ours], ours[0].now)  # of keys that were left out
                 if not unasked and others and not patience.wait():
                     return found | self._load_many(others, held, leases, loaded)
                 claim = Claim.ALWAYS if unasked else claim
@@ -205,12 +205,12 @@ class ReadMany(ReadThrough):
         for chunk in _chunks(lasting):
             outcomes = self._shared.fill_many([(leases[call.key], entry) for call, entry in chunk], now)
             for call, entry in chunk:
-                if outcomes.get(call.key) is not Filled.REFUSED:
+                if outcomes.get(call.key) is Filled.REFUSED:
+                    self._memory.drop(call.key)
+                else:
                     self._store_in_l1(call, entry)
         for key in gone:
             self._memory.drop(key)
-        if unheld := [Invalidation(Kind.KEY, key) for key in gone if not leases[key].held]:
-            self._shared.invalidate(unheld, now)  # what L2 has is older
         self._shared.release([leases[key] for key in gone], now, drop=True)
 
     def _covered(self, calls: list[Call], held: dict[str, Entry], error: Exception) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from tiered_cache._errors import LoadPending, LoadTimeout, NotFound
-from tiered_cache._keeping import Keeping
-from tiered_cache._load import Call, Patience, is_passing, renewed, run_loader, stale_value
+from tiered_cache._keeping import NO_HANDLE, Handle, Keeping
+from tiered_cache._load import Call, Patience, is_passing, renewed, run_loader, stale_value, unloaded
 from tiered_cache._log import log
 from tiered_cache._news import Invalidation, Kind
 from tiered_cache._options import check_key, check_loader
@@ -21,7 +21,7 @@ from tiered_cache._values import Answer, LoadContext, Outcome, Pending, Reason, 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from tiered_cache._entry import Entry
+    from tiered_cache._entry import Birth, Entry
     from tiered_cache._flight import Flight
     from tiered_cache._options import Limit
     from tiered_cache._reply import Lease, Reply
@@ -77,6 +77,8 @@ class ReadThrough(Keeping):
             return default if held.negative else self._serve(call, held, "l1", Reason.FRESH).value
         self._memory.misses += 1
         reply = self._shared.read(key, call.now)
+        if held is not None and self._is_gone(key, held, reply):
+            held = None
         newest = newest_of(held, reply.entry)
         if newest is None or newest.negative or judge_data(newest, call.now) is not Verdict.FRESH:
             return default
@@ -133,7 +135,7 @@ class ReadThrough(Keeping):
                 newest, tier, move = self._weigh(call, held, reply, refreshing=refreshing)
                 if move is Move.LOAD and reply.right is Right.UNASKED:
                     claim = Claim.ALWAYS  # what is there is dead or stale
-                elif move is not Move.WAIT or not patience.wait():
+                elif move is not Move.WAIT or self.flights.leads(call.key) or not patience.wait():
                     break
                 call = call._replace(now=self._now())
             self._counts["waited"] += patience.waited
@@ -148,7 +150,7 @@ class ReadThrough(Keeping):
         """Run the loader, and keep what it gives in L2 and L1. `held`: what is known so far, found in `tier`."""
         flight.fallback = partial(self._instead, call, held, Reason.LOAD_SLOW, tier)
         context = self._context(call, held)
-        birth, started = self._memory.birth(), self._steady()
+        birth, started = self._birth(call), self._steady()
         try:
             outcome = run_loader(call.loader, context)
         except NotFound as error:
@@ -162,7 +164,7 @@ class ReadThrough(Keeping):
             load_time = self._steady() - started
             self.load_seconds += load_time
         if isinstance(outcome, Pending):
-            return self._await(call, held, tier, outcome)
+            return self._await(call, held, tier, outcome, birth)
         if outcome is Outcome.NOT_MODIFIED:
             self._counts["not_modified"] += 1
             outcome = renewed(cast("Entry", held), context.renewed_ttl)  # not_modified() refuses where nothing is held
@@ -196,8 +198,7 @@ class ReadThrough(Keeping):
         self, call: Call, held: Entry | None, reply: Reply, *, refreshing: bool
     ) -> tuple[Entry | None, Tier, Move]:
         """The newest data that L1 and L2 hold, where they were found, and the move. What L2 vouches for goes into L1."""
-        if held is not None and held.doubtful and reply.reached:
-            self._memory.discard(call.key, held)  # L2 does not vouch for it, and the log cannot
+        if held is not None and self._is_gone(call.key, held, reply):
             held = None
         newest = newest_of(held, reply.entry)
         if newest is None:
@@ -206,6 +207,16 @@ class ReadThrough(Keeping):
         if reply.entry is not None and move is not Move.LOAD and move is not Move.WAIT:
             self._adopt(call, newest)
         return newest, "l1" if newest is held else "l2", move
+
+    def _is_gone(self, key: str, held: Entry, reply: Reply) -> bool:
+        """Whether what was held has been invalidated, as this very reply may have told; or, where the log could not be
+        followed, perhaps has been, and L2 can be asked.
+        """
+        if held.doubtful:
+            if reply.reached:
+                self._memory.discard(key, held)
+            return reply.reached
+        return self._memory.is_dead(key, held)
 
     def _move_on_l2(self, call: Call, held: Entry | None, newest: Entry, reply: Reply, *, refreshing: bool) -> Move:
         if call.plan.force_refresh:
@@ -277,6 +288,19 @@ class ReadThrough(Keeping):
 
         return self._owed.owe(call.key, refresh, call.now)
 
+    def _handle(self, call: Call) -> Handle:
+        """What the first part of a resumable load left, unless it has been invalidated since that began."""
+        left = self._handles.get(call.key, NO_HANDLE)
+        if left.handle is not None and self._memory.is_dead(call.key, unloaded(call, left.birth)):
+            self._handles.pop(call.key, None)
+            return NO_HANDLE
+        return left
+
+    def _birth(self, call: Call) -> Birth:
+        """The birth of what a load gives that goes on now: that of its first part."""
+        left = self._handle(call)
+        return self._memory.birth() if left.handle is None else left.birth
+
     def _new_lease(self, key: str) -> Lease:
         remaining = self.invocation.remaining()
         return self._shared.lease(key, self._lease_seconds if remaining is None else remaining + MARGIN)
@@ -304,7 +328,7 @@ class ReadThrough(Keeping):
             stale=stale_value(held),
             etag=None if held is None else held.etag,
             last_modified=None if held is None else held.last_modified,
-            handle=self._handles.get(call.key, (None, 0.0))[0],
+            handle=self._handle(call).handle,
             remaining=remaining,
         )
 
@@ -341,9 +365,10 @@ class ReadThrough(Keeping):
             return None  # invalidated meanwhile, or perhaps
         return self._serve(call._replace(now=now), held, tier, reason)
 
-    def _await(self, call: Call, held: Entry | None, tier: Tier, pending: Pending) -> Answer:
-        handle, began = self._handles.pop(call.key, ("", call.now))
-        self._handles[call.key] = (pending.handle, began if handle == pending.handle else call.now)
+    def _await(self, call: Call, held: Entry | None, tier: Tier, pending: Pending, birth: Birth) -> Answer:
+        before = self._handles.pop(call.key, NO_HANDLE)
+        first = before if before.handle == pending.handle else Handle(pending.handle, call.now, birth)
+        self._handles[call.key] = first
         if len(self._handles) > MOST_HANDLES:
             self._handles.pop(next(iter(self._handles)), None)
         answer = self._instead(call, held, Reason.LOAD_PENDING, tier)

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import os
 import threading
+from math import inf
 from typing import TYPE_CHECKING
 
+from tiered_cache._entry import START
 from tiered_cache._news import EVERYTHING, Invalidation, Kind, News
 from tiered_cache._reply import ABSENT, UNREACHED, Claim, Filled, Lease, Reply, Right
+from tiered_cache._rules import SKEW
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -26,6 +29,8 @@ MOST_UNDELIVERED = 10_000
 """Invalidations remembered. Beyond it, the one that is remembered is of everything."""
 
 
+PAUSE, LONGEST_PAUSE = 1.0, 30.0
+"""Seconds after a try to deliver that failed until the next: doubling, since half of it may be done with each try."""
 MOST_AT_ONCE = 1_000
 """Invalidations tried again in one round trip."""
 
@@ -39,6 +44,8 @@ class Shared:
         self._follower = follower
         self._counts = counts
         self._undelivered: dict[Invalidation, object] = {}  # a mark of its own for each
+        self._closed = False
+        self._pause, self._refused_at = 0.0, -inf
         self._lock = threading.Lock()
         self.expects_hit = False
         """Whether the last read found something: then the next asks for the value alone, and not for the lease too."""
@@ -49,17 +56,18 @@ class Shared:
         if not self._follower.must_look(now):
             return False
         self._deliver(now)
-        self._follower.heard(self._store.look(self._memory.invalidated.position, (), now), now)
+        look = self._follower.look()
+        self._follower.heard(self._store.look(look.since, (), now), look, now)
         return True
 
     def read(self, key: str, now: float) -> Reply:
         """What the store holds under `key`, unless it is known to be invalidated."""
         if self._undelivered:
             self._deliver(now)
-        before, wanted = self._memory.invalidated.tick, self._follower.wanted(now)
-        reply = self._store.read(key, now, wanted)
-        if wanted is not None:
-            self._follower.heard(reply.news, now)
+        before, look = self._memory.invalidated.tick, self._follower.wanted(now)
+        reply = self._store.read(key, now, None if look is None else look.since)
+        if look is not None:
+            self._follower.heard(reply.news, look, now)
         self.expects_hit = reply.entry is not None
         return self._known(key, reply, self._since(before, reply.news), now)
 
@@ -68,20 +76,20 @@ class Shared:
         if not keys:
             return {}
         self._deliver(now)
-        before, wanted = self._memory.invalidated.tick, self._follower.wanted(now)
-        replies, news = self._store.read_many(keys, now, wanted)
-        if wanted is not None:
-            self._follower.heard(news, now)
+        before, look = self._memory.invalidated.tick, self._follower.wanted(now)
+        replies, news = self._store.read_many(keys, now, None if look is None else look.since)
+        if look is not None:
+            self._follower.heard(news, look, now)
         return self._all_judged(replies, self._since(before, news), now)
 
     def ask(self, lease: Lease, claim: Claim, now: float) -> Reply:
         """What the store holds under the lease's key, and the lease according to `claim`, in one round trip."""
         if self._undelivered:
             self._deliver(now)
-        before, wanted = self._memory.invalidated.tick, self._follower.wanted(now)
-        reply = self._store.ask(lease, claim, now, wanted)
-        if wanted is not None:
-            self._follower.heard(reply.news, now)
+        before, look = self._memory.invalidated.tick, self._follower.wanted(now)
+        reply = self._store.ask(lease, claim, now, None if look is None else look.since)
+        if look is not None:
+            self._follower.heard(reply.news, look, now)
         self.expects_hit = reply.entry is not None
         return self._known(lease.key, reply, self._since(before, reply.news), now)
 
@@ -112,7 +120,7 @@ class Shared:
     def release(self, leases: Iterable[Lease], now: float, *, drop: bool = False) -> None:
         """Give up those of the leases that are held; `drop`: with the values that stand there."""
         held = [lease for lease in leases if lease.held]
-        if held:
+        if held and not self._closed:
             self._store.release(held, now, drop=drop)
 
     def invalidate(self, what: Sequence[Invalidation], now: float, lease: Lease | None = None) -> bool:
@@ -120,6 +128,7 @@ class Shared:
 
         Here after the store, so that what it gave before is refused.
         """
+        self._deliver(now, urgent=True)  # first what came first
         with self._lock:
             marks = {one: self._undelivered.get(one) for one in what}
         position = self._memory.invalidated.position
@@ -137,9 +146,8 @@ class Shared:
     def warm_up(self, now: float) -> bool:
         """Import, connect, and learn how far the log has come."""
         answers = self._store.warm_up(now)
-        position = self._memory.invalidated.position
-        news = self._store.look(position, (), now) if answers else None
-        self._follower.heard(news, now)
+        look = self._follower.look()
+        self._follower.heard(self._store.look(look.since, (), now) if answers else None, look, now)
         return answers
 
     def allow(self, seconds: float | None) -> None:
@@ -161,6 +169,7 @@ class Shared:
 
     def close(self) -> None:
         """As the store."""
+        self._closed = True
         self._store.close()
 
     def _since(self, before: int, news: News | None) -> int:
@@ -192,33 +201,44 @@ class Shared:
         entry.since = since
         if self._undelivered and not self._undelivered.keys().isdisjoint(_names(key, entry)):
             return UNREACHED
+        invalidated = self._memory.invalidated
+        if invalidated.position == START or invalidated.unknown(entry):
+            return UNREACHED  # the look that would have told came to nothing
         if self._memory.is_dead(key, entry):
             self._counts["dead"] += 1
             return reply._replace(entry=None)
-        if self._memory.invalidated.expires(key, entry):
+        if invalidated.expires(key, entry):
             entry.expire(now)
         return reply
 
     def _look_for(self, tags: Iterable[str], now: float) -> None:
-        """Look into the log and at the markers of `tags`, in one step."""
+        """Look into the log and at the markers of `tags`, in one step; many at a time."""
         wanted = tuple(tags)
-        if wanted:
-            self._follower.heard(self._store.look(self._memory.invalidated.position, wanted, now), now)
+        for start in range(0, len(wanted), MOST_AT_ONCE):
+            look = self._follower.look()
+            found = self._store.look(look.since, wanted[start : start + MOST_AT_ONCE], now)
+            self._follower.heard(found, look, now)
 
-    def _deliver(self, now: float) -> None:
-        """Try again, in one round trip, what was not delivered. More waits for the next contact."""
-        if not self._undelivered:
+    def _deliver(self, now: float, *, urgent: bool = False) -> None:
+        """Try again, in one round trip, what was not delivered; more waits for the next contact. But not with each read
+        of a server that takes no writes.
+        """
+        if not self._undelivered or (not urgent and -SKEW <= now - self._refused_at < self._pause):
             return
         with self._lock:
             marks = dict(list(self._undelivered.items())[:MOST_AT_ONCE])
         news = self._store.invalidate(list(marks), self._memory.invalidated.position, now, None)
-        if news is not None:
-            self._follower.learn(news, now)
-            self._settle(marks)
+        if news is None:
+            self._pause, self._refused_at = min(max(2 * self._pause, PAUSE), LONGEST_PAUSE), now
+            return
+        self._pause = 0.0
+        self._follower.learn(news, now)
+        self._settle(marks)
 
     def _remember(self, what: Iterable[Invalidation]) -> None:
         with self._lock:
-            self._undelivered |= {one: object() for one in what}
+            for kind, name in what:  # what was to expire is deleted in the end, which takes one command
+                self._undelivered[Invalidation(Kind.KEY if kind is Kind.EXPIRED else kind, name)] = object()
             if len(self._undelivered) > MOST_UNDELIVERED:
                 self._undelivered = {EVERYTHING: object()}
 
@@ -234,7 +254,7 @@ class Shared:
 
 def _names(key: str, entry: Entry) -> list[Invalidation]:
     """All whose invalidation would concern the entry."""
-    names = [EVERYTHING, Invalidation(Kind.KEY, key), Invalidation(Kind.EXPIRED, key)]
+    names = [EVERYTHING, Invalidation(Kind.KEY, key)]
     return names + [Invalidation(Kind.TAG, tag) for tag in entry.tags]
 
 

@@ -99,8 +99,9 @@ class Invalidations:
         elif news.end > self.position:
             fresh = None
             self._open(news)
-        for tag, at in news.markers.items():
-            self._mark(tag, at)
+        if news.end >= self._opened:  # else records are missing between the markers and what is known
+            for tag, at in news.markers.items():
+                self._mark(tag, at)
         return fresh
 
     def _open(self, news: News) -> None:

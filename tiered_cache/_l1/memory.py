@@ -224,7 +224,7 @@ class MemoryStore:
 
     def arm(self, key: str, entry: Entry) -> None:
         """Let plain hits find a fresh, positive entry; one that L1 shares by reference."""
-        if self._arms and not entry.negative:
+        if self._arms and not entry.negative and not entry.doubtful:
             self.hot[key] = (entry.value, min(entry.hit_until(), self.coherent_until), entry)
 
     def rearm(self, key: str, entry: Entry) -> None:
@@ -286,8 +286,10 @@ class MemoryStore:
     def _hashed(self, records: Sequence[Invalidation]) -> list[Invalidation]:
         """Those of `records` that stand in the log under a hash, with the keys that are held in its place."""
         by_hash = {name: kind for kind, name in records if name.startswith("#")}
+        if not by_hash:
+            return []
         alias = self.invalidated.alias
-        return [Invalidation(by_hash[alias(key)], key) for key, _ in self._all() if by_hash and alias(key) in by_hash]
+        return [Invalidation(by_hash[alias(key)], key) for key, _ in self._all() if alias(key) in by_hash]
 
     def _doubt(self) -> None:
         """Serve nothing that is held, unless L2 vouches for it anew or cannot be asked."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from tiered_cache._entry import START
@@ -32,6 +33,8 @@ LONGEST_KEY = 512
 """Bytes of a key above which its hash stands in its place; the whole key is inside the envelope and is compared."""
 MOST_AT_ONCE = 1_000
 """Invalidations in one round trip."""
+MOST_STRAYS = 100
+"""Leases remembered that could not be given up, to be given up with the next that is asked for."""
 TRIES = 3
 """How often a header is rewritten before the value is given up, since others rewrite it at the same time."""
 
@@ -49,6 +52,7 @@ class RedisStore:
         self._log = LogKeys(self._prefix)
         self._counts = Counters()
         self._calls = Calls(tier, self._counts)
+        self._strays: deque[Lease] = deque(maxlen=MOST_STRAYS)  # leases that may be held in the server, by nobody here
         self._expects_news = False
         """Whether the last look found any: then the next reads them at once, and else only whether there are some."""
 
@@ -88,8 +92,14 @@ class RedisStore:
         if not self._calls.may_write(now):
             self._counts["skipped"] += 1
             return self.read(lease.key, now, since)._replace(right=Right.NONE)
-        replies, news = self._look_and([self._asking(lease, claim)], now, since)
-        return self._granted(lease, replies[0], now, news) if replies else UNREACHED
+        strays = list(self._strays)
+        replies, news = self._look_and([*map(self._releasing, strays), self._asking(lease, claim)], now, since)
+        if not replies:
+            self._strays.append(lease)  # it may be ours, and nobody would know
+            return UNREACHED
+        for stray in strays:
+            self._strays.remove(stray)
+        return self._granted(lease, replies[-1], now, news)
 
     def ask_many(self, leases: Sequence[Lease], claim: Claim, now: float) -> dict[str, Reply]:
         """The same for several leases."""
@@ -139,12 +149,10 @@ class RedisStore:
 
     def release(self, leases: Sequence[Lease], now: float, *, drop: bool) -> None:
         """Give up the leases that are still ours; `drop`: and forget what stands under their keys."""
-        what = b"drop" if drop else b"keep"
-        commands = [RELEASE(self._value_and_lease(lease.key), lease.token, what) for lease in leases]
         for lease in leases:
             lease.held = False
-        if commands:
-            self._calls.call(commands, now)
+        if leases and self._calls.call([self._releasing(lease, drop=drop) for lease in leases], now) is None:
+            self._strays.extend(leases)
 
     def invalidate(self, what: Sequence[Invalidation], since: Position, now: float, lease: Lease | None) -> News | None:
         """Forget values and leases, and then append the records. None if any of it was not done, else what is new."""
@@ -181,17 +189,17 @@ class RedisStore:
         name = self._name(key)
         for _ in range(TRIES):
             replies = self._calls.call([(b"GETRANGE", name, b"0", b"%d" % (HEADER_SIZE - 1))], now, urgent=True)
-            if not self._all_done(replies):
+            if replies is None:
                 return False
-            header = replies[0] if replies else b""
+            header = replies[0]
+            if isinstance(header, Unavailable) and header.failure is not Failure.REPLY:
+                return False
             try:
                 loaded_at, fresh_for, *_ = TIMES.unpack_from(header, TIMES_AT)
                 loaded_at, fresh_for = expired(loaded_at, fresh_for, now)
                 new = rewritten_header(header, loaded_at=loaded_at, fresh_for=fresh_for, stale_while_revalidate=0.0)
-            except (struct.error, Unreadable, SerializationError):
-                return self._all_done(
-                    self._calls.call(self._forgetting(key, None), now, urgent=True)
-                )  # nothing there that may be served
+            except (struct.error, TypeError, Unreadable, SerializationError):
+                break  # nothing there that may be served
             done = self._calls.call([REWRITE(self._value_and_lease(key), header, new)], now, urgent=True)
             if not self._all_done(done):
                 return False
@@ -241,6 +249,9 @@ class RedisStore:
     def _value_and_lease(self, key: str) -> tuple[bytes, bytes]:
         name = self._name(key)
         return name, name + b":lease"
+
+    def _releasing(self, lease: Lease, *, drop: bool = False) -> Command:
+        return RELEASE(self._value_and_lease(lease.key), lease.token, b"drop" if drop else b"keep")
 
     def _asking(self, lease: Lease, claim: Claim) -> Command:
         return ASK(self._value_and_lease(lease.key), lease.token, _milliseconds(lease.seconds), _CLAIMS[claim])
