@@ -6,7 +6,7 @@ import threading
 from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
-from tiered_cache._entry import Position  # noqa: TC001  # a field of a NamedTuple
+from tiered_cache._entry import START, Position
 from tiered_cache._log import log
 from tiered_cache._news import Kind
 from tiered_cache._rules import SKEW
@@ -85,9 +85,8 @@ class Follower:
 
     def wanted(self, now: float) -> Look | None:
         """The look to make along with a call to L2; None if none is due."""
-        if self._looked_for != self._invocation or not -SKEW <= now - self._looked_at < self._ride:
-            return self.look()
-        return None
+        is_early = self._looked_for == self._invocation and -SKEW <= now - self._looked_at < self._ride
+        return None if is_early and self._memory.invalidated.position != START else self.look()
 
     def look(self) -> Look:
         """A look that begins now."""

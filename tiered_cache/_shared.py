@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import os
 import threading
-from math import inf
 from typing import TYPE_CHECKING
 
 from tiered_cache._entry import START
 from tiered_cache._news import EVERYTHING, Invalidation, Kind, News
 from tiered_cache._reply import ABSENT, UNREACHED, Claim, Filled, Lease, Reply, Right
-from tiered_cache._rules import SKEW
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -29,8 +27,6 @@ MOST_UNDELIVERED = 10_000
 """Invalidations remembered. Beyond it, the one that is remembered is of everything."""
 
 
-PAUSE, LONGEST_PAUSE = 1.0, 30.0
-"""Seconds after a try to deliver that failed until the next: doubling, since half of it may be done with each try."""
 MOST_AT_ONCE = 1_000
 """Invalidations tried again in one round trip."""
 
@@ -45,7 +41,6 @@ class Shared:
         self._counts = counts
         self._undelivered: dict[Invalidation, object] = {}  # a mark of its own for each
         self._closed = False
-        self._pause, self._refused_at = 0.0, -inf
         self._lock = threading.Lock()
         self.expects_hit = False
         """Whether the last read found something: then the next asks for the value alone, and not for the lease too."""
@@ -128,7 +123,7 @@ class Shared:
 
         Here after the store, so that what it gave before is refused.
         """
-        self._deliver(now, urgent=True)  # first what came first
+        self._deliver(now)  # first what came first
         with self._lock:
             marks = {one: self._undelivered.get(one) for one in what}
         position = self._memory.invalidated.position
@@ -219,21 +214,16 @@ class Shared:
             found = self._store.look(look.since, wanted[start : start + MOST_AT_ONCE], now)
             self._follower.heard(found, look, now)
 
-    def _deliver(self, now: float, *, urgent: bool = False) -> None:
-        """Try again, in one round trip, what was not delivered; more waits for the next contact. But not with each read
-        of a server that takes no writes.
-        """
-        if not self._undelivered or (not urgent and -SKEW <= now - self._refused_at < self._pause):
+    def _deliver(self, now: float) -> None:
+        """Try again, in one round trip, what was not delivered; more waits for the next contact."""
+        if not self._undelivered or not self._store.takes_writes(now):
             return
         with self._lock:
             marks = dict(list(self._undelivered.items())[:MOST_AT_ONCE])
         news = self._store.invalidate(list(marks), self._memory.invalidated.position, now, None)
-        if news is None:
-            self._pause, self._refused_at = min(max(2 * self._pause, PAUSE), LONGEST_PAUSE), now
-            return
-        self._pause = 0.0
-        self._follower.learn(news, now)
-        self._settle(marks)
+        if news is not None:
+            self._follower.learn(news, now)
+            self._settle(marks)
 
     def _remember(self, what: Iterable[Invalidation]) -> None:
         with self._lock:

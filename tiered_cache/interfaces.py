@@ -138,6 +138,10 @@ class SharedStore(Protocol):
         """Give up each lease that is still held by its token; `drop`: and forget what stands under its key."""
         ...
 
+    def takes_writes(self, now: float) -> bool:
+        """Whether a write is worth a try, as far as is known without asking: not just after one was refused."""
+        ...
+
     def invalidate(self, what: Sequence[Invalidation], since: Position, now: float, lease: Lease | None) -> News | None:
         """Invalidate: each key's value and lease in one step, and only then the records in the log, with tags' markers.
 

@@ -284,7 +284,6 @@ def test_to_expire_what_is_no_entry_is_to_delete_it(store: RedisStore, admin: re
     assert admin.exists(VALUE) == 0
 
 
-@pytest.mark.xfail(strict=True, reason="the error for a foreign type is taken for 'not delivered', time and again")
 def test_to_expire_a_foreign_type_is_to_delete_it(store: RedisStore, admin: redis.Redis) -> None:
     """F28: it must not keep this invalidation, and all that wait beside it, from being delivered."""
     admin.lpush(VALUE, "element")

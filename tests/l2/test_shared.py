@@ -116,6 +116,7 @@ def test_what_has_an_undelivered_invalidation_is_not_read(
         assert cache.get(other, None) == (None if act == "clear" else other)
         assert cache.get_many_or_load([key], lambda keys: dict.fromkeys(keys, "anew")) == {key: "anew"}
         admin.replicaof("NO", "ONE")
+        rig.clock.advance(2)
         cache._memory.drop(key)
         assert cache.get(key, None) is None
     assert undelivered(cache) == 0

@@ -154,6 +154,10 @@ class RedisStore:
         if leases and self._calls.call([self._releasing(lease, drop=drop) for lease in leases], now) is None:
             self._strays.extend(leases)
 
+    def takes_writes(self, now: float) -> bool:
+        """Whether no breaker says that a write would be refused."""
+        return "open" not in (self._tier.breaker.state(now), self._tier.write_breaker.state(now))
+
     def invalidate(self, what: Sequence[Invalidation], since: Position, now: float, lease: Lease | None) -> News | None:
         """Forget values and leases, and then append the records. None if any of it was not done, else what is new."""
         news: News | None = News(since, since, followed=True)
