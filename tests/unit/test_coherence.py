@@ -112,6 +112,15 @@ def test_a_gap_puts_all_that_is_under_way_in_doubt() -> None:
     assert not log.kills("k", entry((1, 300), since=log.tick))
 
 
+def test_a_gap_in_which_nothing_was_cleared_puts_what_is_under_way_in_doubt_too() -> None:
+    """Of what begins after it, only what the log said before is unknown."""
+    log = known()
+    loading = entry((1, 5), since=log.tick)
+    log.learn(News((1, 5), (1, 900), followed=False))
+    assert log.kills("k", loading)
+    assert not log.kills("k", entry((1, 5), since=log.tick))
+
+
 def test_a_gap_does_not_bring_back_what_was_cleared_before_it() -> None:
     """What this container knew of that stays known, though the log may say less."""
     log = known()

@@ -192,6 +192,38 @@ def test_the_table_of_moves_after_a_look_into_l2(verdict: Verdict) -> None:
             assert move is on_l2(verdict, vouched=vouched, reached=reached, **options)
 
 
+MEANWHILE = {
+    FRESH: (Move.SERVE_UNCONFIRMED,) * 4,
+    REVALIDATE: (Move.SERVE_AND_REFRESH, Move.SERVE_STALE, Move.WAIT, Move.WAIT),
+    FAILING: (Move.SERVE_MEANWHILE, Move.SERVE_STALE, Move.WAIT, Move.WAIT),
+    GONE: (Move.WAIT,) * 4,
+}
+
+
+@pytest.mark.parametrize("verdict", MEANWHILE)
+def test_the_table_of_moves_while_another_container_loads(verdict: Verdict) -> None:
+    """Who may serve what it has does not wait; who refreshes leaves that to the other."""
+    for (stale_ok, backing_off), expected in zip(CASES, MEANWHILE[verdict], strict=True):
+        options = {"reached": True, "stale_ok": stale_ok, "backing_off": backing_off, "taken": True}
+        for vouched in (False, True):
+            move = Move.SERVE if verdict is FRESH and vouched else expected
+            assert move is on_l2(verdict, vouched=vouched, refreshing=False, **options)
+            if verdict is REVALIDATE and stale_ok:
+                move = Move.SERVE_MEANWHILE
+            assert move is on_l2(verdict, vouched=vouched, refreshing=True, **options)
+
+
+@given(entries, st.floats(-500, 1000))
+def test_what_is_doubtful_is_never_served_before_l2_was_asked(held: Entry, age: float) -> None:
+    """It is neither fresh nor to be refreshed; all else is as without the doubt."""
+    before = judge(held, T0 + age)
+    held.doubtful = True
+    after = judge(held, T0 + age)
+    held.doubtful = False
+    data = judge_data(held, T0 + age)
+    assert after is {FRESH: UNCONFIRMED, REVALIDATE: FAILING}.get(data, before)
+
+
 @pytest.mark.parametrize("verdict", [REVALIDATE, FAILING, GONE])
 def test_an_owed_refresh_is_not_content_with_what_is_stale(verdict: Verdict) -> None:
     """Only fresh data of another container settle it; else the loader runs."""
