@@ -19,8 +19,10 @@ TOLERANCE = 0.01
 STALE_REASONS = frozenset({"revalidating", "load_failed", "load_slow", "load_pending", "load_elsewhere"})
 SOON = 0.02
 """Seconds within which a call that joined a load has its outcome, if the machine does not stall."""
-AHEAD = 2.0
-"""Seconds by which a stamp may be ahead of the container's clock: one by the rule, and what a load may begin late."""
+SKEW = 1.0
+"""Seconds by which the clocks of two containers may differ unnoticed."""
+AHEAD = 2 * SKEW
+"""Seconds by which a stamp may be ahead of the container's clock: also what a load may begin late."""
 HOLDING = frozenset({"value", "absent", "set"})
 UNDELIVERED = "InvalidationNotDelivered"
 FROZEN = frozenset({"freeze"})
@@ -100,7 +102,8 @@ def no_resurrection(history: History) -> Iterator[str]:
 
     In one container: a call that begins after `delete`, `expire`, `invalidate_tag`, `clear` or `set` returned, whatever
     came of it. In the others: after it returned without an error, as soon as `coherence` says, if their L2 answered since.
-    `expire` lets a stale value be served, marked so; a call that does not tell is let pass. A value that a caller set is
+    `expire` lets a stale value be served, marked so; a call that does not tell is let pass, and a container whose clock is
+    behind. A value that a caller set is
     let pass unless that had ended before the invalidation was called: it may have come after it. Without leases, what
     others load may bring back an old version.
     """
@@ -171,7 +174,8 @@ def _forbids(change: Event, event: Event, load: Load) -> bool:
     if load.outcome == "set" and load.ended >= change.start:
         return False
     if change.operation == "expire":
-        return event.stale is False
+        behind = event.container != change.container and event.ahead < change.ahead - SKEW
+        return event.stale is False and not behind
     return not (change.operation == "set" and change.error)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -88,30 +89,45 @@ def namespace_of(number: int) -> str:
 
 
 def live(number: int, port: int, origin: Origin, offset: Cell, *, seconds: float, seed: int) -> Report:
-    """Be a container for so long, and tell what happened. `origin` may be in another process."""
-    cache = make_cache(number, port, Clock(offset))
-    container = Container(
-        f"c{number}", namespace_of(number), cache, origin, now=time.monotonic, ahead=lambda: offset.value
-    )
+    """Be a container for so long, now and then a new one, and tell what happened. `origin` may be in another process."""
+    made: list[Container] = []
     seen = []
     stall = 0.0
     ends = time.monotonic() + seconds
     choose = random.Random(seed)
     with logged() as lines, ThreadPoolExecutor(THREADS, thread_name_prefix="worker") as pool:
         while time.monotonic() < ends:
+            if not made or choose.random() < 0.05:
+                made.append(begin(number, len(made), port, origin, offset))
+                if len(made) > 1:
+                    made[-2].cache.close()
+            container = made[-1]
             deadline = time.monotonic() + INVOCATION
             with container.invocation(lambda deadline=deadline: deadline - time.monotonic()):
                 works = [pool.submit(work, container, choose.random(), choose.randint(1, 12)) for _ in range(THREADS)]
                 for done in works:
                     stall = max(stall, done.result())
-            seen.append(cache.stats().l1)
+            seen.append(container.cache.stats().l1)
             time.sleep(choose.choice([0.0, 0.0, 0.02, 0.3]))
-    l2 = cache.stats().l2
-    cache.close()
-    faults = [*memory(seen), *secrecy(lines, [PASSWORD, origin.get_mark()])]
+    made[-1].cache.close()
+    errors: Counter[str] = Counter()
+    for container in made:
+        l2 = container.cache.stats().l2
+        errors.update(l2.errors if l2 else {})
     return Report(
-        events=container.events, loads=container.loads, faults=faults, errors=dict(l2.errors) if l2 else {}, stall=stall
+        events=[event for container in made for event in container.events],
+        loads=[load for container in made for load in container.loads],
+        faults=[*memory(seen), *secrecy(lines, [PASSWORD, origin.get_mark()])],
+        errors=dict(errors),
+        stall=stall,
     )
+
+
+def begin(number: int, before: int, port: int, origin: Origin, offset: Cell) -> Container:
+    """A container, in whose place so many have been."""
+    cache = make_cache(number, port, Clock(offset))
+    name = f"c{number}.{before}"
+    return Container(name, namespace_of(number), cache, origin, now=time.monotonic, ahead=lambda: offset.value)
 
 
 def work(container: Container, seed: float, calls: int) -> float:

@@ -35,6 +35,7 @@ class Event:
     """One call of one caller, and what came of it. A call for many keys is one event for each of them.
 
     keys: those that it read, or that it invalidated.
+    container: its name; after a dot, how many there were in its place before.
     value: what the origin's `Load` has as its value, if it came through whole; of NotFound, the text.
     error: the name of the exception's type; "" if none.
     ahead: the least by which the container's clock was ahead of true time during the call.
@@ -98,7 +99,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Disturbance:
-    """What was done to the run, from `start` to `end`. `container`: to one of them alone; "": to all."""
+    """What was done to the run, from `start` to `end`. `container`: to one alone, and those in its place; "": to all."""
 
     name: str
     start: float
@@ -107,7 +108,8 @@ class Disturbance:
 
     def met(self, container: str, start: float, end: float) -> bool:
         """Whether it may have touched that container in that time."""
-        return self.container in ("", container) and self.start <= end and start <= self.end
+        place = container.partition(".")[0]
+        return self.container in ("", place) and self.start <= end and start <= self.end
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

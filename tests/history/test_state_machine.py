@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
+import redis
 from checks import violations
 from container import OPERATIONS, Container, tag_of
 from history import Disturbance, History, Origin, Policy, TrueTime
@@ -45,7 +46,7 @@ keys = st.sampled_from(KEYS)
 containers = st.sampled_from([0, 0, 1, 1, 2])
 sharing = st.sampled_from([0, 1])
 options = st.sampled_from([{}] * 4 + [{"force_refresh": True}, {"stale_ok": False}])
-STEPS = ["delete", "delete", "ask", "set", "invoke", "wait", *sorted(OPERATIONS - {"delete"})]
+STEPS = ["delete", "delete", "ask", "set", "invoke", "replace", "wait", *sorted(OPERATIONS - {"delete"})]
 """What others do while a load is under way."""
 
 
@@ -71,7 +72,6 @@ class Fleet(RuleBasedStateMachine):
         self.origin = Origin(self.time)
         self.disturbances: list[Disturbance] = []
         self.checked = 0
-        self.depth = 0
         self.opened = ExitStack()
         self.lines = self.opened.enter_context(logged())
         self.running: list[ExitStack | None] = [None, None, None]
@@ -85,10 +85,11 @@ class Fleet(RuleBasedStateMachine):
         self.clocks = [FakeClock(T0) for _ in range(3)]
         self.carriers: list[Kept | str] = ["inline" if inline else Kept() for _ in range(3)]
         self.containers = [self._container(number) for number in range(3)]
+        self.all_containers = list(self.containers)
         for number in range(3):
             self._start(number)
 
-    def _container(self, number: int) -> Container:
+    def _container(self, number: int, name: str = "") -> Container:
         clock = self.clocks[number]
         address = f"redis://default:{PASSWORD}@127.0.0.1:{self.proxies[number].port}"
         windows = {"stale_while_revalidate": POLICY.stale_while_revalidate, "stale_if_error": POLICY.stale_if_error}
@@ -103,13 +104,13 @@ class Fleet(RuleBasedStateMachine):
         self.opened.callback(cache.close)
         namespace = "other" if number == 2 else "orders"
         ahead = lambda: clock() - T0 - self.time.passed
-        return Container(f"c{number}", namespace, cache, self.origin, now=self.time, ahead=ahead)
+        return Container(name or f"c{number}", namespace, cache, self.origin, now=self.time, ahead=ahead)
 
     def teardown(self) -> None:
         for stack in self.running:
             if stack is not None:
                 stack.close()
-        seen = [container.cache.stats().l1 for container in getattr(self, "containers", ())]
+        seen = [container.cache.stats().l1 for container in getattr(self, "all_containers", ())]
         self.opened.close()
         assert [*memory(seen), *secrecy(self.lines, [PASSWORD, self.origin.get_mark()])] == []
 
@@ -154,6 +155,18 @@ class Fleet(RuleBasedStateMachine):
     @rule(number=containers)
     def invoke(self, number: int) -> None:
         self._end(number)
+        self._start(number)
+
+    @rule(number=containers)
+    def replace(self, number: int) -> None:
+        """A container ends, and a new one begins in its place."""
+        self._end(number)
+        self.containers[number].cache.close()
+        if isinstance(self.carriers[number], Kept):
+            self.carriers[number] = Kept()
+        new = self._container(number, f"c{number}.{len(self.all_containers)}")
+        self.containers[number] = new
+        self.all_containers.append(new)
         self._start(number)
 
     # Calls
@@ -238,6 +251,10 @@ class Fleet(RuleBasedStateMachine):
                     self._pass(20)
                 case "invoke":
                     self.invoke(number)
+                case "replace" if number == loading:
+                    pass
+                case "replace":
+                    self.replace(number)
                 case "invalidate_tag":
                     container.invalidate_tag(tag_of(key), KEYS)
                 case "clear":
@@ -257,13 +274,16 @@ class Fleet(RuleBasedStateMachine):
         seconds=st.sampled_from([0.0, 16.0, 61.0]),
         change=st.sampled_from(sorted(OPERATIONS)),
         read=st.sampled_from(["ask", "ask_many", "get"]),
+        anew=st.booleans(),
     )
-    def look_while_another_loads(self, number: int, key: str, seconds: float, change: str, read: str) -> None:
-        """What one held is invalidated by another, who then loads it; meanwhile the first begins an invocation."""
+    def look_while_another_loads(
+        self, number: int, key: str, seconds: float, change: str, read: str, anew: bool
+    ) -> None:
+        """What one held is invalidated by another, who then loads it; meanwhile the first begins an invocation, or anew."""
         other = 1 - number
 
         def read_in_a_new_invocation() -> None:
-            self.invoke(number)
+            (self.replace if anew else self.invoke)(number)
             container = self.containers[number]
             container.ask_many((key,)) if read == "ask_many" else getattr(container, read)(key)
 
@@ -320,21 +340,52 @@ class Fleet(RuleBasedStateMachine):
             self.containers[number].ask(key)
         self.origin.set_mode("ok")
 
+    @rule(
+        number=sharing,
+        key=keys,
+        change=st.sampled_from(sorted(OPERATIONS)),
+        loses=st.booleans(),
+        seconds=st.sampled_from([0.0, 16.0]),
+    )
+    def change_during_a_load(self, number: int, key: str, change: str, loses: bool, seconds: float) -> None:
+        """A load ends after its key was changed and perhaps the log lost, and a new container comes to read it."""
+        other = 1 - number
+
+        def change_it() -> None:
+            self._go_on(number, key, [(other, change)])
+            if loses:
+                self.lose_the_log()
+
+        if LEASES:
+            self.containers[number].ask(key, meanwhile=change_it)
+            self._pass(seconds)
+            self.replace(other)
+            self.containers[other].ask(key)
+
     @rule()
     def lose_l2(self) -> None:
         """All values, all leases and the log are gone."""
         self.server.flush()
         self._disturb("flush")
 
+    @rule()
+    def lose_the_log(self) -> None:
+        """The log and the markers are gone, and the values are not."""
+        with redis.Redis(port=self.server.port) as admin:
+            for name in (*admin.scan_iter("tc1:*:log"), *admin.scan_iter("tc1:*:marks")):
+                admin.delete(name)
+        self._disturb("flush")
+
     # What must be true
 
     @invariant()
     def nothing_is_violated(self) -> None:
-        events = [event for container in getattr(self, "containers", ()) for event in container.events]
+        containers = getattr(self, "all_containers", ())
+        events = [event for container in containers for event in container.events]
         if len(events) == self.checked:
             return
         self.checked = len(events)
-        loads = [load for container in self.containers for load in container.loads]
+        loads = [load for container in containers for load in container.loads]
         history = History(events, loads, self.origin.versions(), POLICY, tuple(self.disturbances))
         found = violations(history)
         assert found == [], "\n".join(found)
