@@ -83,7 +83,7 @@ class ReadThrough(Keeping):
         if newest is None or newest.negative or judge_data(newest, call.now) is not Verdict.FRESH:
             return default
         if reply.entry is not None:
-            self._adopt(call, newest)
+            self._adopt(call, newest, held)
         elif reply.reached:
             return default  # nobody vouches for what L1 holds
         return self._memory.value(key, newest)
@@ -205,7 +205,7 @@ class ReadThrough(Keeping):
             return None, "l1", Move.WAIT if reply.right is Right.TAKEN else Move.LOAD
         move = self._move_on_l2(call, held, newest, reply, refreshing=refreshing)
         if reply.entry is not None and move is not Move.LOAD and move is not Move.WAIT:
-            self._adopt(call, newest)
+            self._adopt(call, newest, held)
         return newest, "l1" if newest is held else "l2", move
 
     def _is_gone(self, key: str, held: Entry, reply: Reply) -> bool:
