@@ -1,4 +1,4 @@
-"""A TCP relay on loopback whose kernel loses packets: what a firewall, a NAT or a bad line does, without being root.
+"""A TCP relay on loopback whose kernel loses packets: what a firewall, a NAT or a bad line does.
 
 A socket filter (classic BPF, socket(7): SO_ATTACH_FILTER) on each of its sockets drops segments before TCP sees them: a SYN
 is not answered, data is not acknowledged, and the sender's TCP sends again after 200 ms and more, as over a real line.
@@ -16,25 +16,38 @@ from typing import Self
 
 import pytest
 
-_SO_ATTACH_FILTER = 26
+_SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27
 _LOAD_RANDOM = (0x20, 0, 0, 0xFFFFF000 + 56)  # ld #rand
 _ACCEPT, _DROP = (0x06, 0, 0, 0xFFFFFFFF), (0x06, 0, 0, 0)
 
 
 def _set_loss(sock: socket.socket, share: float) -> None:
-    """Let the kernel lose this share of the segments that arrive for `sock`."""
+    """Let the kernel lose this share of the segments that arrive for `sock`. Raises PermissionError where it may not."""
+    if share == 0:
+        with suppress(FileNotFoundError):  # there was none
+            sock.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
+        return
     above = (0x35, 0, 1, min(int(share * 2**32), 2**32 - 1))  # jge: accept, else skip to drop
     program = [_DROP] if share >= 1 else [_LOAD_RANDOM, above, _ACCEPT, _DROP]
     code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in program))
     sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HxxxxxxP", len(program), ctypes.addressof(code)))
 
 
+def needs_loss() -> None:
+    """Skip the test where the kernel lets nobody lose packets."""
+    if sys.platform != "linux":
+        pytest.skip("socket filters that lose packets are a thing of Linux")
+    with socket.socket() as probed:
+        try:
+            _set_loss(probed, 1)
+        except PermissionError as error:
+            pytest.skip(f"needs the permission to attach a socket filter: {error}")
+
+
 class LossyRelay:
     """Passes on what comes, in both directions, to 127.0.0.1 at `upstream`, which may be changed for new connections."""
 
     def __init__(self, upstream: int) -> None:
-        if sys.platform != "linux":
-            pytest.skip("socket filters that lose packets are a thing of Linux")
         self.upstream = upstream
         self._share = 0.0
         self._lock = threading.Lock()
@@ -87,7 +100,8 @@ class LossyRelay:
                     self._open |= {client, server}
                     for sock in (client, server):
                         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                        _set_loss(sock, self._share)
+                        if self._share:
+                            _set_loss(sock, self._share)
                 self._start(self._stand_between, client, server)
 
     def _stand_between(self, client: socket.socket, server: socket.socket) -> None:

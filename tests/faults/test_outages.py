@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 import redis
 from certificates import certificate
-from lossy import LossyRelay
+from lossy import LossyRelay, needs_loss
 from rig import Rig, TLSServer, free_port, wait_until
 from watched import outage, per_call, per_held
 
@@ -235,6 +235,7 @@ def test_the_four_ways_to_be_away(stack: ExitStack, monkeypatch: pytest.MonkeyPa
 
 @pytest.fixture
 def relay(valkey: ValkeyServer, stack: ExitStack) -> LossyRelay:
+    needs_loss()
     return stack.enter_context(LossyRelay(valkey.port))
 
 

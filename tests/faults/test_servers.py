@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgpack
 import pytest
 import redis
-from lossy import LossyRelay
+from lossy import LossyRelay, needs_loss
 from rig import Rig, free_port, wait_until
 from watched import Load, leases, value_of
 
@@ -106,6 +106,7 @@ def test_the_log_is_lost(rig_of: RigOf, server: ValkeyServer, admin: redis.Redis
 @pytest.mark.fault("F18", "a line that breaks while 5,000 values are written")
 def test_a_pipeline_half_applied(rig_of: RigOf, server: ValkeyServer, admin: redis.Redis, measured: Measured) -> None:
     """The caller has all values; what landed in L2 is whole and right."""
+    needs_loss()
     keys = [f"many-{number}" for number in range(5000)]
     values = {key: value_of(key) * 20 for key in keys}
     with LossyRelay(server.port) as relay:
