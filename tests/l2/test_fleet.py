@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import redis
 from rig import wait_until, within
 
 from tiered_cache import MISSING, LoadContext, Loaded, LoadPending, MemoryTier, NotFound, Reason, RedisTier, TieredCache
@@ -240,6 +241,51 @@ def test_a_set_is_not_undone_by_a_load_from_before(fleet: Fleet) -> None:
     origin.gate.set()
     assert asked.outcome() == "old"
     assert [held_by(one), two.get("k"), fleet.container().get("k")] == ["set"] * 3
+
+
+@every_act
+def test_what_l1_holds_past_its_time_is_held_against_the_look_that_goes_along(fleet: Fleet, act: str) -> None:
+    """Outside of invocations too, once L1 has to ask: it is neither given nor does it cover for a load."""
+    one, two = fleet.container(), fleet.container()
+    assert load(one) == load(two)
+    ACTS[act](one)
+    fleet.clock.advance(50)
+    assert two.get("k", None) is None
+    with pytest.raises(OSError, match="down"):
+        two.get_or_load("k", fails)
+
+
+@pytest.mark.parametrize("act", ["delete", "expire", "tag of the call", "clear"])
+def test_a_resumable_load_that_was_invalidated_begins_anew(fleet: Fleet, act: str) -> None:
+    """Its handle stands for what the origin said before."""
+    one, two, handles = fleet.container(), fleet.container(), []
+
+    class Resumed:
+        def load(self, context: LoadContext) -> Any:
+            handles.append(context.handle)
+            return context.pending("handle")
+
+    for _ in range(2):
+        with one.invocation(), pytest.raises(LoadPending):
+            one.get_or_load("k", Resumed(), tags=["call"])
+    ACTS[act](two)
+    with one.invocation(), pytest.raises(LoadPending):
+        one.get_or_load("k", Resumed(), tags=["call"])
+    assert handles == [None, "handle", None]
+
+
+@pytest.mark.parametrize(("may", "found"), [("+get +hget +hmget +xrange", "v"), ("+get", None)])
+def test_who_cannot_look_takes_nothing(server: ValkeyServer, clock: FakeClock, may: str, found: str | None) -> None:
+    """A value whose tag may have been invalidated is none; who may read the log need not be able to write."""
+    with redis.Redis(port=server.port) as admin:
+        admin.execute_command("ACL", "SETUSER", "reader", "on", ">pw", "~tc1:*", *may.split())
+    tiers = [RedisTier(f"redis://{who}127.0.0.1:{server.port}", ttl=100, timeout=5) for who in ("", "reader:pw@")]
+    writer, reader = (TieredCache(MemoryTier(ttl=50, jitter=0), tier, clock=clock) for tier in tiers)
+    with writer, reader:
+        writer.set("k", "v", tags=["t"])
+        writer.set("dead", "v", tags=["dead"])
+        writer.invalidate_tag("dead")
+        assert [reader.get("k", None), reader.get("dead", None)] == [found, None]
 
 
 # A log that is lost

@@ -357,6 +357,18 @@ def test_an_invocation_begins_with_a_look() -> None:
         assert (False, False) == looks.must_and_may(T0 + 0.1)
 
 
+def test_a_look_from_before_a_freeze_is_none_of_the_next_invocation() -> None:
+    """What it found is learnt, and nothing is answered before another look."""
+    looks = Looks("invocation")
+    looks.follower.heard(opened(), looks.follower.look(), T0)
+    slow = looks.follower.look()
+    looks.follower.begin()
+    looks.follower.heard(followed((1, 5), ((1, 6), KEY)), slow, T0)
+    assert (1, 6) == looks.memory.invalidated.position
+    assert (True, True) == looks.must_and_may(T0)
+    assert inf == looks.floors[-1]
+
+
 def test_by_seconds_plain_hits_end_when_the_next_look_is_due() -> None:
     """An entry is armed until then at most, and not at all before the first look; after a failing look for a while."""
     looks = Looks(0.5)
