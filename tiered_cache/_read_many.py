@@ -37,7 +37,8 @@ class ReadMany(ReadThrough):
         plan = self._plan.with_options(options) if options else self._plan
         now = self._now()
         calls = [Call(key, loader, plan, now) for key in _checked(keys, loader)]
-        self._shared.catch_up(now)
+        if any(self._memory.look(call.key) is not None for call in calls):
+            self._shared.catch_up(now)  # else the look goes along with the reading
         found, held, stale = self._from_l1(calls)
         found |= self._from_l2([call for call in calls if call.key not in found], held, stale)
         missing = [call for call in calls if call.key not in found]

@@ -71,8 +71,9 @@ class ReadThrough(Keeping):
     def peek(self, key: str, default: Any) -> Any:
         """The fresh value that L1 or L2 holds, else `default`. Runs no loader and owes no refresh."""
         call = Call(key, None, self._plan, self._now())
-        self._shared.catch_up(call.now)
         held = self._memory.look(key)
+        if held is not None and self._shared.catch_up(call.now):
+            held = self._memory.look(key)
         if held is not None and judge(held, call.now) is Verdict.FRESH:
             return default if held.negative else self._serve(call, held, "l1", Reason.FRESH).value
         self._memory.misses += 1
@@ -191,7 +192,7 @@ class ReadThrough(Keeping):
             judge(held, call.now),
             early=call.now >= held.early_at,
             stale_ok=call.plan.stale_ok,
-            backing_off=self._backoff.holds(call.key, call.now),
+            backing_off=not held.doubtful and self._backoff.holds(call.key, call.now),
         )
 
     def _weigh(
@@ -228,7 +229,7 @@ class ReadThrough(Keeping):
             reached=reply.reached,
             refreshing=refreshing,
             stale_ok=call.plan.stale_ok,
-            backing_off=self._backoff.holds(call.key, call.now),
+            backing_off=not newest.doubtful and self._backoff.holds(call.key, call.now),
             early_due=early and held is not None and newest.loaded_at <= held.loaded_at,
             taken=reply.right is Right.TAKEN,
         )

@@ -178,7 +178,6 @@ def test_reads_go_on(
     assert rig.l2.writes == written + 1
 
 
-@pytest.mark.xfail(reason="what L2 does not take is sent again with each read", strict=False)
 @pytest.mark.parametrize(
     "strike",
     [

@@ -337,7 +337,6 @@ def test_what_may_be_invalidated_is_not_served_as_stale(fleet_of: Callable[..., 
         assert (first.outcome(), asked.outcome()) == ("new", "new")
 
 
-@pytest.mark.xfail(strict=True, reason="in the pause after a failed load L1 serves what is doubtful")
 def test_what_may_be_invalidated_does_not_cover_for_a_load_that_failed_before(fleet_of: Callable[..., Fleet]) -> None:
     """After a lost log no pause is kept in which it would be served."""
     fleet = fleet_of(stale_if_error=50)
