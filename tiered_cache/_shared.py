@@ -90,8 +90,12 @@ class Shared:
 
     def ask_many(self, leases: Sequence[Lease], claim: Claim, now: float) -> dict[str, Reply]:
         """The same for several keys."""
-        before = self._memory.invalidated.tick
-        return self._all_judged(self._store.ask_many(leases, claim, now), before, now)
+        self._deliver(now)
+        before, look = self._memory.invalidated.tick, self._follower.wanted(now)
+        replies, news = self._store.ask_many(leases, claim, now, None if look is None else look.since)
+        if look is not None:
+            self._follower.heard(news, look, now)
+        return self._all_judged(replies, self._since(before, news), now)
 
     def lease(self, key: str, seconds: float) -> Lease:
         """A lease to ask for: its token is random in every copy of a container, so it comes from the kernel."""

@@ -111,7 +111,9 @@ class SharedStore(Protocol):
         """
         ...
 
-    def ask_many(self, leases: Sequence[Lease], claim: Claim, now: float) -> dict[str, Reply]:
+    def ask_many(
+        self, leases: Sequence[Lease], claim: Claim, now: float, since: Position | None
+    ) -> tuple[dict[str, Reply], News | None]:
         """The same for several leases, one step each, in as few round trips as the tier allows."""
         ...
 

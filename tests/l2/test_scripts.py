@@ -162,7 +162,7 @@ def test_many_leases_are_one_round_trip(store: RedisStore, other: RedisStore) ->
     write(store, "there", entry(), NOW)
     leased(other, "taken", NOW)
     leases = [lease_of(b"mine", key) for key in ("there", "taken", "free")]
-    rights = {key: reply.right for key, reply in store.ask_many(leases, Claim.MISSING, NOW).items()}
+    rights = {key: reply.right for key, reply in store.ask_many(leases, Claim.MISSING, NOW, None)[0].items()}
     assert rights == {"there": Right.UNASKED, "taken": Right.TAKEN, "free": Right.MINE}
     assert [lease.held for lease in leases] == [False, False, True]
     store.release(leases, NOW, drop=False)
@@ -176,7 +176,7 @@ def test_leases_where_nobody_answers(rig_of: Callable[..., Rig]) -> None:
     leases = [lease_of(b"mine", key) for key in "ab"]
     for _ in range(2):
         assert store.ask(leases[0], Claim.SEIZE, NOW, None) == UNREACHED
-        assert store.ask_many(leases, Claim.SEIZE, NOW) == dict.fromkeys("ab", UNREACHED)
+        assert store.ask_many(leases, Claim.SEIZE, NOW, None) == (dict.fromkeys("ab", UNREACHED), None)
         assert not any(lease.held for lease in leases)
     assert store.stats(NOW).errors == {"refused": 1}
 

@@ -101,16 +101,20 @@ class RedisStore:
             self._strays.remove(stray)
         return self._granted(lease, replies[-1], now, news)
 
-    def ask_many(self, leases: Sequence[Lease], claim: Claim, now: float) -> dict[str, Reply]:
+    def ask_many(
+        self, leases: Sequence[Lease], claim: Claim, now: float, since: Position | None
+    ) -> tuple[dict[str, Reply], News | None]:
         """The same for several leases."""
         if not self._calls.may_write(now):
             self._counts["skipped"] += 1
-            replies, _ = self.read_many([lease.key for lease in leases], now, None)
-            return {key: reply._replace(right=Right.NONE) for key, reply in replies.items()}
-        answers = self._calls.call([self._asking(lease, claim) for lease in leases], now)
-        if answers is None:
-            return {lease.key: UNREACHED for lease in leases}
-        return {lease.key: self._granted(lease, answer, now) for lease, answer in zip(leases, answers, strict=True)}
+            replies, news = self.read_many([lease.key for lease in leases], now, since)
+            return {key: reply._replace(right=Right.NONE) for key, reply in replies.items()}, news
+        answers, news = self._look_and([self._asking(lease, claim) for lease in leases], now, since)
+        if not answers:
+            self._strays.extend(leases)
+            return {lease.key: UNREACHED for lease in leases}, None
+        granted = zip(leases, answers, strict=True)
+        return {lease.key: self._granted(lease, answer, now) for lease, answer in granted}, news
 
     def look(self, since: Position, tags: Sequence[str], now: float) -> News | None:
         """What is new in the log after `since`, with the markers of `tags`; None if it cannot be told."""

@@ -138,9 +138,12 @@ class InMemorySharedStore:
         self._counts["leases"] += 1
         return reply._replace(right=Right.MINE)
 
-    def ask_many(self, leases: Sequence[Lease], claim: Claim, now: float) -> dict[str, Reply]:
+    def ask_many(
+        self, leases: Sequence[Lease], claim: Claim, now: float, since: Position | None
+    ) -> tuple[dict[str, Reply], News | None]:
         """The same for several."""
-        return {lease.key: self.ask(lease, claim, now, None) for lease in leases}
+        news = None if since is None else self.look(since, (), now)
+        return {lease.key: self.ask(lease, claim, now, None) for lease in leases}, news
 
     def look(self, since: Position, tags: Sequence[str], now: float) -> News | None:  # noqa: ARG002
         """What is new in the log."""
