@@ -87,6 +87,11 @@ def run_for_ever(scene: Scene) -> None:
     wait_until(lambda: says(scene.server.port, "BUSY"))
 
 
+def end_script(scene: Scene) -> None:
+    scene.admin.script_kill()
+    wait_until(lambda: not says(scene.server.port, "BUSY"))
+
+
 def says(port: int, word: str) -> bool:
     """Whether the server answers with that error. Asked without redis-py, which tries again by itself."""
     return ask(port, "TYPE x").startswith(f"-{word}")
@@ -109,7 +114,7 @@ FAULTS = {
     ("F16", "too many clients"): at_server(
         {"too_many_clients", "reset"}, no_more_clients, lambda s: s.admin.config_set("maxclients", 1000)
     ),
-    ("F25", "a busy script"): at_server({"not_ready"}, run_for_ever, lambda s: s.admin.script_kill()),
+    ("F25", "a busy script"): at_server({"not_ready"}, run_for_ever, end_script),
     ("F27", "CLIENT PAUSE ALL"): at_server(
         {"timeout"}, lambda s: s.admin.execute_command("CLIENT", "PAUSE", 1200, "ALL"), lambda s: s.admin.ping()
     ),

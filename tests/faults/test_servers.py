@@ -185,10 +185,10 @@ def test_reads_go_on(
         pytest.param(replica, marks=pytest.mark.fault("F23", "a primary that became a replica, and 100 calls of set")),
     ],
 )
-def test_what_is_not_taken_is_not_sent_with_each_read(
+def test_what_is_not_taken_does_not_make_reads_dear(
     strike: Any, rig_of: RigOf, server: ValkeyServer, admin: redis.Redis, measured: Measured
 ) -> None:
-    """Invalidations that wait for delivery do not make reads dear."""
+    """Invalidations that wait for delivery are not sent again with each read."""
     rig = rig_of(server.url)
     keys = [rig.plant() for _ in range(100)]
     rig.cache.get("the log is followed", None)
