@@ -9,7 +9,7 @@ from bisect import bisect_left
 from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
-from history import CORRUPTING, READS, Event, History, Load, pairs_in_flight
+from history import CORRUPTING, NEVER, READS, Event, History, Load, pairs_in_flight
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -271,7 +271,7 @@ def one_load(history: History) -> Iterator[str]:
     Let pass: a load of a batch (its flight is that of its keys together); one that asks to be alone, and what begins
     while that one's call lasts or after; what begins after an invalidation of the key that the earlier load's container
     may have heard of only since it began, or after a loss of the log that it may have noticed only since (a
-    spoilt reply may look like one).
+    spoilt reply may look like one, and the container's first look does).
     """
     calls_alone = _calls_alone(history)
     for first, second in pairs_in_flight(history.loads):
@@ -286,6 +286,8 @@ def one_load(history: History) -> Iterator[str]:
         if any(_may_part(history, event, first, second) for event in history.changes.get(name, ())):
             continue
         heard = history.heard_until(first.container, first.began)
+        if same and heard == NEVER and history.policy.leases:
+            continue
         if history.disturbed(first.container, heard, second.began, LOG_LOST | CORRUPTING):
             continue
         where = f"in {first.container}" if same else f"in {first.container} and {second.container}"

@@ -187,6 +187,10 @@ BAD: dict[str, tuple[str, History]] = {
     ),
     "two loads in a container": ("I6", a_history([], [FIRST, load("v2", 1.4)])),
     "two loads after an earlier deletion": ("I6", a_history([call("delete", 0.5)], [FIRST, load("v2", 1.4)])),
+    "two loads in a container that has looked": (
+        "I6",
+        a_history([call("get", 0.5, invocation=0.4)], [FIRST, load("v2", 1.4)], policy=FLEET),
+    ),
     "two loads in a fleet": ("I6", a_history([], [FIRST, load("v2", 1.4, container="d")], policy=FLEET)),
     "an absence that was a failure": ("I7", a_history([failed("NotFound", 8.0)], [DOWN])),
     "an absence of another key": ("I7", a_history([failed("NotFound", 2.0, keys=("b",))], [ABSENT])),

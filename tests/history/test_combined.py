@@ -39,7 +39,12 @@ SEEDS = [int(seed) for seed in os.environ.get("TIERED_CACHE_SEEDS", "1 2 3").spl
 SECONDS = float(os.environ.get("TIERED_CACHE_SECONDS", "10"))
 CONTAINERS = 4
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(60 + 3 * SECONDS)]
+pytestmark = [
+    pytest.mark.faults,
+    pytest.mark.timeout(60 + 3 * SECONDS),
+    # A proxy that refuses may forget a connection of that very moment.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 
 class Origins(BaseManager):
