@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import redis
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "l2"))  # for its rig
 from report import FAULT, MEASURED, markdown, rows_of
@@ -69,6 +70,13 @@ def server() -> Iterator[ValkeyServer]:
         yield started
         if started.running:
             started.resume()
+
+
+@pytest.fixture
+def admin(server: ValkeyServer) -> Iterator[redis.Redis]:
+    """A client of that server, for whoever spoils it."""
+    with redis.Redis(port=server.port) as client:
+        yield client
 
 
 @pytest.fixture

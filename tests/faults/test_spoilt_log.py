@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import redis
 from rig import Rig, free_port
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+
+    import redis
 
     from tiered_cache.local.valkey import ValkeyServer
 
@@ -48,12 +49,6 @@ REFUSED: dict[str, Callable[[redis.Redis], object]] = {
     ),
     "a permission taken away": lambda admin: admin.execute_command("ACL", "SETUSER", "reader", "resetkeys", "~other:*"),
 }
-
-
-@pytest.fixture
-def admin(server: ValkeyServer) -> Iterator[redis.Redis]:
-    with redis.Redis(port=server.port) as client:
-        yield client
 
 
 @pytest.fixture

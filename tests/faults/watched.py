@@ -102,6 +102,11 @@ def value_of(key: str) -> str:
     return f"{key}:" + "v" * 200
 
 
+def stored(key: str) -> str:
+    """The name under which L2 has a key of the rig's namespace."""
+    return f"tc1:{{test|{key}}}"
+
+
 def leases(admin: redis.Redis) -> dict[bytes, int]:
     """The milliseconds that each lease has left."""
     left = {name: admin.pttl(name) for name in admin.scan_iter("tc1:*:lease")}
