@@ -31,7 +31,8 @@ def rows_of(reports: Iterable[pytest.TestReport]) -> list[Row]:
     """A row for each measurement, or for the reason why there is none, by the number of the fault."""
     rows = []
     for report in reports:
-        properties = [(name, str(value)) for name, value in report.user_properties]
+        given = getattr(report, "user_properties", ())  # a failed collection has none
+        properties = [(name, str(value)) for name, value in given]
         faults = [value.split(" ", 1) for name, value in properties if name == FAULT]
         if not faults or (report.when != "call" and report.passed):
             continue
