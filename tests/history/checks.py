@@ -67,7 +67,8 @@ def age(history: History) -> Iterator[str]:
         load = history.source(event)
         if load is None or history.disturbed(event.container, event.start, event.end, CLOCK):
             continue
-        joining = 0.0 if (event.tier, event.reason) == ("l1", "fresh") else policy.joining
+        hit = (event.tier, event.reason) == ("l1", "fresh") and event.end - event.start < TOLERANCE
+        joining = 0.0 if hit else policy.joining
         if load.ended >= event.start - joining:
             continue
         began = load.ended if load.outcome == "set" else load.began  # somewhen in the call of `set` it was stamped
@@ -270,8 +271,8 @@ def one_load(history: History) -> Iterator[str]:
 
     Let pass: a load of a batch (its flight is that of its keys together); one that asks to be alone, and what begins
     while that one's call lasts or after; what begins after an invalidation of the key that the earlier load's container
-    may have heard of only since it began, or after a loss of the log that it may have noticed only since (a
-    spoilt reply may look like one, and the container's first look does).
+    may have heard of only since it began, or when it has counted a gap in the log, or the log may be lost or
+    spoilt, or the container has not looked yet.
     """
     calls_alone = _calls_alone(history)
     for first, second in pairs_in_flight(history.loads):
@@ -279,14 +280,14 @@ def one_load(history: History) -> Iterator[str]:
             continue
         name = (first.namespace, first.key)
         same = first.container == second.container
-        if not same and not (history.policy.one_for_all):
+        if not same and not history.policy.one_for_all:
             continue
         if any(start <= second.began and first.began <= end for start, end in calls_alone.get(name, ())):
             continue
         if any(_may_part(history, event, first, second) for event in history.changes.get(name, ())):
             continue
         heard = history.heard_until(first.container, first.began)
-        if same and heard == NEVER and history.policy.leases:
+        if same and history.policy.leases and (heard == NEVER or history.gapped(*_span(first, second))):
             continue
         if history.disturbed(first.container, heard, second.began, LOG_LOST | CORRUPTING):
             continue
@@ -295,6 +296,10 @@ def one_load(history: History) -> Iterator[str]:
             f"two loads of {first.key} in flight {where}: "
             f"{first.began:.4f}..{first.ended:.4f} and {second.began:.4f}..{second.ended:.4f}"
         )
+
+
+def _span(first: Load, second: Load) -> tuple[str, float, float]:
+    return first.container, first.began, second.began
 
 
 def _calls_alone(history: History) -> dict[tuple[str, str], list[tuple[float, float]]]:

@@ -212,6 +212,7 @@ class Container:
 
     def _write(self, operation: str, keys: tuple[str, ...], start: float, ahead: float, facts: dict[str, Any]) -> Event:
         end = self._now()
+        trouble, gaps = self._counts()
         event = Event(
             operation=operation,
             keys=keys,
@@ -222,13 +223,14 @@ class Container:
             end=end,
             ahead=min(ahead, self._ahead()),
             invocation=self._invocation,
-            trouble=self.trouble(),
+            trouble=trouble,
+            gaps=gaps,
             **facts,
         )
         self.events.append(event)
         return event
 
-    def trouble(self) -> int:
-        """How often L2 failed, or was not asked since its breaker is open."""
+    def _counts(self) -> tuple[int, int]:
+        """How often L2 failed or was not asked, and how often the log could not be followed."""
         l2 = self.cache.stats().l2
-        return 0 if l2 is None else l2.skipped + l2.over_budget + sum(l2.errors.values())
+        return (0, 0) if l2 is None else (l2.skipped + l2.over_budget + sum(l2.errors.values()), l2.gaps)

@@ -41,6 +41,7 @@ class Event:
     ahead: the least by which the container's clock was ahead of true time during the call.
     invocation: when the invocation began in which the call was made; NEVER where there was none.
     trouble: how often the container's L2 had failed, or was not asked, when the call ended.
+    gaps: how often it could not follow the log.
     alone: it asked for a load of its own (`force_refresh`). insists: on a fresh value (`stale_ok=False`).
     """
 
@@ -54,6 +55,7 @@ class Event:
     ahead: float = 0.0
     invocation: float = NEVER
     trouble: int = 0
+    gaps: int = 0
     value: Any = None
     error: str = ""
     tier: str = ""
@@ -187,11 +189,19 @@ class History:
 
     @cached_property
     def _troubles(self) -> dict[str, list[float]]:
+        return self._rises(lambda event: event.trouble)
+
+    @cached_property
+    def _gaps(self) -> dict[str, list[float]]:
+        return self._rises(lambda event: event.gaps)
+
+    def _rises(self, counted: Callable[[Event], int]) -> dict[str, list[float]]:
+        """When a count was seen to have grown, for each container."""
         found: dict[str, list[float]] = {}
         most: dict[str, int] = {}
         for event in sorted(self.events, key=lambda event: event.end):
-            if event.trouble > most.get(event.container, 0):
-                most[event.container] = event.trouble
+            if counted(event) > most.get(event.container, 0):
+                most[event.container] = counted(event)
                 found.setdefault(event.container, []).append(event.end)
         return found
 
@@ -219,6 +229,11 @@ class History:
         """Whether L2 answered that container all the time, as far as its counters tell."""
         times = self._troubles.get(container, [])
         return bisect_right(times, start) == bisect_right(times, end)
+
+    def gapped(self, container: str, start: float, end: float) -> bool:
+        """Whether that container may have found in that time that it could not follow the log."""
+        times = self._gaps.get(container, [])
+        return bisect_right(times, start) != bisect_right(times, end + 1.0)  # seen when a call ends
 
 
 def nonce_of(value: Any) -> str:

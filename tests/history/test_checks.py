@@ -231,6 +231,14 @@ def test_other_containers_need_an_l2_that_answers(excuse: dict[str, Any]) -> Non
     assert violations(a_history(events, [FIRST], [1.9], policy=FLEET, disturbances=disturbances)) == []
 
 
+def test_a_gap_excuses_a_second_load() -> None:
+    """The same where the container itself has counted a gap."""
+    looked = call("get", 0.5, invocation=0.4)
+    loads = [load("v1", 3.9), load("v2", 4.2)]
+    assert len(violations(a_history([looked], loads, policy=FLEET))) == 1
+    assert violations(a_history([looked, call("get", 4.1, invocation=0.4, gaps=1)], loads, policy=FLEET)) == []
+
+
 def test_a_lost_log_excuses_a_second_load() -> None:
     """A container that cannot follow the log does not join a load that began before."""
     loads = [load("v1", 3.9), load("v2", 4.2)]

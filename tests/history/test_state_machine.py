@@ -407,6 +407,6 @@ def ways_to_l2(valkey_server: ValkeyServer) -> Iterator[None]:
 
 TestFleet = Fleet.TestCase
 TestFleet.settings = settings(
-    max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=100, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 TestFleet.pytestmark = [pytest.mark.timeout(120)]
