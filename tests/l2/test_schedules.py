@@ -231,6 +231,19 @@ def test_a_handle_goes_with_what_is_invalidated(
         assert two.get(key) == "new"
 
 
+@pytest.mark.parametrize("act", ACTS)
+def test_without_l2_a_handle_goes_too(act: str) -> None:
+    """By a tag of the call, as by the key."""
+    cache, query = TieredCache(clock=FakeClock()), Query()
+    with pytest.raises(LoadPending):
+        cache.get_or_load("k", query, tags=["t"])
+    query.value = "new"
+    ACTS[act](cache, "k", "t")
+    with pytest.raises(LoadPending):
+        cache.get_or_load("k", query, tags=["t"])
+    assert cache.get_or_load("k", query, tags=["t"]) == cache.get("k") == "new"
+
+
 def test_what_a_resumed_load_brings_is_of_when_it_began(container: Make) -> None:
     """Its tags are known with its end only, and one of them was invalidated on the way: it is kept by nobody."""
     one, two, query = container(), container(), Query("t")
@@ -260,9 +273,10 @@ def test_where_the_look_at_its_tags_fails_an_entry_is_not_served(
     store = store_of(cold)
     look = store.look
 
-    def spoilt(*arguments: Any) -> Any:
-        getattr(proxy, fault)()
-        return look(*arguments)
+    def spoilt(since: Any, tags: Sequence[str], now: float) -> Any:
+        if tags:
+            getattr(proxy, fault)()
+        return look(since, tags, now)
 
     monkeypatch.setattr(store, "look", spoilt)
     value = READS[read](cold)
