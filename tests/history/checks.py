@@ -67,8 +67,9 @@ def age(history: History) -> Iterator[str]:
         load = history.source(event)
         if load is None or history.disturbed(event.container, event.start, event.end, CLOCK):
             continue
-        hit = (event.tier, event.reason) == ("l1", "fresh") and event.end - event.start < TOLERANCE
-        joining = 0.0 if hit else policy.joining
+        joining = event.start - _leader_began(history, event)
+        if (event.tier, event.reason) != ("l1", "fresh"):
+            joining = max(joining, policy.joining)
         if load.ended >= event.start - joining:
             continue
         began = load.ended if load.outcome == "set" else load.began  # somewhen in the call of `set` it was stamped
@@ -82,6 +83,12 @@ def age(history: History) -> Iterator[str]:
             yield f"{-old:.4f} s younger than nothing: {event}"
         if event.age is not None and event.age < old - joining - TOLERANCE:
             yield f"said to be {event.age:.4f} s old, and is {old:.4f}: {event}"
+
+
+def _leader_began(history: History, event: Event) -> float:
+    """When the earliest of those calls of the container began that this one may have joined."""
+    alike = history.calls.get((event.container, event.namespace, event.keys[0]), ())
+    return min(one.start for one in alike if one.start <= event.start <= one.end)
 
 
 def _was_expired(history: History, event: Event, load: Load) -> bool:

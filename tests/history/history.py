@@ -122,7 +122,7 @@ class Policy:
     l1_for: the longest for which L1 answers without asking L2.
     coherence: as the caches' option.
     longest: seconds that a call may take, with all its loads and all its tries at L2.
-    joining: seconds that a call may have been at L2 when another joins it, and gets its answer.
+    joining: seconds that a refresh in the background may have been at L2 when a call joins it, and gets its answer.
     leases: whether fills are fenced by leases, and a log tells others of invalidations.
     one_for_all: whether each load is the only one in the fleet: L2 answers all the time, and nobody loses patience.
     """
@@ -169,6 +169,15 @@ class History:
             if event.operation in INVALIDATIONS or event.operation == "set":
                 for key in event.keys:
                     found.setdefault((event.namespace, key), []).append(event)
+        return found
+
+    @cached_property
+    def calls(self) -> dict[tuple[str, str, str], list[Event]]:
+        """For each (container, namespace, key) the calls that read it."""
+        found: dict[tuple[str, str, str], list[Event]] = {}
+        for event in self.events:
+            if event.operation in READS:
+                found.setdefault((event.container, event.namespace, event.keys[0]), []).append(event)
         return found
 
     @cached_property
