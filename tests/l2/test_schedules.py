@@ -367,34 +367,6 @@ def test_scripts_that_are_unknown_do_not_reorder_what_is_asked(
     assert link.call([RELEASE((b"v", b"l"), b"t", b"keep"), (b"GET", b"x")], clock())[1] == b"after"
 
 
-def test_a_deletion_while_a_script_is_sent_anew_is_seen(
-    container: Make, clock: FakeClock, admin: redis.Redis, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As after a failover: records are lost, scripts unknown, and a key is deleted between the look and the lease."""
-    one, two = container(), container()
-    one.get_or_load("k", lambda: "old")
-    two.get("other", None)
-    for key in ("x", "y"):
-        one.delete(key)
-    admin.xtrim(LOG, maxlen=1, approximate=False)
-    admin.script_flush()
-    link = store_of(two)._tier.link()
-    call, sent = link._call, []
-
-    def meanwhile(commands: Sequence[tuple[bytes, ...]], *rest: Any) -> Any:
-        if commands[0][0] == b"EVAL" and not sent:
-            sent.append(commands[0])
-            one.delete("k")
-        return call(commands, *rest)
-
-    monkeypatch.setattr(link, "_call", meanwhile)
-    clock.advance(2)
-    assert two.get_or_load("k", lambda: "new") == "new"
-    assert sent
-    with two.invocation():
-        assert two.get_or_load("k", lambda: "new") == "new"
-
-
 # Leases
 
 
