@@ -67,7 +67,7 @@ def age(history: History) -> Iterator[str]:
         load = history.source(event)
         if load is None or history.disturbed(event.container, event.start, event.end, CLOCK):
             continue
-        joining = event.start - _leader_began(history, event)
+        joining = event.start - _asked_since(history, event.container, load, event.start)
         if (event.tier, event.reason) != ("l1", "fresh"):
             joining = max(joining, policy.joining)
         if load.ended >= event.start - joining:
@@ -85,10 +85,10 @@ def age(history: History) -> Iterator[str]:
             yield f"said to be {event.age:.4f} s old, and is {old:.4f}: {event}"
 
 
-def _leader_began(history: History, event: Event) -> float:
-    """When the earliest of those calls of the container began that this one may have joined."""
-    alike = history.calls.get((event.container, event.namespace, event.keys[0]), ())
-    return min(one.start for one in alike if one.start <= event.start <= one.end)
+def _asked_since(history: History, container: str, load: Load, moment: float) -> float:
+    """When the earliest of those calls of the container began that were under way at `moment`, for the load's key."""
+    calls = history.calls.get((container, load.namespace, load.key), ())
+    return min((one.start for one in calls if one.start <= moment <= one.end), default=moment)
 
 
 def _was_expired(history: History, event: Event, load: Load) -> bool:
@@ -278,7 +278,7 @@ def one_load(history: History) -> Iterator[str]:
 
     Let pass: a load of a batch (its flight is that of its keys together); one that asks to be alone, and what begins
     while that one's call lasts or after; what begins after an invalidation of the key that the earlier load's container
-    may have heard of only since it began, or when it has counted a gap in the log, or the log may be lost or
+    may have heard of only since either was asked for, or when it has counted a gap in the log, or the log may be lost or
     spoilt, or the container has not looked yet.
     """
     calls_alone = _calls_alone(history)
@@ -291,10 +291,12 @@ def one_load(history: History) -> Iterator[str]:
             continue
         if any(start <= second.began and first.began <= end for start, end in calls_alone.get(name, ())):
             continue
-        if any(_may_part(history, event, first, second) for event in history.changes.get(name, ())):
+        since = min(_asked_since(history, load.container, load, load.began) for load in (first, second))
+        if any(_may_part(history, event, first, second, since) for event in history.changes.get(name, ())):
             continue
-        heard = history.heard_until(first.container, first.began)
-        if same and history.policy.leases and (heard == NEVER or history.gapped(*_span(first, second))):
+        heard = history.heard_until(first.container, since)
+        gapped = heard == NEVER or history.gapped(first.container, since, second.began)
+        if same and gapped and history.policy.leases:
             continue
         if history.disturbed(first.container, heard, second.began, LOG_LOST | CORRUPTING):
             continue
@@ -305,10 +307,6 @@ def one_load(history: History) -> Iterator[str]:
         )
 
 
-def _span(first: Load, second: Load) -> tuple[str, float, float]:
-    return first.container, first.began, second.began
-
-
 def _calls_alone(history: History) -> dict[tuple[str, str], list[tuple[float, float]]]:
     found: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for event in history.events:
@@ -317,17 +315,17 @@ def _calls_alone(history: History) -> dict[tuple[str, str], list[tuple[float, fl
     return found
 
 
-def _may_part(history: History, event: Event, first: Load, second: Load) -> bool:
-    """Whether that invalidation may be why the second load did not join the first."""
+def _may_part(history: History, event: Event, first: Load, second: Load, since: float) -> bool:
+    """Whether that invalidation may be why the second load, asked for since then, did not join the first."""
     if event.start > second.began:
         return False
     if event.error:
         return True  # delivered at some later time
     if event.container == first.container == second.container:
-        return event.end >= first.began
+        return event.end >= since
     if not history.policy.leases:
         return False
-    return event.end >= first.began - 1.0 or event.end > history.heard_until(first.container, first.began)
+    return event.end >= since - 1.0 or event.end > history.heard_until(first.container, since)
 
 
 def honest_absence(history: History) -> Iterator[str]:
