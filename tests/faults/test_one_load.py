@@ -188,7 +188,6 @@ def test_a_lease_is_evicted(server: ValkeyServer, measured: Measured) -> None:
     assert (got, found) == (["old"], "new")
 
 
-@pytest.mark.xfail(reason="two threads take the same stray lease off the list, and the second raises", strict=False)
 @pytest.mark.fault("F17", "the reply lost that gave the lease, then 16 threads at once")
 def test_all_threads_give_back_a_lost_lease(valkey: ValkeyServer, proxy: FaultProxy, measured: Measured) -> None:
     """Whoever comes first gives it back; nobody stumbles over another who does the same."""

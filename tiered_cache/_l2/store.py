@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from tiered_cache._entry import START
@@ -92,13 +93,11 @@ class RedisStore:
         if not self._calls.may_write(now):
             self._counts["skipped"] += 1
             return self.read(lease.key, now, since)._replace(right=Right.NONE)
-        strays = list(self._strays)
+        strays = self._taken_strays()
         replies, news = self._look_and([*map(self._releasing, strays), self._asking(lease, claim)], now, since)
         if not replies:
-            self._strays.append(lease)  # it may be ours, and nobody would know
+            self._strays.extend((*strays, lease))  # it may be ours, and nobody would know
             return UNREACHED
-        for stray in strays:
-            self._strays.remove(stray)
         return self._granted(lease, replies[-1], now, news)
 
     def ask_many(
@@ -257,6 +256,14 @@ class RedisStore:
     def _value_and_lease(self, key: str) -> tuple[bytes, bytes]:
         name = self._name(key)
         return name, name + b":lease"
+
+    def _taken_strays(self) -> list[Lease]:
+        """The leases that are to be given up, which no other thread then gives up too."""
+        taken: list[Lease] = []
+        with suppress(IndexError):
+            while True:
+                taken.append(self._strays.popleft())
+        return taken
 
     def _releasing(self, lease: Lease, *, drop: bool = False) -> Command:
         return RELEASE(self._value_and_lease(lease.key), lease.token, b"drop" if drop else b"keep")
