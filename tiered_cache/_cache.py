@@ -264,6 +264,7 @@ class TieredCache:
                 failures=counts["failures"],
                 covered=counts["covered"],
                 timeouts=counts["timeouts"],
+                clipped=counts["clipped"],
                 seconds=self._reads.load_seconds,
                 refreshes=counts["refreshes"],
                 refresh_failures=counts["refresh_failures"],

@@ -82,11 +82,12 @@ class Flights(Generic[T]):
         """Whether a load of this key is under way in this process."""
         return key in self._by_key
 
-    def leads(self, key: str) -> bool:
-        """Whether this thread is loading `key` among others, and so must not wait for itself."""
+    def waits_for_itself(self, key: str, own: Flight[T]) -> bool:
+        """Whether this thread is loading `key` already, in another flight than `own`, and so must not wait for it."""
         me = threading.get_ident()
         return any(
-            type(name) is tuple and key in name and flight.leader == me for name, flight in list(self._by_key.items())
+            flight.leader == me and flight is not own and (name == key or (type(name) is tuple and key in name))
+            for name, flight in list(self._by_key.items())
         )
 
     def run(

@@ -96,7 +96,7 @@ class ReadMany(ReadThrough):
         def lead(flight: Flight[Answer]) -> Answer:
             loaded: list[tuple[str, Entry]] = []
             flight.is_outdated = lambda: any(self._memory.is_dead(key, entry) for key, entry in loaded)
-            found = self._lead_many(calls, held, loaded, refreshing=refreshing)
+            found = self._lead_many(calls, held, loaded, flight, refreshing=refreshing)
             return Answer(found, "origin", 0.0, stale=False, reason=Reason.LOADED)
 
         name = tuple(sorted(call.key for call in calls))
@@ -106,7 +106,13 @@ class ReadMany(ReadThrough):
         return loaded
 
     def _lead_many(
-        self, calls: list[Call], held: dict[str, Entry], loaded: list[tuple[str, Entry]], *, refreshing: bool
+        self,
+        calls: list[Call],
+        held: dict[str, Entry],
+        loaded: list[tuple[str, Entry]],
+        flight: Flight[Answer],
+        *,
+        refreshing: bool,
     ) -> dict[str, Any]:
         """Load those keys that no other container is loading, and then wait for what others load. `loaded`: gets entries."""
         leases = {call.key: self._new_lease(call.key) for call in calls}
@@ -119,7 +125,8 @@ class ReadMany(ReadThrough):
                 if ours:
                     found |= self._load_many(ours, held, leases, loaded)
                     self._shared.release([leases[call.key] for call in ours], ours[0].now)  # of keys that were left out
-                if not unasked and others and not patience.wait():
+                is_own = any(self.flights.waits_for_itself(call.key, flight) for call in others)
+                if not unasked and others and (is_own or not patience.wait()):
                     return found | self._load_many(others, held, leases, loaded)
                 claim = Claim.ALWAYS if unasked else claim
                 now = self._now()

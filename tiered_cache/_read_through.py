@@ -136,7 +136,7 @@ class ReadThrough(Keeping):
                 newest, tier, move = self._weigh(call, held, reply, refreshing=refreshing)
                 if move is Move.LOAD and reply.right is Right.UNASKED:
                     claim = Claim.ALWAYS  # what is there is dead or stale
-                elif move is not Move.WAIT or self.flights.leads(call.key) or not patience.wait():
+                elif move is not Move.WAIT or self.flights.waits_for_itself(call.key, flight) or not patience.wait():
                     break
                 call = call._replace(now=self._now())
             self._counts["waited"] += patience.waited
@@ -313,7 +313,13 @@ class ReadThrough(Keeping):
         return Patience(most if hard is None else min(most, hard * PATIENCE))
 
     def _within(self, limit: Limit | None) -> float | None:
-        return None if limit is None else limit.within(self.invocation.remaining())
+        """The limit in seconds, at most what the invocation has left."""
+        remaining = self.invocation.remaining()
+        within = None if limit is None else limit.within(remaining)
+        if within is None or remaining is None or within <= remaining:
+            return within
+        self._counts["clipped"] += 1
+        return remaining
 
     def _context(self, call: Call, held: Entry | None) -> LoadContext:
         ends = self._within(call.plan.hard_timeout)

@@ -85,6 +85,8 @@ class OriginStats(NamedTuple):
     """Failures that a stale value covered for."""
     timeouts: int
     """Calls that stopped waiting for a load: a stale answer after `soft_timeout`, or a LoadTimeout."""
+    clipped: int
+    """Time limits that were longer than what the invocation had left, and were cut to that."""
     seconds: float
     """Time spent in loaders."""
     refreshes: int

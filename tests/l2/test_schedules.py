@@ -412,7 +412,6 @@ def test_a_lease_that_was_lost_is_given_up_with_the_next(
     assert not holds(admin, "another")
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="who comes second finds the lease forgotten, and raises")
 def test_two_threads_may_give_up_the_same_lost_lease(
     behind: TieredCache, proxy: FaultProxy, admin: redis.Redis, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -461,7 +460,6 @@ def test_a_batch_loader_that_asks_for_its_own_keys_does_not_wait_for_itself(
     assert (found, waits) == ({"x": 1, "y": 1}, [])
 
 
-@pytest.mark.xfail(strict=True, reason="the batch waits for the lease of the load that called it")
 def test_a_loader_that_asks_for_its_own_key_in_a_batch_does_not_wait_for_itself(
     container: Make, waits: list[Patience]
 ) -> None:
@@ -554,13 +552,7 @@ def refuse_writes(admin: redis.Redis, how: str) -> None:
     "pause",
     [
         pytest.param(0, id="within the pause"),
-        pytest.param(
-            61,
-            id="after it",
-            marks=pytest.mark.xfail(
-                strict=True, reason="a delivery is no probe: once refused it is tried with each read"
-            ),
-        ),
+        pytest.param(61, id="after it"),
     ],
 )
 def test_a_refused_delivery_is_not_repeated_with_each_read(
@@ -641,7 +633,6 @@ def test_what_is_set_after_an_undelivered_invalidation_is_kept(
 # A log that has lost its end
 
 
-@pytest.mark.xfail(strict=True, reason="an end before the own position is taken for another thread's news")
 def test_a_log_that_ends_before_ones_own_position_is_a_gap(
     container: Make, clock: FakeClock, admin: redis.Redis
 ) -> None:

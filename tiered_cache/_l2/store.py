@@ -34,6 +34,8 @@ LONGEST_KEY = 512
 """Bytes of a key above which its hash stands in its place; the whole key is inside the envelope and is compared."""
 MOST_AT_ONCE = 1_000
 """Invalidations in one round trip."""
+LONGEST = 3e9
+"""Seconds after which everything is forgotten: about a century, the most of which no server loses count."""
 MOST_STRAYS = 100
 """Leases remembered that could not be given up, to be given up with the next that is asked for."""
 TRIES = 3
@@ -159,7 +161,7 @@ class RedisStore:
 
     def takes_writes(self, now: float) -> bool:
         """Whether no breaker says that a write would be refused."""
-        return "open" not in (self._tier.breaker.state(now), self._tier.write_breaker.state(now))
+        return self._tier.breaker.state(now) != "open" and self._tier.write_breaker.allows(now)
 
     def invalidate(self, what: Sequence[Invalidation], since: Position, now: float, lease: Lease | None) -> News | None:
         """Forget values and leases, and then append the records. None if any of it was not done, else what is new."""
@@ -189,6 +191,7 @@ class RedisStore:
         if replies is None or not self._all_done(replies[: -len(look)]):
             return None
         self._counts["deletes"] += len(keys)
+        self._calls.wrote()
         return self._understood(news_of, replies[-len(look) :], since)
 
     def _expire(self, key: str, now: float) -> bool:
@@ -353,6 +356,9 @@ class RedisStore:
         """The replies to `commands`, none if L2 could not be asked; and before them a look into the log, if one is due."""
         if since is None:
             return self._calls.call(commands, now) or [], None
+        if self._tier.breaker.state(now) == "open":  # and there is no reason to think of what to ask
+            self._counts["skipped"] += 1
+            return [], None
         news: News | None = None
         replies: list[Any] = []
         for look, read, known in self._ways_to_look(now, since, tags):
@@ -418,4 +424,4 @@ class RedisStore:
 
 
 def _milliseconds(seconds: float) -> bytes:
-    return b"%d" % max(1, int(1000 * seconds))
+    return b"%d" % max(1, int(1000 * min(seconds, LONGEST)))
