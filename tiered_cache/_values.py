@@ -39,7 +39,7 @@ class Reason(StrEnum):
     REVALIDATING = "revalidating"
     """Stale, within `stale_while_revalidate`; a refresh is owed or under way."""
     UNCONFIRMED = "unconfirmed"
-    """L1's own time is up and L2 cannot be asked; the data are fresh by their own limit."""
+    """L1's own time is up, and L2 cannot be asked or another container is loading; the data are fresh by their own limit."""
     LOAD_FAILED = "load_failed"
     """Stale, within `stale_if_error`: the load failed for a passing reason, just now or so lately that it is not tried."""
     LOAD_SLOW = "load_slow"

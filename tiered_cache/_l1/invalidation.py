@@ -96,7 +96,7 @@ class Invalidations:
         elif news.followed:
             fresh = [what for at, what in news.records if at > self.position and self._record(at, what)]
             self.position = max(self.position, news.end)
-        elif news.end > self.position or news.since == self.position:
+        elif news.since == self.position:  # else another thread has looked meanwhile, and the next look will tell
             fresh = None
             self._open(news)
         if news.end >= self._opened:  # else records are missing between the markers and what is known

@@ -199,7 +199,9 @@ class FaultProxy:
         self._listener = await asyncio.start_server(self._accept, sock=listening)
         self._started.set()
         await self._stopping.wait()
-        self._listener.close()
+        listener: asyncio.Server | None = self._listener
+        if listener is not None:  # else connections are being refused
+            listener.close()
         await self._kill()
         for task in self._tasks:
             task.cancel()
