@@ -43,7 +43,9 @@ class Shared:
         self._closed = False
         self._lock = threading.Lock()
         self.expects_hit = False
-        """Whether the last read found something: then the next asks for the value alone, and not for the lease too."""
+        """Whether the last read found something: then the next asks for the value alone, and not for the lease too. So it
+        does where the last came to nothing, since L2 may answer reads before it takes writes.
+        """
         memory.invalidated.alias = store.alias
 
     def catch_up(self, now: float) -> bool:
@@ -63,7 +65,7 @@ class Shared:
         reply = self._store.read(key, now, None if look is None else look.since)
         if look is not None:
             self._follower.heard(reply.news, look, now)
-        self.expects_hit = reply.entry is not None
+        self.expects_hit = reply.entry is not None or not reply.reached
         return self._known(key, reply, self._since(before, reply.news), now)
 
     def read_many(self, keys: Sequence[str], now: float) -> dict[str, Reply]:
@@ -85,7 +87,7 @@ class Shared:
         reply = self._store.ask(lease, claim, now, None if look is None else look.since)
         if look is not None:
             self._follower.heard(reply.news, look, now)
-        self.expects_hit = reply.entry is not None
+        self.expects_hit = reply.entry is not None or not reply.reached
         return self._known(lease.key, reply, self._since(before, reply.news), now)
 
     def ask_many(self, leases: Sequence[Lease], claim: Claim, now: float) -> dict[str, Reply]:
