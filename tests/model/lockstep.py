@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
-from protocol import moves
+from protocol import containers_moves, invalidators_moves, servers_moves
 from stage import Held, Known, Seen
 from world import ALL, Thread
 
@@ -13,7 +14,8 @@ if TYPE_CHECKING:
 
     from world import Container, Entry, Move, World
 
-MOST_MOVES = 6
+ENDLESS = 1_000
+MOST_MOVES = 4
 """Moves of the model that one step of the real code may be: one exchange, and all that a thread does until the next."""
 ANYBODYS = {"another thread catches up", "reads the log's end as its position"}
 """What any thread of a container does in the container's name."""
@@ -44,9 +46,9 @@ class Lockstep:
         reached, found = set(ahead), set()
         for _ in range(MOST_MOVES + 1):
             found |= {world for world, left in ahead if _fits(world, seen, left, busy)}
-            ahead = {after for world, left in ahead for after in _after(world, left, by)} - reached
+            ahead = {after for world, left in ahead for after in _after(world, left, by, busy)} - reached
             reached |= ahead
-        self.worlds = found
+        self.worlds = {_endless(world) for world in found}
         return bool(found)
 
 
@@ -59,6 +61,15 @@ def seen_in(world: World) -> Seen:
         world.log.marker,
         tuple(_known(here) for here in world.containers),
     )
+
+
+def _endless(world: World) -> World:
+    """With as much left as ever, and no answer due: the stage says how much may happen, and what is due."""
+    containers = tuple(
+        here._replace(reads=ENDLESS, flights=tuple(flight and flight._replace(due=0) for flight in here.flights))
+        for here in world.containers
+    )
+    return world._replace(containers=containers, invalidations=ENDLESS, trims=ENDLESS, losses=ENDLESS)
 
 
 def _known(here: Container) -> Known:
@@ -79,14 +90,41 @@ def _fits(world: World, seen: Seen, left: frozenset[Answered], busy: Collection[
     return not any(answer.own for answer in left) and seen_in(world) == seen and set(flying) <= set(busy)
 
 
-def _after(world: World, left: frozenset[Answered], by: Collection[str]) -> Iterator[tuple[World, frozenset[Answered]]]:
-    for move in moves(world, ALL):
-        if move.who not in by and not (move.what in ANYBODYS and f"{move.who}, anybody" in by):
+def _after(
+    world: World, left: frozenset[Answered], by: Collection[str], busy: Collection[Thread]
+) -> Iterator[tuple[World, frozenset[Answered]]]:
+    going_on = {str(thread) for thread in busy} | {str(answer.thread) for answer in left}
+    for move in _moves(world, frozenset(name.partition(",")[0] for name in by)):
+        mine = move.who in by and (move.who in going_on or not move.who.startswith("container"))
+        if not mine and not (move.what in ANYBODYS and f"{move.who}, anybody" in by):
             continue
         if move.answer is None:
             yield move.world, left
         else:
             yield from ((move.world, left - {one}) for one in left if _is_told(move, one))
+
+
+@lru_cache(maxsize=20_000)
+def _moves(world: World, by: frozenset[str]) -> tuple[Move, ...]:
+    """The moves of those named: the invalidator, L2, or containers."""
+    found: list[Move] = []
+    found += invalidators_moves(world, ALL) if "invalidator" in by else ()
+    found += servers_moves(world, ALL) if "L2" in by else ()
+    for number in range(len(world.containers)):
+        if f"container {number}" in by:
+            found += (*containers_moves(world, number, ALL), *_from_behind(world, number))
+    return tuple(found)
+
+
+def _from_behind(world: World, number: int) -> Iterator[Move]:
+    """Looks that began when the container was further back, and cannot follow: as if the log were trimmed for them alone.
+
+    They cost L1 what it holds, and no more: the model has trims that lead to the same.
+    """
+    trimmed = world._replace(log=world.log._replace(kept_from=world.log.end + 1))
+    for move in containers_moves(trimmed, number, ALL):
+        if move.what == "another thread catches up":
+            yield move._replace(world=move.world._replace(log=world.log))
 
 
 def _is_told(move: Move, answered: Answered) -> bool:

@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 def moves(world: World, rules: frozenset[Rule]) -> Iterator[Move]:
     """Give every step that may come next."""
-    yield from _invalidator(world, rules)
-    yield from _server(world, rules)
+    yield from invalidators_moves(world, rules)
+    yield from servers_moves(world, rules)
     for number in range(len(world.containers)):
-        yield from _container(world, number, rules)
+        yield from containers_moves(world, number, rules)
 
 
 # -- The invalidator ---------------------------------------------------------------------------------------------------
 
 
-def _invalidator(world: World, rules: frozenset[Rule]) -> Iterator[Move]:
+def invalidators_moves(world: World, rules: frozenset[Rule]) -> Iterator[Move]:
     """Change the origin; then invalidate by the key or by the tag."""
     match world.task:
         case Task.REST if world.invalidations:
@@ -126,7 +126,7 @@ def _invalidates(what: str, world: World, task: Task, **changes: object) -> Move
 # -- What happens to L2 by itself --------------------------------------------------------------------------------------
 
 
-def _server(world: World, rules: frozenset[Rule]) -> Iterator[Move]:
+def servers_moves(world: World, rules: frozenset[Rule]) -> Iterator[Move]:
     """Let the lease expire; trim the log; lose the log with all markers, the entry surviving in a slot of its own."""
     log = world.log
     if world.l2.lease is not None:
@@ -144,67 +144,107 @@ def _server(world: World, rules: frozenset[Rule]) -> Iterator[Move]:
 # -- A container -------------------------------------------------------------------------------------------------------
 
 
-def _container(world: World, number: int, rules: frozenset[Rule]) -> Iterator[Move]:
+def containers_moves(world: World, number: int, rules: frozenset[Rule]) -> Iterator[Move]:
     """Begin a read, go on with one, join one, or look into the log in another thread."""
     here, who = world.containers[number], f"container {number}"
     if here.position is None:
         yield Move(who, "reads the log's end as its position", _with(world, number, _opened(here, world.log)))
         if Rule.POSITION_FIRST in rules:
+            yield from (
+                move for thread in range(len(here.flights)) for move in _ask_in_vain(world, Thread(number, thread))
+            )
             return
     elif here.position[:2] != (world.log.epoch, world.log.end):
         looked = _looked(here, world, number, rules)
         yield Move(who, "another thread catches up", _with(world, number, looked))
-    if here.reads and None in here.flights:
-        yield from _begin(world, Thread(number, here.flights.index(None)), rules)
     for thread, flight in enumerate(here.flights):
-        if flight is not None:
+        if flight is None:
+            if here.reads:
+                yield from _begin(world, Thread(number, thread), rules)
+        else:
             at = Thread(number, thread)
-            yield _fly(world, at, flight, rules)
+            yield from _fly(world, at, flight, rules)
             if flight.due < here.owed and (Rule.JOIN_CHECK not in rules or _joinable(here, flight, rules)):
                 yield Move(
                     str(at), "another caller joins the flight", _flown(world, at, here, flight._replace(due=here.owed))
                 )
 
 
+def _ask_in_vain(world: World, at: Thread) -> Iterator[Move]:
+    """Ask along with the log's end, which is not told since there is no log: what L2 gave is thrown away, but the lease."""
+    if world.l2.lease is None and world.l2.entry is None:
+        yield Move(str(at), "takes the lease, and has no position", world._replace(l2=world.l2._replace(lease=at)))
+
+
 def _begin(world: World, at: Thread, rules: frozenset[Rule]) -> Iterator[Move]:
-    """Begin a read that L1 does not answer: look and ask in either order, ask alone, or refresh."""
+    """Begin a read that L1 does not answer: look and ask, ask alone, ask for the lease too, or seize it."""
     here = world.containers[at.container]
     here = here._replace(reads=here.reads - 1)
     if here.position is None:
         yield _ask(world, at, here, Flight(Stage.OPEN, here.owed), rules)
         return
-    looked = _looked(here, world, at.container, rules, marker=Rule.MARKER_WITH_LOG in rules)
-    ahead = Flight(Stage.ASK, looked.owed)
-    yield Move(str(at), "begins a read, catches up with log and marker", _flown(world, at, looked, ahead))
-    yield _ask(world, at, here, Flight(Stage.LOOK, here.owed), rules)
-    if here.covered:
-        yield _ask(world, at, here, Flight(Stage.ASK, here.owed), rules)
-    if world.l2.entry is not None:
-        yield _lease(world, at, here, Flight(Stage.LEASE, here.owed), rules)
+    flight = Flight(Stage.ASK, here.owed, held=here.l1)
+    flying = _flown(world, at, here, flight).containers[at.container]
+    looked = _looked(flying, world, at.container, rules, marker=Rule.MARKER_WITH_LOG in rules)
+    ahead = looked.flights[at.number]
+    assert ahead is not None
+    after = _flown(world, at, looked, ahead._replace(due=looked.owed))
+    yield Move(str(at), "begins a read, catches up with log and marker", after)
+    yield _ask(world, at, here, flight, rules)
+    yield from _insist(world, at, here, flight, rules)
+    if world.l2.lease is not None:
+        seized = world._replace(l2=world.l2._replace(lease=at))
+        yield Move(
+            str(at), "seizes the lease", _flown(seized, at, here, _loading(here, flight, leased=True, rules=rules))
+        )
 
 
-def _fly(world: World, at: Thread, flight: Flight, rules: frozenset[Rule]) -> Move:
+def _fly(world: World, at: Thread, flight: Flight, rules: frozenset[Rule]) -> Iterator[Move]:
     """Take the flight's next step."""
     here = world.containers[at.container]
     match flight.stage:
         case Stage.ASK:
-            return _ask(world, at, here, flight, rules)
+            yield _ask(world, at, here, flight, rules)
         case Stage.LOOK:
-            return _look(world, at, flight, rules)
+            yield _look(world, at, flight, rules)
         case Stage.OPEN:
             here = here if here.position else _opened(here, world.log)
             after = _flown(world, at, here, _judged(here, flight, rules))
-            return Move(str(at), "reads the log's end as its position", after)
+            yield Move(str(at), "reads the log's end as its position", after)
         case Stage.LEASE:
-            return _lease(world, at, here, flight, rules)
+            yield from _insist(world, at, here, flight, rules)
+            if here.l1 is not None:
+                yield _answered("finds it in L1 meanwhile", world, at, here, flight._replace(entry=here.l1))
+            yield from _wait(world, at, here, flight, rules)
         case Stage.LOAD:
-            return _load(world, at, here, flight)
+            yield _load(world, at, here, flight)
+            yield from _ask_again(world, at, here, flight, rules)
         case Stage.FILL:
-            return _fill(world, at, here, flight, rules)
+            yield _fill(world, at, here, flight, rules)
+            if flight.doubtful or _dead(here, _born(here, flight).born, rules):
+                yield _answered("gives up its lease", _released(world, at), at, here, flight)
         case Stage.WRITE:
-            return _stored(world, at, here, flight)
+            yield _stored(world, at, here, flight)
         case Stage.KEEP:
-            return _keep(world, at, here, flight, rules)
+            yield _keep(world, at, here, flight, rules)
+            if here.l1 is not None:
+                yield _kept("finds a later one in L1", world, at, here, flight)
+        case Stage.RELEASE:
+            yield _answered("gives up its lease", _released(world, at), at, here, flight)
+
+
+def _wait(world: World, at: Thread, here: Container, flight: Flight, rules: frozenset[Rule]) -> Iterator[Move]:
+    """Join the flight of another thread, in place of one's own."""
+    for number, other in enumerate(here.flights):
+        if number != at.number and other is not None and _joinable(here, other, rules):
+            joined = other._replace(due=max(other.due, flight.due))
+            after = _flown(world, Thread(at.container, number), here, joined)
+            yield Move(str(at), "joins another's flight", _flown(after, at, after.containers[at.container], None))
+
+
+def _released(world: World, at: Thread) -> World:
+    """Give up the lease, in one script, if it is still one's own."""
+    return world._replace(l2=world.l2._replace(lease=None)) if world.l2.lease == at else world
 
 
 def _ask(world: World, at: Thread, here: Container, flight: Flight, rules: frozenset[Rule]) -> Move:
@@ -212,63 +252,85 @@ def _ask(world: World, at: Thread, here: Container, flight: Flight, rules: froze
     l2 = world.l2
     if l2.entry is not None:
         what, flight = f"reads version {l2.entry.version} from L2", flight._replace(entry=l2.entry)
-    elif l2.lease is None:
+    elif l2.lease in {None, at}:
         what, flight, l2 = "misses in L2 and takes the lease", flight._replace(leased=True), l2._replace(lease=at)
-    elif here.unconfirmed is not None:
-        stale = flight._replace(entry=here.unconfirmed)
-        return _answered("misses in L2, finds the lease taken", world, at, here, stale)
     else:
-        what = "misses in L2, finds the lease taken"
+        what, flight = "misses in L2, finds the lease taken", flight._replace(refused=True)
     if flight.stage is Stage.ASK:
-        flight = _judged(here, flight, rules)
+        return _went_on(what, world._replace(l2=l2), at, here, flight, rules)
     return Move(str(at), what, _flown(world._replace(l2=l2), at, here, flight))
+
+
+def _ask_again(world: World, at: Thread, here: Container, flight: Flight, rules: frozenset[Rule]) -> Iterator[Move]:
+    """Ask once more, by the same token, as who waits for another's load, or had to catch up first."""
+    again = Flight(Stage.ASK, flight.due, held=flight.held)
+    yield _ask(world, at, here, again, rules)
+    yield from _insist(world, at, here, again, rules)
+
+
+def _insist(world: World, at: Thread, here: Container, flight: Flight, rules: frozenset[Rule]) -> Iterator[Move]:
+    """Ask L2 by one script: the value, and the lease if it is free, though there be a value: it is dead, or stale."""
+    l2 = world.l2
+    free = l2.lease in {None, at}
+    after = world._replace(l2=l2._replace(lease=at)) if free else world
+    what = "takes the lease" if free else "finds the lease taken"
+    flight = flight._replace(entry=None, leased=free, refused=not free)
+    yield _went_on(what, after, at, here, flight, rules)
+    if l2.entry is not None:
+        what = f"reads version {l2.entry.version} from L2, {what}"
+        yield _went_on(what, after, at, here, flight._replace(entry=l2.entry), rules)
 
 
 def _look(world: World, at: Thread, flight: Flight, rules: frozenset[Rule]) -> Move:
     """Catch up after asking, with the tag's marker; then judge what was read."""
     here = world.containers[at.container]
-    if Rule.MARKER_WITH_LOG in rules or flight.entry is None:
+    if Rule.MARKER_WITH_LOG in rules:
         what, here = "catches up with log and marker", _looked(here, world, at.container, rules, marker=True)
     else:
         what, here = "reads the marker", _marked(here, world.log)
     after = here.flights[at.number]
     assert after is not None
-    flight = _judged(here, after._replace(due=here.owed), rules)
-    return Move(str(at), what, _flown(world, at, here, flight))
+    return _went_on(what, world, at, here, after._replace(due=here.owed), rules)
+
+
+def _went_on(what: str, world: World, at: Thread, here: Container, flight: Flight, rules: frozenset[Rule]) -> Move:
+    """Judge what L2 gave. Where that is nothing and another holds the lease, serve what L1 held, if it may be served."""
+    after = _judged(here, flight, rules)
+    if after.stage is Stage.LOAD and flight.refused:
+        held = here.unconfirmed if flight.held is None else flight.held
+        if held is not None and (Rule.HELD_CHECK not in rules or not _dead(here, held.born, rules)):
+            return _answered(what, world, at, here, flight._replace(entry=held))
+    return Move(str(at), what, _flown(world, at, here, after))
 
 
 def _judged(here: Container, flight: Flight, rules: frozenset[Rule]) -> Flight:
-    """Rule 4: go on with a living entry; without one, load. Where the marker is not known, look first."""
-    if flight.entry is None:
+    """Rule 4: go on with a living entry; without one, load. Where the marker is needed and not known, look first."""
+    entry = flight.entry
+    assert here.position is not None
+    if entry is None:
         return _loading(here, flight, leased=flight.leased, rules=rules)
     if Rule.BORN_CHECK not in rules:
-        return flight._replace(stage=Stage.KEEP)
-    if not here.covered:
+        return flight._replace(stage=Stage.KEEP, refused=False, held=None)
+    assert entry.born is not None
+    if entry.born.id < here.known_from and entry.born.epoch <= here.position.epoch:
         return flight._replace(stage=Stage.LOOK)
-    if flight.doubtful or _dead(here, flight.entry.born, rules):
-        return Flight(Stage.LEASE, flight.due)
-    return flight._replace(stage=Stage.KEEP)
-
-
-def _lease(world: World, at: Thread, here: Container, flight: Flight, rules: frozenset[Rule]) -> Move:
-    """Take the lease although a value may stand in L2: it is dead, or to be refreshed."""
-    free = world.l2.lease is None
-    if free:
-        world = world._replace(l2=world.l2._replace(lease=at))
-    what = "takes the lease" if free else "finds the lease taken"
-    return Move(str(at), what, _flown(world, at, here, _loading(here, flight, leased=free, rules=rules)))
+    if not flight.doubtful and not _dead(here, entry.born, rules):
+        return flight._replace(stage=Stage.KEEP, refused=False, held=None)
+    if flight.leased or flight.refused:
+        return _loading(here, flight, leased=flight.leased, rules=rules)
+    return Flight(Stage.LEASE, flight.due, held=flight.held)
 
 
 def _loading(here: Container, flight: Flight, *, leased: bool, rules: frozenset[Rule]) -> Flight:
     """Rule 1: what is loaded from now on is born at the container's position."""
     born = here.position if Rule.BORN_BEFORE_LOAD in rules else None
-    return Flight(Stage.LOAD, flight.due, leased=leased, born=born)
+    return Flight(Stage.LOAD, flight.due, leased=leased, born=born, held=flight.held)
 
 
 def _load(world: World, at: Thread, here: Container, flight: Flight) -> Move:
     """Load from the origin."""
     stage = Stage.FILL if flight.leased else Stage.KEEP
-    after = flight._replace(stage=stage, entry=Entry(world.origin, flight.born), born=None)
+    after = flight._replace(stage=stage, entry=Entry(world.origin, flight.born), born=None, held=None)
     what = f"loads version {world.origin}" + ("" if flight.leased else " without the lease")
     return Move(str(at), what, _flown(world, at, here, after))
 
@@ -278,7 +340,7 @@ def _fill(world: World, at: Thread, here: Container, flight: Flight, rules: froz
     lease = world.l2.lease
     holds = lease == at if Rule.OWN_TOKEN in rules else lease is not None
     if Rule.FENCED_FILL in rules and not holds:
-        return _answered("is refused the fill", world, at, here, flight)
+        return _answered("is refused the fill", world, at, here._replace(l1=None), flight)
     if Rule.FILL_AT_ONCE not in rules:
         return Move(str(at), "finds its lease in place", _flown(world, at, here, flight._replace(stage=Stage.WRITE)))
     return _stored(world, at, here, flight)
@@ -295,10 +357,18 @@ def _keep(world: World, at: Thread, here: Container, flight: Flight, rules: froz
     """Rule 5: store into L1 what no record or gap, applied meanwhile, has killed; answer in any case."""
     entry = _born(here, flight)
     if Rule.RING_CHECK in rules and _dead(here, entry.born, rules):
-        return _answered("does not keep it", world, at, here, flight)
-    if Rule.GAP_CHECK in rules and flight.doubtful:
-        return _answered("doubts, does not keep it", world, at, here, flight)
-    return _answered("keeps it in L1", world, at, here._replace(l1=entry, unconfirmed=None), flight)
+        what = "does not keep it"
+    elif Rule.GAP_CHECK in rules and flight.doubtful:
+        what = "doubts, does not keep it"
+    else:
+        what, here = "keeps it in L1", here._replace(l1=entry, unconfirmed=None)
+    return _kept(what, world, at, here, flight)
+
+
+def _kept(what: str, world: World, at: Thread, here: Container, flight: Flight) -> Move:
+    if flight.leased:
+        return Move(str(at), what, _flown(world, at, here, flight._replace(stage=Stage.RELEASE)))
+    return _answered(what, world, at, here, flight)
 
 
 def _born(here: Container, flight: Flight) -> Entry:
@@ -318,7 +388,7 @@ def _answered(what: str, world: World, at: Thread, here: Container, flight: Flig
 
 def _opened(here: Container, log: Log) -> Container:
     """Begin at the log's end, without knowing any marker."""
-    return here._replace(position=_end(log), owed=log.recorded)
+    return here._replace(position=_end(log), known_from=log.end, owed=log.recorded)
 
 
 def _looked(here: Container, world: World, number: int, rules: frozenset[Rule], *, marker: bool = False) -> Container:
@@ -328,7 +398,7 @@ def _looked(here: Container, world: World, number: int, rules: frozenset[Rule], 
     after = here._replace(position=_end(log), owed=log.recorded)
     lost, trimmed = position.epoch != log.epoch, position.id < log.kept_from - 1
     if lost or trimmed:
-        after = _doubting(after)._replace(covered=False, named=0 if lost else here.named)
+        after = _doubting(after)._replace(known_from=log.end, named=0 if lost else here.named)
         if (Rule.UNCONFIRM_ON_LOSS if lost else Rule.UNCONFIRM_ON_TRIM) in rules:
             stale = None if Rule.UNCONFIRMED_IS_NOT_STALE in rules else after.l1
             after = after._replace(l1=None, unconfirmed=stale)
@@ -339,7 +409,7 @@ def _looked(here: Container, world: World, number: int, rules: frozenset[Rule], 
 
 def _marked(here: Container, log: Log) -> Container:
     """Note the tag's marker: from here on, each record that follows it will be seen."""
-    return here._replace(named=max(here.named, log.marker), covered=True)
+    return here._replace(named=max(here.named, log.marker), known_from=0)
 
 
 def _applied(here: Container, log: Log, rules: frozenset[Rule], *, own: bool) -> Container:
@@ -353,13 +423,14 @@ def _applied(here: Container, log: Log, rules: frozenset[Rule], *, own: bool) ->
 
 
 def _doubting(here: Container) -> Container:
-    """Mark what flights have in hand: nobody can tell any more what became of it."""
+    """Mark what flights have in hand: nobody can tell any more what became of it, nor of what L1 held."""
     return here._replace(flights=tuple(_doubted(flight) for flight in here.flights))
 
 
 def _doubted(flight: Flight | None) -> Flight | None:
-    nothing_in_hand = flight is None or flight.stage in {Stage.ASK, Stage.LEASE}
-    return flight if nothing_in_hand else flight._replace(doubtful=True)
+    if flight is None:
+        return None
+    return flight._replace(doubtful=flight.stage not in {Stage.ASK, Stage.LEASE}, held=None)
 
 
 def _dead(here: Container, born: Position | None, rules: frozenset[Rule]) -> bool:

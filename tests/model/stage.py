@@ -45,10 +45,11 @@ SETTER = Thread(-1, 0)
 """Who holds the lease while a value is set."""
 
 _SCRIPTS = {script(())[1]: name for script, name in ((ASK, "ask"), (FILL, "fill"), (RELEASE, "release"))}
-_SCRIPTS |= {REWRITE(())[1]: "delete", LOG(())[1]: "look"}
+_SCRIPTS |= {REWRITE(())[1]: "delete", LOG(())[1]: "open"}
 _COMMANDS = {
     b"GET": "ask",
     b"HGET": "look",
+    b"HMGET": "look",
     b"XRANGE": "look",
     b"DEL": "delete",
     b"SET": "seize",
@@ -59,9 +60,10 @@ _acting: ContextVar[Actor | None] = ContextVar("acting", default=None)
 
 def gate_of(command: Command) -> str:
     """What a command does, in a word."""
-    name = _SCRIPTS.get(command[1], "") or _COMMANDS[command[0]]
-    appends = name == "look" and command[0] == b"EVALSHA" and command[7] != b"0"
-    return "record" if appends else name
+    if command[0] != b"EVALSHA":
+        return _COMMANDS[command[0]]
+    name = _SCRIPTS[command[1]]
+    return "record" if name == "open" and len(command) > len(LOG((b"", b""))) else name
 
 
 class Actor:
@@ -131,11 +133,11 @@ class _GatedLink:
         parts: list[tuple[str, list[Command]]] = []
         for command in commands:
             gate = gate_of(command)
-            together = parts and not self._stage.fine and {parts[-1][0], gate} <= {"look", "ask", "seize", "delete"}
-            if together:
-                parts[-1] = (gate, [*parts[-1][1], command])
-            else:
+            if not parts or self._stage.fine or gate == "record":
                 parts.append((gate, [command]))
+            else:
+                before, part = parts[-1]
+                parts[-1] = ("record" if before == "record" else gate, [*part, command])
         return iter(parts)
 
     def __getattr__(self, name: str) -> Any:
@@ -194,6 +196,7 @@ class Stage:
             self.server.script_load(text)  # one that must be sent again would be two exchanges
         self.caches = [self._container() for _ in range(containers)]
         self._outsider = self._container()
+        self._outsider.warm_up()  # so there is a log
         self._invalidator = self.caches[0] if at_home else self._outsider
         self.home = 0 if at_home else None
         self.origin = self.target = self.deleted = self.recorded = 0
@@ -250,7 +253,7 @@ class Stage:
 
     def catch_up(self, container: int) -> Actor:
         """Another thread looks into the log."""
-        return self._begun(f"container {container}", lambda _: self.caches[container].warm_up())
+        return self._begun(f"container {container}, another thread", lambda _: self.caches[container].warm_up())
 
     def change(self) -> None:
         """The origin changes."""
@@ -300,6 +303,13 @@ class Stage:
         while actor.state == "parked":
             ended += self.step(actor)
         return ended
+
+    def ask_anew(self) -> None:
+        """A new container reads: what L2 gives it must not be older than the last invalidation."""
+        cache = self._container()
+        version = cache.get_or_load(KEY, lambda: self.origin, tags=[TAG])
+        cache.close()
+        assert version >= self.deleted, f"a new container was given {version}, deleted: {self.deleted}"
 
     def live(self) -> list[Actor]:
         """Those that wait at a gate."""

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import os
+from itertools import count
 from typing import TYPE_CHECKING
 
 import pytest
 from explore import explore
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from player import Bounds, Player
 from stage import LOG_KEY, MARKS_KEY, Stage
 from test_protocol import NEEDED
 from world import ALL, Rule, Thread
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from player import Step
     from stage import Actor
 
     from tiered_cache.local.valkey import ValkeyServer
@@ -36,6 +44,10 @@ GATES = {
     "keeps it": "keep",
     "does not keep": "keep",
     "doubts": "keep",
+    "finds a later one": "keep",
+    "gives up its lease": "release",
+    "seizes the lease": "ask",
+    "joins another's flight": "",
     "deletes the lease": "",
     "sets the tag's marker": "",
     "deletes": "delete",
@@ -96,7 +108,7 @@ class Script:
 
     def _reach(self, actor: Actor, gate: str) -> None:
         """Let the actor go until it is past the gate; where it is past it already, the step was done with another."""
-        order = ("begin", "look", "delete", "seize", "ask", "record", "load", "fill", "keep", "release")
+        order = ("begin", "open", "look", "delete", "seize", "ask", "record", "load", "fill", "keep", "release")
         while actor.state == "parked" and order.index(actor.gate.removeprefix("back from ")) <= order.index(
             gate or "begin"
         ):
@@ -123,3 +135,114 @@ def test_no_marker_expires(valkey: ValkeyServer) -> None:
         stage.finish(stage.invalidate("tag"))
         assert stage.seen.marker == 1
         assert [stage.server.ttl(name) for name in (MARKS_KEY, LOG_KEY)] == [-1, -1]
+
+
+SCHEDULES = settings(
+    max_examples=int(os.environ.get("TIERED_CACHE_SCHEDULES", "40")),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+"""`TIERED_CACHE_SCHEDULES=1000` plays a thousand of each kind."""
+ALL_WAYS = ("delete", "expire", "tag", "clear", "set")
+
+
+def _play(
+    valkey: ValkeyServer, data: st.DataObject, bounds: Bounds, *, at_home: bool = False, fine: bool = False
+) -> None:
+    valkey.flush()
+    with Stage(valkey.url, at_home=at_home, fine=fine) as stage:
+        Player(stage, bounds, lambda steps: data.draw(st.sampled_from(steps))).play()
+
+
+@pytest.mark.parametrize(
+    ("bounds", "at_home"),
+    [(Bounds(), False), (Bounds(), True), (Bounds(trims=1, losses=1), False)],
+    ids=["the invalidator elsewhere", "the invalidator at home", "the log trimmed and lost"],
+)
+@SCHEDULES
+@given(data=st.data())
+def test_each_step_of_the_code_is_one_of_the_models(
+    valkey: ValkeyServer, bounds: Bounds, at_home: bool, data: st.DataObject
+) -> None:
+    """What L2, its lease, the log, and each container's L1 and position become, the model's own moves lead to as well."""
+    _play(valkey, data, bounds, at_home=at_home)
+
+
+@pytest.mark.parametrize("fine", [False, True], ids=["by exchanges", "by commands"])
+@pytest.mark.parametrize("at_home", [False, True], ids=["elsewhere", "at home"])
+@SCHEDULES
+@given(data=st.data())
+def test_no_schedule_breaks_an_invariant(valkey: ValkeyServer, at_home: bool, fine: bool, data: st.DataObject) -> None:
+    """Two threads in each of two containers, every way to invalidate, and a log that is trimmed."""
+    bounds = Bounds(reads=4, by=ALL_WAYS, trims=1, threads=2, lockstep=False)
+    _play(valkey, data, bounds, at_home=at_home, fine=fine)
+
+
+OVERTAKEN = pytest.mark.xfail(
+    strict=True,
+    raises=AssertionError,
+    reason="a look that another thread's first look has overtaken is thrown away, and counts as a look all the same",
+)
+WHOLE_READ = ("begins to read", "begin", "ask", "load", "fill", "keep")
+WHOLE_CATCH_UP = ("begins to catch up", "begin", "ask", "look")
+
+
+@OVERTAKEN
+def test_ones_own_invalidation_counts_though_another_thread_was_the_first_to_look(valkey: ValkeyServer) -> None:
+    """A container invalidates before it knows the log; another thread looks meanwhile; a read after that gets nothing old."""
+    with Stage(valkey.url, at_home=True) as stage:
+        player = Player(stage, Bounds(by=("clear",), opened=False, lockstep=False), choose=min)
+        player.take("container 1", *WHOLE_READ)
+        player.take("invalidator", "changes the origin", "begins clear", "begin")
+        player.take("container 0, another thread", *WHOLE_CATCH_UP)
+        player.take("invalidator", "record")
+        player.take("container 0", "begins to read", "begin", "ask")
+        player.end()
+
+
+@OVERTAKEN
+def test_a_look_counts_though_another_thread_was_the_first_to_look(valkey: ValkeyServer) -> None:
+    """A read looks along with its question, and another thread looked before: what was invalidated since is not given."""
+    with Stage(valkey.url) as stage:
+        player = Player(stage, Bounds(by=("clear",), opened=False, lockstep=False), choose=min)
+        player.take("container 0", *WHOLE_READ)
+        player.take("container 1", "begins to read in a new invocation", "begin")
+        player.take("container 1, another thread", *WHOLE_CATCH_UP)
+        player.take("invalidator", "changes the origin", "begins clear", "begin", "record")
+        player.take("container 1", "ask")
+        player.end()
+
+
+@pytest.mark.parametrize("how", ALL_WAYS)
+def test_every_order_of_a_read_and_an_invalidation(valkey: ValkeyServer, how: str) -> None:
+    """One container reads while another invalidates: all interleavings, and then a new container asks."""
+    played = 0
+    bounds = Bounds(reads=1, catch_ups=0, invalidations=1, expiries=0, by=(how,), lockstep=False)
+    for order in _orders():
+        valkey.flush()
+        with Stage(valkey.url) as stage:
+            Player(stage, bounds, order).play()
+        played += 1
+    assert played > 100
+
+
+def _orders() -> Iterator[Callable[[Sequence[Step]], Step]]:
+    """Each schedule once, by depth first search: gives who chooses, who is to be asked until the schedule ends."""
+    taken: list[tuple[int, int]] = []
+    more = True
+    while more:
+        at = count()
+
+        def choose(steps: Sequence[Step], at: count[int] = at) -> Step:
+            steps = [step for step in steps if not step.text.startswith("container 1") and " new " not in step.text]
+            depth = next(at)
+            if depth == len(taken):
+                taken.append((0, len(steps)))
+            return steps[taken[depth][0]]
+
+        yield choose
+        while taken and taken[-1][0] + 1 == taken[-1][1]:
+            taken.pop()
+        more = bool(taken)
+        if more:
+            taken[-1] = (taken[-1][0] + 1, taken[-1][1])

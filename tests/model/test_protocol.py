@@ -11,12 +11,12 @@ from protocol import moves
 from world import ALL, Container, Rule, Task, Thread, World, start
 
 LEAST = {
-    "two reads each": 120_000,
-    "two invalidations": 115_000,
-    "two flights in a container": 28_000,
-    "the log trimmed": 85_000,
-    "the log lost": 80_000,
-    "the invalidator at home": 48_000,
+    "two reads": 40_000,
+    "two invalidations": 150_000,
+    "two flights in a container": 35_000,
+    "the log trimmed": 120_000,
+    "the log lost": 65_000,
+    "the invalidator at home": 58_000,
 }
 """States to be reached at least: a model that stands still breaks no invariant."""
 
@@ -47,6 +47,7 @@ NEEDED = {
     **dict.fromkeys(Rule, QUIET),
     Rule.GAP_CHECK: TRIMMED,
     Rule.UNCONFIRM_ON_TRIM: TRIMMED,
+    Rule.HELD_CHECK: start((2, 1), 1),
     Rule.UNCONFIRMED_IS_NOT_STALE: start((2, 1), 1, trims=1),
     Rule.MARKER_WITH_LOG: LOST,
     Rule.EPOCH_IN_BORN: LOST,
@@ -74,7 +75,7 @@ def test_the_protocol_holds_at_large(name: str, record_property: Callable[[str, 
     found = explore(LARGE[name])
     record_property("states", found.states)
     assert found.broken is None, str(found)
-    assert found.states > 200_000
+    assert found.states > 140_000
 
 
 @pytest.mark.parametrize("rule", Rule, ids=lambda rule: rule.name)
@@ -92,25 +93,22 @@ def test_every_step_is_taken() -> None:
 
 
 @pytest.mark.parametrize("world", [start((2,), 1), start((2,), 1, at_home=True)], ids=["elsewhere", "at home"])
-@pytest.mark.parametrize(
-    "first", ["begins a read", ("reads version", "misses in L2")], ids=["looks first", "asks first"]
-)
-def test_a_read_that_catches_up_undisturbed_is_kept(world: World, first: str | tuple[str, ...]) -> None:
+def test_a_read_that_catches_up_undisturbed_is_kept(world: World) -> None:
     """Whatever went before, a read alone that catches up ends with a value in L1 that is as new as the log."""
     alone = 0
     for here in reachable(world):
         container = here.containers[0]
         if here.task is Task.REST and container.reads and container.flights == (None,) and container.position:
-            kept = _read(here._replace(invalidations=0), first)
+            kept = _read(here._replace(invalidations=0))
             assert kept.l1 is not None
             assert kept.l1.version >= here.log.recorded
             alone += 1
     assert alone > 20
 
 
-def _read(world: World, first: str | tuple[str, ...]) -> Container:
+def _read(world: World) -> Container:
     """Do all that one read does, with nothing between."""
-    begun = next(move.world for move in moves(world, ALL) if move.what.startswith(first))
+    begun = next(move.world for move in moves(world, ALL) if move.what.startswith("begins a read"))
     while begun.containers[0].flights[0] is not None:
         begun = next(move.world for move in moves(begun, ALL) if _goes_on(move.who, move.what))
     return begun.containers[0]

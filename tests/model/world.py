@@ -25,6 +25,7 @@ class Rule(Enum):
     BORN_CHECK = "4: an entry read from L2 is held against records and markers"
     MARKER_WITH_LOG = "4: markers are read in one script with the log's news, so both are of one epoch"
     EPOCH_IN_BORN = "4: an entry born in another epoch of the log is dead"
+    HELD_CHECK = "4: what L1 held is held against what was learnt meanwhile before it is served while another loads"
     RING_CHECK = "5: a store into L1 is held against the records applied meanwhile"
     GAP_CHECK = "5: a gap in the log, noticed meanwhile, counts as a record"
     DROP_ON_APPLY = "6: applying a record drops the L1 entry it names"
@@ -105,6 +106,7 @@ class Stage(Enum):
     FILL = auto()
     WRITE = auto()
     KEEP = auto()
+    RELEASE = auto()
 
     __hash__ = object.__hash__  # Enum's own is written in Python, and a world holds several
 
@@ -117,6 +119,10 @@ class Flight(NamedTuple):
     """Ghost: the answer must not be older than this version."""
     entry: Entry | None = None
     leased: bool = False
+    refused: bool = False
+    """Another holds the lease."""
+    held: Entry | None = None
+    """What L1 held when the read began, past its time there."""
     born: Position | None = None
     doubtful: bool = False
     """A gap in the log was noticed while something was in hand."""
@@ -134,8 +140,8 @@ class Container(NamedTuple):
     position: Position | None = None
     named: int = 0
     """Id of the latest record or marker known to name the key or its tag."""
-    covered: bool = False
-    """The tag's marker was read at some position, and no record since was missed."""
+    known_from: int = 0
+    """Entries born from there on need no marker: no record since was missed. 0 once the marker was read."""
     owed: int = 0
     """Ghost: the version of the latest invalidation that this container is held to know."""
     flights: tuple[Flight | None, ...] = (None,)
