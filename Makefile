@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Which faults to inject: the slow ones, and those that `make test` has too.
+FAULTS ?= faults or fault
 STAMP := $(VENV)/.installed
 
 .PHONY: demo test faults lint types imports examples bench fuzz coverage clean constraints
@@ -17,7 +19,7 @@ test: $(STAMP)  ## all tests, with branch coverage and its gate
 
 faults: $(STAMP)  ## the faults of L2, injected for real, the slow ones too; what was measured goes to build/faults.md
 	mkdir -p build
-	$(BIN)/python -m pytest -m "faults or fault" --fault-report build/faults.md tests/faults tests
+	$(BIN)/python -m pytest -m "$(FAULTS)" --fault-report build/faults.md tests/faults tests
 
 lint: $(STAMP)  ## ruff: rules and format
 	$(BIN)/ruff check .

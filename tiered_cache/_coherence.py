@@ -92,22 +92,27 @@ class Follower:
         """A look that begins now."""
         return Look(self._memory.invalidated.position, self._invocation)
 
-    def heard(self, news: News | None, look: Look, now: float) -> None:
-        """What a look found that was made at `now`; None: it failed. Then what is held goes on answering."""
+    def heard(self, news: News | None, look: Look, now: float) -> bool:
+        """What a look found that was made at `now`; None: it failed. Then what is held goes on answering.
+
+        False if it is to be made again, see `learn`.
+        """
+        self._counts["look_failures" if news is None else "looks"] += 1
+        if news is not None and not self.learn(news, now):
+            return False
         with self._lock:
             if look.invocation == self._invocation:  # else it was made before a freeze, and tells nothing of that time
                 self._looked_for, self._looked_at = look.invocation, now
                 self._not_before(now)
                 if self._most < inf:
                     self._memory.coherent_until = now + max(self._most, 0.0 if news else RIDE)
-        if news is None:
-            self._counts["look_failures"] += 1
-            return
-        self._counts["looks"] += 1
-        self.learn(news, now)
+        return True
 
-    def learn(self, news: News, now: float) -> None:
-        """Apply what was found: drop what was invalidated, and let no one join a load that began before."""
+    def learn(self, news: News, now: float) -> bool:
+        """Apply what was found: drop what was invalidated, and let no one join a load that began before.
+
+        False if it cannot be applied, since another thread has looked for the first time meanwhile: it is to be found anew.
+        """
         known = self._memory.invalidated.position[0] != 0
         fresh = self._memory.learn(news, now)
         if fresh is None:
@@ -115,8 +120,10 @@ class Follower:
                 self.forget_flights(None)
                 self._counts["gaps"] += 1
                 log().warning("the log of invalidations cannot be followed: what L1 holds is to be confirmed anew")
-            return
+            return True
         for kind, name in fresh:
             self._counts["applied"] += 1
             if kind is not Kind.TAG:  # whose keys nobody knows before their loads have ended
                 self.forget_flights(None if kind is Kind.ALL else name)
+        position = self._memory.invalidated.position
+        return position[0] != news.end[0] or position >= news.end

@@ -17,7 +17,7 @@ from tiered_cache._reply import ABSENT, UNREACHED, Claim, Filled, Lease, Reply, 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from tiered_cache._coherence import Follower
+    from tiered_cache._coherence import Follower, Look
     from tiered_cache._entry import Entry
     from tiered_cache._l1.memory import MemoryStore
     from tiered_cache._stats import Counters, SharedStats
@@ -54,7 +54,7 @@ class Shared:
             return False
         self._deliver(now)
         look = self._follower.look()
-        self._follower.heard(self._store.look(look.since, (), now), look, now)
+        self._heard(self._store.look(look.since, (), now), look, now)
         return True
 
     def read(self, key: str, now: float) -> Reply:
@@ -64,7 +64,7 @@ class Shared:
         before, look = self._memory.invalidated.tick, self._follower.wanted(now)
         reply = self._store.read(key, now, None if look is None else look.since)
         if look is not None:
-            self._follower.heard(reply.news, look, now)
+            self._heard(reply.news, look, now)
         self.expects_hit = reply.entry is not None or not reply.reached
         return self._known(key, reply, self._since(before, reply.news), now)
 
@@ -76,7 +76,7 @@ class Shared:
         before, look = self._memory.invalidated.tick, self._follower.wanted(now)
         replies, news = self._store.read_many(keys, now, None if look is None else look.since)
         if look is not None:
-            self._follower.heard(news, look, now)
+            self._heard(news, look, now)
         return self._all_judged(replies, self._since(before, news), now)
 
     def ask(self, lease: Lease, claim: Claim, now: float) -> Reply:
@@ -86,7 +86,7 @@ class Shared:
         before, look = self._memory.invalidated.tick, self._follower.wanted(now)
         reply = self._store.ask(lease, claim, now, None if look is None else look.since)
         if look is not None:
-            self._follower.heard(reply.news, look, now)
+            self._heard(reply.news, look, now)
         self.expects_hit = reply.entry is not None or not reply.reached
         return self._known(lease.key, reply, self._since(before, reply.news), now)
 
@@ -96,7 +96,7 @@ class Shared:
         before, look = self._memory.invalidated.tick, self._follower.wanted(now)
         replies, news = self._store.ask_many(leases, claim, now, None if look is None else look.since)
         if look is not None:
-            self._follower.heard(news, look, now)
+            self._heard(news, look, now)
         return self._all_judged(replies, self._since(before, news), now)
 
     def lease(self, key: str, seconds: float) -> Lease:
@@ -135,11 +135,11 @@ class Shared:
         position = self._memory.invalidated.position
         try:
             news = self._store.invalidate(what, position, now, lease)
-            if news is not None:
-                self._follower.learn(news, now)
-                self._settle(marks)
-            else:
+            if news is None:
                 self._remember(what)
+            else:
+                self._learn(news, now)
+                self._settle(marks)
         finally:
             self._memory.invalidate(what, now)
         return news is not None
@@ -148,7 +148,7 @@ class Shared:
         """Import, connect, and learn how far the log has come."""
         answers = self._store.warm_up(now)
         look = self._follower.look()
-        self._follower.heard(self._store.look(look.since, (), now) if answers else None, look, now)
+        self._heard(self._store.look(look.since, (), now) if answers else None, look, now)
         return answers
 
     def allow(self, seconds: float | None) -> None:
@@ -218,7 +218,7 @@ class Shared:
         for start in range(0, len(wanted), MOST_AT_ONCE):
             look = self._follower.look()
             found = self._store.look(look.since, wanted[start : start + MOST_AT_ONCE], now)
-            self._follower.heard(found, look, now)
+            self._heard(found, look, now)
 
     def _deliver(self, now: float) -> None:
         """Try again, in one round trip, what was not delivered; more waits for the next contact."""
@@ -228,8 +228,23 @@ class Shared:
             marks = dict(list(self._undelivered.items())[:MOST_AT_ONCE])
         news = self._store.invalidate(list(marks), self._memory.invalidated.position, now, None)
         if news is not None:
-            self._follower.learn(news, now)
+            self._learn(news, now)
             self._settle(marks)
+
+    def _learn(self, news: News, now: float) -> None:
+        """Apply what was found along with an invalidation: its own record is to be known before its call returns."""
+        if not self._follower.learn(news, now):
+            self._look_again(now)
+
+    def _heard(self, news: News | None, look: Look, now: float) -> None:
+        """Apply what a look has found."""
+        if not self._follower.heard(news, look, now):
+            self._look_again(now)
+
+    def _look_again(self, now: float) -> None:
+        """Look from where another thread's first look has ended."""
+        look = self._follower.look()
+        self._follower.heard(self._store.look(look.since, (), now), look, now)
 
     def _remember(self, what: Iterable[Invalidation]) -> None:
         with self._lock:

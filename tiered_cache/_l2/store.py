@@ -201,9 +201,11 @@ class RedisStore:
             replies = self._calls.call([(b"GETRANGE", name, b"0", b"%d" % (HEADER_SIZE - 1))], now, urgent=True)
             if replies is None:
                 return False
-            header = replies[0]
-            if isinstance(header, Unavailable) and header.failure is not Failure.REPLY:
-                return False
+            header: Any = replies[0]
+            if isinstance(header, Unavailable):
+                if header.failure is not Failure.REPLY:
+                    return False
+                break  # of another type: no entry
             try:
                 loaded_at, fresh_for, *_ = TIMES.unpack_from(header, TIMES_AT)
                 loaded_at, fresh_for = expired(loaded_at, fresh_for, now)

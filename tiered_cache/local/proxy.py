@@ -194,14 +194,17 @@ class FaultProxy:
             raise ServiceUnavailable("this proxy is not started")
         asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
+    def _stop_listening(self) -> None:
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+
     async def _serve(self, listening: socket.socket) -> None:
         self._loop, self._stopping, self._mode = asyncio.get_running_loop(), asyncio.Event(), _Mode("ok")
         self._listener = await asyncio.start_server(self._accept, sock=listening)
         self._started.set()
         await self._stopping.wait()
-        listener: asyncio.Server | None = self._listener
-        if listener is not None:  # else connections are being refused
-            listener.close()
+        self._stop_listening()
         await self._kill()
         for task in self._tasks:
             task.cancel()
@@ -209,10 +212,9 @@ class FaultProxy:
 
     async def _change(self, kind: Kind, number: int, seconds: float) -> None:
         before, self._mode = self._mode, _Mode(kind, number=number, seconds=seconds)
-        if kind == "refuse" and self._listener is not None:
-            self._listener.close()
-            self._listener = None
-        elif kind != "refuse" and self._listener is None:
+        if kind == "refuse":
+            self._stop_listening()
+        elif self._listener is None:
             self._listener = await asyncio.start_server(self._accept, sock=_listening(self._port))
         before.over.set()
 
