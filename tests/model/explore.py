@@ -101,7 +101,9 @@ OF_ANSWERS: tuple[Callable[[Move], bool], ...] = (answers_are_not_invalidated, a
 
 def _lives(entry: Entry, log: Log) -> bool:
     """Whether a reader that knows all of the log, and follows rule 4, would take the entry."""
-    return entry.born is not None and entry.born.epoch == log.epoch and entry.born.id >= log.marker
+    return (
+        entry.born is not None and not entry.expired and entry.born.epoch == log.epoch and entry.born.id >= log.marker
+    )
 
 
 def explore(world: World, rules: frozenset[Rule] = ALL) -> Found:

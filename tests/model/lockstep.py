@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
-from protocol import containers_moves, invalidators_moves, servers_moves
+from invalidator import invalidators_moves, servers_moves
+from protocol import containers_moves
 from stage import Held, Known, Seen
 from world import ALL, Thread
 
@@ -77,7 +78,7 @@ def _known(here: Container) -> Known:
 
 
 def _held(entry: Entry | None) -> Held | None:
-    return None if entry is None or entry.born is None else Held(entry.version, entry.born[:2])
+    return None if entry is None or entry.born is None else Held(entry.version, entry.born[:2], entry.expired)
 
 
 def _fits(world: World, seen: Seen, left: frozenset[Answered], busy: Collection[Thread]) -> bool:

@@ -10,7 +10,8 @@ from world import Thread, start
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from stage import Actor, Stage
+    from gates import Actor
+    from stage import Stage
 
 
 class Bounds(NamedTuple):
@@ -23,7 +24,7 @@ class Bounds(NamedTuple):
     reads: int = 3
     catch_ups: int = 2
     invalidations: int = 2
-    by: tuple[str, ...] = ("delete", "tag", "clear")
+    by: tuple[str, ...] = ("delete", "expire", "tag", "clear")
     expiries: int = 1
     trims: int = 0
     losses: int = 0

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from world import Container, Entry, Flight, Log, Move, Position, Rule, Shared, Stage, Task, Thread, World
+from invalidator import invalidators_moves, servers_moves
+from world import Container, Entry, Flight, Log, Move, Position, Rule, Stage, Thread, World, doubting, replaced
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,121 +27,6 @@ def moves(world: World, rules: frozenset[Rule]) -> Iterator[Move]:
         yield from containers_moves(world, number, rules)
 
 
-# -- The invalidator ---------------------------------------------------------------------------------------------------
-
-
-def invalidators_moves(world: World, rules: frozenset[Rule]) -> Iterator[Move]:
-    """Change the origin; then invalidate by the key or by the tag."""
-    match world.task:
-        case Task.REST if world.invalidations:
-            left = world._replace(invalidations=world.invalidations - 1)
-            if Rule.ORIGIN_FIRST in rules:
-                yield _invalidates("changes the origin", left, Task.CHANGED, origin=world.origin + 1)
-            else:
-                yield from _by_key_or_tag(left, rules)
-        case Task.CHANGED:
-            yield from _by_key_or_tag(world, rules)
-        case Task.HALF_DELETED:
-            l2 = world.l2._replace(lease=None, deleted=_target(world, rules))
-            yield _invalidates("deletes the lease", world, Task.DELETED, l2=l2)
-        case Task.DELETED:
-            yield from _record(world, rules, then=_last_task(rules))
-        case Task.RECORDED:
-            yield _delete(world, rules, then=_last_task(rules))
-        case Task.UNMARKED:
-            l2 = world.l2._replace(deleted=_target(world, rules))
-            log = world.log._replace(marker=world.log.end)
-            yield _invalidates("sets the tag's marker", world, _last_task(rules), l2=l2, log=log)
-        case Task.TOLD:
-            yield _invalidates("changes the origin", world, Task.REST, origin=world.origin + 1)
-
-
-def _by_key_or_tag(world: World, rules: frozenset[Rule]) -> Iterator[Move]:
-    """Begin an invalidation: of the key in two steps, of the tag in one."""
-    if Rule.DELETE_BEFORE_RECORD in rules:
-        yield _delete(world, rules, then=Task.DELETED)
-    else:
-        yield from _record(world, rules, then=Task.RECORDED)
-    yield from _record_tag(world, rules)
-
-
-def _delete(world: World, rules: frozenset[Rule], *, then: Task) -> Move:
-    """Delete value and lease in one script."""
-    if Rule.DELETE_AT_ONCE not in rules:
-        return _invalidates("deletes the value", world, Task.HALF_DELETED, l2=world.l2._replace(entry=None))
-    lease = None if Rule.DELETE_LEASE in rules else world.l2.lease
-    what = "deletes value and lease" if Rule.DELETE_LEASE in rules else "deletes the value"
-    return _invalidates(what, world, then, l2=Shared(None, lease, _target(world, rules)))
-
-
-def _record(world: World, rules: frozenset[Rule], *, then: Task) -> Iterator[Move]:
-    """Append the key's record."""
-    log = _appended(world, rules)
-    yield from _noted("appends the key's record", world._replace(log=log, task=then), rules)
-
-
-def _record_tag(world: World, rules: frozenset[Rule]) -> Iterator[Move]:
-    """Append the tag's record and set its marker, in one script."""
-    log = _appended(world, rules)
-    if Rule.MARKER_WITH_RECORD not in rules:
-        yield from _noted("appends the tag's record", world._replace(log=log, task=Task.UNMARKED), rules)
-        return
-    l2 = world.l2._replace(deleted=_target(world, rules))
-    after = world._replace(log=log._replace(marker=log.end), l2=l2, task=_last_task(rules))
-    yield from _noted("appends the tag's record and sets its marker", after, rules)
-
-
-def _noted(what: str, world: World, rules: frozenset[Rule]) -> Iterator[Move]:
-    """Note an own record at home. Where the reply is lost its id is unknown: only the local copy is gone."""
-    if not world.at_home:
-        yield Move("invalidator", what, world)
-        return
-    home, log = world.containers[0], world.log
-    yield Move("invalidator", f"{what}; the reply is lost", _with(world, 0, home._replace(l1=None)))
-    home = home._replace(owed=log.recorded)  # the call has returned
-    if Rule.NOTE_OWN in rules and home.position and home.position.epoch == log.epoch:
-        home = home._replace(l1=None, named=log.end)
-    elif Rule.NOTE_OWN in rules:
-        home = _doubting(home)._replace(l1=None)
-    yield Move("invalidator", what, _with(world, 0, home))
-
-
-def _appended(world: World, rules: frozenset[Rule]) -> Log:
-    log = world.log
-    return log._replace(end=log.end + 1, named=log.end + 1, recorded=_target(world, rules))
-
-
-def _target(world: World, rules: frozenset[Rule]) -> int:
-    """Give the version that the invalidation makes way for."""
-    return world.origin if Rule.ORIGIN_FIRST in rules else world.origin + 1
-
-
-def _last_task(rules: frozenset[Rule]) -> Task:
-    return Task.REST if Rule.ORIGIN_FIRST in rules else Task.TOLD
-
-
-def _invalidates(what: str, world: World, task: Task, **changes: object) -> Move:
-    return Move("invalidator", what, world._replace(task=task, **changes))
-
-
-# -- What happens to L2 by itself --------------------------------------------------------------------------------------
-
-
-def servers_moves(world: World, rules: frozenset[Rule]) -> Iterator[Move]:
-    """Let the lease expire; trim the log; lose the log with all markers, the entry surviving in a slot of its own."""
-    log = world.log
-    if world.l2.lease is not None:
-        yield Move("L2", "lets the lease expire", world._replace(l2=world.l2._replace(lease=None)))
-    if world.trims:
-        trimmed = log._replace(end=log.end + 1, kept_from=log.end + 1)
-        yield Move("L2", "trims the log to a record of another key", world._replace(log=trimmed, trims=world.trims - 1))
-    if world.losses:
-        empty = Log(epoch=log.epoch + 1, recorded=log.recorded, lost=log.recorded)
-        yield Move("L2", "loses log and markers", world._replace(log=empty, losses=world.losses - 1))
-    if log.marker and Rule.MARKER_STAYS not in rules:
-        yield Move("L2", "lets the tag's marker expire", world._replace(log=log._replace(marker=0)))
-
-
 # -- A container -------------------------------------------------------------------------------------------------------
 
 
@@ -148,7 +34,7 @@ def containers_moves(world: World, number: int, rules: frozenset[Rule]) -> Itera
     """Begin a read, go on with one, join one, or look into the log in another thread."""
     here, who = world.containers[number], f"container {number}"
     if here.position is None:
-        yield Move(who, "reads the log's end as its position", _with(world, number, _opened(here, world.log)))
+        yield Move(who, "reads the log's end as its position", replaced(world, number, _opened(here, world.log)))
         if Rule.POSITION_FIRST in rules:
             yield from (
                 move for thread in range(len(here.flights)) for move in _ask_in_vain(world, Thread(number, thread))
@@ -156,7 +42,7 @@ def containers_moves(world: World, number: int, rules: frozenset[Rule]) -> Itera
             return
     elif here.position[:2] != (world.log.epoch, world.log.end):
         looked = _looked(here, world, number, rules)
-        yield Move(who, "another thread catches up", _with(world, number, looked))
+        yield Move(who, "another thread catches up", replaced(world, number, looked))
     for thread, flight in enumerate(here.flights):
         if flight is None:
             if here.reads:
@@ -314,7 +200,7 @@ def _judged(here: Container, flight: Flight, rules: frozenset[Rule]) -> Flight:
     assert entry.born is not None
     if entry.born.id < here.known_from and entry.born.epoch <= here.position.epoch:
         return flight._replace(stage=Stage.LOOK)
-    if not flight.doubtful and not _dead(here, entry.born, rules):
+    if not (flight.doubtful or entry.expired or _dead(here, entry.born, rules)):
         return flight._replace(stage=Stage.KEEP, refused=False, held=None)
     if flight.leased or flight.refused:
         return _loading(here, flight, leased=flight.leased, rules=rules)
@@ -398,7 +284,7 @@ def _looked(here: Container, world: World, number: int, rules: frozenset[Rule], 
     after = here._replace(position=_end(log), owed=log.recorded)
     lost, trimmed = position.epoch != log.epoch, position.id < log.kept_from - 1
     if lost or trimmed:
-        after = _doubting(after)._replace(known_from=log.end, named=0 if lost else here.named)
+        after = doubting(after)._replace(known_from=log.end, named=0 if lost else here.named)
         if (Rule.UNCONFIRM_ON_LOSS if lost else Rule.UNCONFIRM_ON_TRIM) in rules:
             stale = None if Rule.UNCONFIRMED_IS_NOT_STALE in rules else after.l1
             after = after._replace(l1=None, unconfirmed=stale)
@@ -422,17 +308,6 @@ def _applied(here: Container, log: Log, rules: frozenset[Rule], *, own: bool) ->
     return here
 
 
-def _doubting(here: Container) -> Container:
-    """Mark what flights have in hand: nobody can tell any more what became of it, nor of what L1 held."""
-    return here._replace(flights=tuple(_doubted(flight) for flight in here.flights))
-
-
-def _doubted(flight: Flight | None) -> Flight | None:
-    if flight is None:
-        return None
-    return flight._replace(doubtful=flight.stage not in {Stage.ASK, Stage.LEASE}, held=None)
-
-
 def _dead(here: Container, born: Position | None, rules: frozenset[Rule]) -> bool:
     """Whether a record or marker known here is younger than `born`, or the two cannot be compared."""
     assert born is not None
@@ -451,12 +326,7 @@ def _end(log: Log) -> Position:
     return Position(log.epoch, log.end, log.recorded)
 
 
-def _with(world: World, number: int, here: Container) -> World:
-    containers = world.containers
-    return world._replace(containers=(*containers[:number], here, *containers[number + 1 :]))
-
-
 def _flown(world: World, at: Thread, here: Container, flight: Flight | None) -> World:
     flights = here.flights
     flights = (*flights[: at.number], flight, *flights[at.number + 1 :])
-    return _with(world, at.container, here._replace(flights=flights))
+    return replaced(world, at.container, here._replace(flights=flights))

@@ -8,23 +8,22 @@ when; and so it can tell after each step whether the invariants of the protocol 
 from __future__ import annotations
 
 import threading
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import redis
+from gates import Actor, GatedTier, gate_of
 from world import Thread
 
-from tiered_cache import MemoryTier, RedisTier, TieredCache
+from tiered_cache import MemoryTier, TieredCache
 from tiered_cache._entry import START
 from tiered_cache._l2.codec import MsgpackCodec
-from tiered_cache._l2.faults import Failure, Unavailable
 from tiered_cache._l2.record import opened
-from tiered_cache._l2.scripts import ASK, FILL, LOG, RELEASE, REWRITE, Script
+from tiered_cache._l2.scripts import Script
 from tiered_cache._rules import Verdict, judge_data
 from tiered_cache.testing import FakeClock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from tiered_cache import Answer
     from tiered_cache._entry import Entry, Position
@@ -44,120 +43,13 @@ STUCK = 30.0
 SETTER = Thread(-1, 0)
 """Who holds the lease while a value is set."""
 
-_SCRIPTS = {script(())[1]: name for script, name in ((ASK, "ask"), (FILL, "fill"), (RELEASE, "release"))}
-_SCRIPTS |= {REWRITE(())[1]: "delete", LOG(())[1]: "open"}
-_COMMANDS = {
-    b"GET": "ask",
-    b"HGET": "look",
-    b"HMGET": "look",
-    b"XRANGE": "look",
-    b"DEL": "delete",
-    b"SET": "seize",
-    b"GETRANGE": "header",
-}
-_acting: ContextVar[Actor | None] = ContextVar("acting", default=None)
-
-
-def gate_of(command: Command) -> str:
-    """What a command does, in a word."""
-    if command[0] != b"EVALSHA":
-        return _COMMANDS[command[0]]
-    name = _SCRIPTS[command[1]]
-    return "record" if name == "open" and len(command) > len(LOG((b"", b""))) else name
-
-
-class Actor:
-    """One call of a thread: runs to the next gate when it is let go."""
-
-    def __init__(self, stage: Stage, who: Thread | str, work: Callable[[Actor], Any]) -> None:
-        self._stage, self._work = stage, work
-        self.who = who
-        self.gate = "begin"
-        self.state = "parked"
-        self.lose_reply = False
-        """The next exchange with the server is made, and its reply does not arrive."""
-        self.due = 0
-        """The version than which the answer must not be older."""
-        self.asked = False
-        """Whether it has been at the server or the origin itself, rather than answered from L1 or by another's flight."""
-        self.outcome: Any = None
-        self._go = threading.Semaphore(0)
-        self.thread = threading.Thread(target=self._run, name=f"{who}", daemon=True)
-        self.thread.start()
-
-    def _run(self) -> None:
-        _acting.set(self)
-        self._go.acquire()
-        try:
-            self.outcome = self._work(self)
-        except BaseException as error:  # the scheduler looks at it
-            self.outcome = error
-        self._stage.changed(self, "done")
-
-    def pause(self, gate: str) -> None:
-        """Wait at a gate; called in the actor's own thread."""
-        self.gate, self.asked = gate, True
-        self._stage.changed(self, "parked")
-        self._go.acquire()
-
-    def let_go(self) -> None:
-        self.state = "running"
-        self._go.release()
-
-
-class _GatedLink:
-    """A link that waits at a gate before each part of a call. `fine`: each command is a part; else what reads is one."""
-
-    ordered = True
-
-    def __init__(self, link: Any, stage: Stage) -> None:
-        self._link, self._stage = link, stage
-
-    def call(self, commands: Sequence[Command], now: float, limit: float | None = None) -> list[Any]:
-        actor = _acting.get()
-        if actor is None:
-            return self._link.call(commands, now, limit)
-        replies: list[Any] = []
-        for gate, part in self._parts(commands):
-            actor.pause(gate)
-            replies += self._link.call(part, now, limit)
-            self._stage.done(actor, gate, part)
-            if actor.lose_reply:
-                actor.lose_reply = False
-                raise Unavailable(Failure.TIMEOUT, "the reply was lost")
-            if gate == "fill" or self._stage.fine:
-                actor.pause("keep" if gate == "fill" else f"back from {gate}")
-        return replies
-
-    def _parts(self, commands: Sequence[Command]) -> Iterator[tuple[str, list[Command]]]:
-        parts: list[tuple[str, list[Command]]] = []
-        for command in commands:
-            gate = gate_of(command)
-            if not parts or self._stage.fine or gate == "record":
-                parts.append((gate, [command]))
-            else:
-                before, part = parts[-1]
-                parts[-1] = ("record" if before == "record" else gate, [*part, command])
-        return iter(parts)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._link, name)
-
-
-class _GatedTier(RedisTier):
-    """A RedisTier whose exchanges with the server wait at gates."""
-
-    stage: Stage
-
-    def link(self) -> Any:
-        return _GatedLink(super().link(), self.stage)
-
 
 class Held(NamedTuple):
     """A value in a tier: its version, and where it was born, as (which epoch, which record in it)."""
 
     version: int
     born: tuple[int, int]
+    expired: bool = False
 
 
 class Known(NamedTuple):
@@ -208,7 +100,7 @@ class Stage:
         self.seen = self.look()
 
     def _container(self) -> TieredCache:
-        tier = _GatedTier(self._url, ttl="1d", jitter=0, timeout=5)
+        tier = GatedTier(self._url, ttl="1d", jitter=0, timeout=5)
         tier.stage = self
         l1 = MemoryTier(ttl=L1_TTL, jitter=0)
         return TieredCache(
@@ -226,7 +118,8 @@ class Stage:
 
     def __exit__(self, *_: object) -> None:
         while live := self.live():
-            self.step(live[0])
+            live[0].let_go()
+            self._wait()
         for cache in (*self.caches, self._outsider):
             cache.close()
         self.server.close()
@@ -346,12 +239,7 @@ class Stage:
 
     def settle(self) -> list[Actor]:
         """Wait until everybody waits at a gate, in a flight, or has ended; then look whether all is well."""
-        patience = round(STUCK / POLL)
-        with self._condition:
-            while any(one.state == "running" and not self._in_flight(one) for one in self._actors):
-                self._condition.wait(POLL)  # whoever joins a flight does not say so
-                patience -= 1
-                assert patience, f"stuck: {[(one.who, one.gate) for one in self._actors]}"
+        self._wait()
         ended = [one for one in self._actors if one.state == "done"]
         self._actors = [one for one in self._actors if one.state != "done"]
         self.seen = self.look()
@@ -360,6 +248,15 @@ class Stage:
                 self.owed[self.home] = max(self.owed[self.home], self.recorded)
         self.check(ended)
         return ended
+
+    def _wait(self) -> None:
+        """Wait until everybody waits at a gate, in a flight, or has ended."""
+        patience = round(STUCK / POLL)
+        with self._condition:
+            while any(one.state == "running" and not self._in_flight(one) for one in self._actors):
+                self._condition.wait(POLL)  # whoever joins a flight does not say so
+                patience -= 1
+                assert patience, f"stuck: {[(one.who, one.gate) for one in self._actors]}"
 
     def _in_flight(self, actor: Actor) -> bool:
         """Whether it waits for another caller's flight, which has not landed."""
@@ -407,7 +304,7 @@ class Stage:
         return epoch, self._ids[epoch].index(at[1])
 
     def _as_held(self, entry: Entry) -> Held:
-        return Held(entry.value, self._number(entry.born))
+        return Held(entry.value, self._number(entry.born), judge_data(entry, self.clock()) is not Verdict.FRESH)
 
     def _known(self, number: int) -> Known:
         memory = self.caches[number]._memory

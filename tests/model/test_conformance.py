@@ -18,8 +18,8 @@ from world import ALL, Rule, Thread
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from gates import Actor
     from player import Step
-    from stage import Actor
 
     from tiered_cache.local.valkey import ValkeyServer
 
@@ -138,7 +138,7 @@ def test_no_marker_expires(valkey: ValkeyServer) -> None:
 
 
 SCHEDULES = settings(
-    max_examples=int(os.environ.get("TIERED_CACHE_SCHEDULES", "40")),
+    max_examples=int(os.environ.get("TIERED_CACHE_SCHEDULES", "25")),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 )

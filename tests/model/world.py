@@ -66,6 +66,8 @@ class Entry(NamedTuple):
     version: int
     born: Position | None
     """None only where it is determined too late, for want of a rule."""
+    expired: bool = False
+    """Kept in L2 to cover for a load that fails, and otherwise as good as nothing."""
 
 
 class Log(NamedTuple):
@@ -201,3 +203,20 @@ def start(
     """Give a world with one new container for each number of reads, which so many threads share."""
     containers = tuple(Container(most, flights=(None,) * threads) for most in reads)
     return World(containers, invalidations, trims, losses, at_home)
+
+
+def doubting(here: Container) -> Container:
+    """Mark what flights have in hand: nobody can tell any more what became of it, nor of what L1 held."""
+    return here._replace(flights=tuple(_doubted(flight) for flight in here.flights))
+
+
+def _doubted(flight: Flight | None) -> Flight | None:
+    if flight is None:
+        return None
+    return flight._replace(doubtful=flight.stage not in {Stage.ASK, Stage.LEASE}, held=None)
+
+
+def replaced(world: World, number: int, here: Container) -> World:
+    """Put a container in the place of that number."""
+    containers = world.containers
+    return world._replace(containers=(*containers[:number], here, *containers[number + 1 :]))
