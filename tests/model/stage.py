@@ -96,7 +96,7 @@ class Stage:
         self.tokens: dict[bytes, Thread] = {}
         self._epochs: list[int] = []
         self._ids: list[list[int]] = []
-        self._truth: dict[tuple[int, int], int] = {}
+        self._truth: dict[tuple[int, int], int] = {START: 0}
         self.seen = self.look()
 
     def _container(self) -> TieredCache:
@@ -231,8 +231,8 @@ class Stage:
                 self.tokens[command[5]] = actor.who
             elif command[0] == b"SET":
                 self.tokens[command[2]] = SETTER
-            if gate_of(command) == "look" and not actor.lose_reply:
-                actor.due = max(actor.due, self.recorded)  # it learns of that now
+            if command[0] in {b"HGET", b"HMGET"} and not actor.lose_reply:
+                actor.due = max(actor.due, self.recorded)  # a look is of the moment at which it reads the log's end
         if actor.who == "invalidator" and gate in {"delete", "record"}:
             self.deleted = self.target
             self.recorded = self.target if gate == "record" else self.recorded
@@ -300,6 +300,8 @@ class Stage:
         return int(epoch), int(sequence)
 
     def _number(self, at: Position) -> tuple[int, int]:
+        if at == START:
+            return at[0] - 1, at[1]  # of no log: of none that anybody knows
         epoch = self._epochs.index(at[0])
         return epoch, self._ids[epoch].index(at[1])
 
