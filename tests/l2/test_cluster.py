@@ -499,11 +499,11 @@ def test_a_node_that_does_not_connect_takes_no_time_from_the_others(
 ) -> None:
     """Also where none of them is connected yet, and one leads nowhere."""
     with remapped(cluster, lambda node: FaultProxy(node.host, node.port)) as (remapping, fronts):
-        link = address_of(remapping).link(TIMEOUT)
+        link = address_of(remapping).link(4 * TIMEOUT)
         assert link.call([(b"GET", b"nothing")], NOW) == [None]  # the topology is known
         link.drop()
         fronts[cluster.owner(spread[0]).port].hang()
-        with within(SOON):
+        with within(4 * SOON):
             replies = link.call(gets(spread), NOW)
         assert replies[1:] == [key.encode() for key in spread[1:]]
         assert failures(replies)[0] is Failure.NODE
@@ -513,13 +513,13 @@ def test_a_node_that_does_not_connect_takes_no_time_from_the_others(
 def test_a_node_that_drips_takes_no_time_from_the_others(cluster: ValkeyCluster, spread: list[str]) -> None:
     """Replies that are there in time are read, though another one was being read until the deadline."""
     with remapped(cluster, lambda node: FaultProxy(node.host, node.port)) as (remapping, fronts):
-        link = address_of(remapping).link(TIMEOUT)
+        link = address_of(remapping).link(4 * TIMEOUT)
         link.call([(b"SET", spread[0].encode(), b"x" * 500)], NOW)
         link.call(gets(spread), NOW)
         fronts[cluster.owner(spread[0]).port].drip(1, 0.02)
         for key in spread[1:]:
             fronts[cluster.owner(key).port].latency(0.1)  # so that the dripping one is read first
-        with within(SOON):
+        with within(4 * SOON):
             replies = link.call(gets(spread), NOW)
         assert replies[1:] == [key.encode() for key in spread[1:]]
         assert failures(replies)[0] is Failure.NODE

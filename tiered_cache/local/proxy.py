@@ -205,6 +205,8 @@ class FaultProxy:
         self._started.set()
         await self._stopping.wait()
         self._stop_listening()
+        for _ in range(10):  # a connection just accepted takes some turns of the loop to reach `_accept`
+            await asyncio.sleep(0)
         await self._kill()
         for task in self._tasks:
             task.cancel()
