@@ -1,6 +1,6 @@
 """The real code on a stage: containers on one real server, each of whose steps waits until the scheduler lets it go.
 
-A *gate* stands before each exchange with the server and each load, and behind each fill. Between two gates a thread runs
+A *gate* stands before each exchange with the server and each load, and behind each load and fill. Between two gates a thread runs
 the code as it is. Beside the containers the stage keeps the truth that the code cannot know: which version was invalidated
 when; and so it can tell after each step whether the invariants of the protocol hold. `explore.py` has the same ones.
 """
@@ -137,7 +137,9 @@ class Stage:
         def work(actor: Actor) -> Answer:
             def load() -> int:
                 actor.pause("load")
-                return self.origin
+                version = self.origin
+                actor.pause("loaded")
+                return version
 
             actor.due = self.owed[thread.container]
             return cache.get_entry_or_load(KEY, load, tags=[TAG], **options)

@@ -108,7 +108,20 @@ class Script:
 
     def _reach(self, actor: Actor, gate: str) -> None:
         """Let the actor go until it is past the gate; where it is past it already, the step was done with another."""
-        order = ("begin", "open", "look", "delete", "seize", "ask", "record", "load", "fill", "keep", "release")
+        order = (
+            "begin",
+            "open",
+            "look",
+            "delete",
+            "seize",
+            "ask",
+            "record",
+            "load",
+            "loaded",
+            "fill",
+            "keep",
+            "release",
+        )
         while actor.state == "parked" and order.index(actor.gate.removeprefix("back from ")) <= order.index(
             gate or "begin"
         ):
@@ -178,7 +191,7 @@ def test_no_schedule_breaks_an_invariant(valkey: ValkeyServer, at_home: bool, fi
     _play(valkey, data, bounds, at_home=at_home, fine=fine)
 
 
-WHOLE_READ = ("begins to read", "begin", "ask", "load", "fill", "keep")
+WHOLE_READ = ("begins to read", "begin", "ask", "load", "loaded", "fill", "keep")
 WHOLE_CATCH_UP = ("begins to catch up", "begin", "ask", "look")
 
 
@@ -203,6 +216,39 @@ def test_a_look_counts_though_another_thread_was_the_first_to_look(valkey: Valke
         player.take("container 1, another thread", *WHOLE_CATCH_UP)
         player.take("invalidator", "changes the origin", "begins clear", "begin", "record")
         player.take("container 1", "ask")
+        player.end()
+
+
+@pytest.mark.parametrize("trimmed", [False, True], ids=["", "and the log is trimmed"])
+@pytest.mark.parametrize("how", ALL_WAYS)
+def test_what_was_read_before_an_invalidation_is_not_kept_after_it(
+    valkey: ValkeyServer, how: str, trimmed: bool
+) -> None:
+    """A reply of L2 is in hand while the key is invalidated and another thread looks: the checks of the stage see to it."""
+    with Stage(valkey.url, fine=True) as stage:
+        player = Player(stage, Bounds(by=(how,), trims=1), choose=min)
+        stage.finish(stage.read(Thread(0, 0), looks=False))
+        assert stage.seen.entry is not None
+        player.take("container 1", "begins to read", "begin", "ask")
+        stage.change()
+        stage.finish(stage.invalidate(how))
+        if trimmed:
+            stage.trim()
+        stage.finish(stage.catch_up(1))
+        assert "container 1: back from ask" in {f"{actor.who}: {actor.gate}" for actor in stage.live()}
+        player.end()
+
+
+def test_no_fill_comes_between_the_halves_of_a_set(valkey: ValkeyServer) -> None:
+    """A load from before is about to be kept when the key is set: it is refused from the first of the two commands on."""
+    with Stage(valkey.url, fine=True) as stage:
+        player = Player(stage, Bounds(), choose=min)
+        player.take("container 0", "begins to read", "begin", "ask", "back from ask", "load", "loaded")
+        stage.change()
+        setting = stage.invalidate("set")
+        while stage.seen.lease == Thread(0, 0) and stage.seen.entry is None and stage.deleted < stage.target:
+            stage.step(setting)
+        player.take("container 0", "fill")
         player.end()
 
 
