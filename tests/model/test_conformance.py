@@ -239,6 +239,19 @@ def test_what_was_read_before_an_invalidation_is_not_kept_after_it(
         player.end()
 
 
+@pytest.mark.parametrize("how", ALL_WAYS)
+def test_what_was_loaded_without_the_lease_is_not_kept_after_an_invalidation(valkey: ValkeyServer, how: str) -> None:
+    """Another container holds the lease, so nothing at the server refuses the value: what the container learnt does."""
+    with Stage(valkey.url) as stage:
+        player = Player(stage, Bounds(by=(how,)), choose=min)
+        player.take("container 1", "begins to read", "begin", "ask")
+        player.take("container 0", "begins to read", "begin", "ask", "load")
+        stage.change()
+        stage.finish(stage.invalidate(how))
+        stage.finish(stage.catch_up(0))
+        player.end()
+
+
 def test_no_fill_comes_between_the_halves_of_a_set(valkey: ValkeyServer) -> None:
     """A load from before is about to be kept when the key is set: it is refused from the first of the two commands on."""
     with Stage(valkey.url, fine=True) as stage:
