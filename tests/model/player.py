@@ -106,7 +106,7 @@ class Player:
         if not self._model.follow(stage.seen, by, answered, busy):
             lines = "\n".join(self.played)
             raise AssertionError(
-                f"the model has no such step.\n{lines}\nseen: {stage.seen}\n{answered=}\n{busy=}\nmodel before: {before}"
+                f"the model has no such step.\n{lines}\nseen: {stage.seen}\n{answered=}\n{busy=}\nin the model one of {len(before)}: {next(iter(before))}"
             )
 
     def _going_on(self) -> Iterable[Step]:
