@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import threading
 import time
+import warnings
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -335,6 +337,9 @@ def remapped(
         with made:
             made.disconnect_connection_pools()
             yield made, fronts
+    with warnings.catch_warnings():  # of what stood between, which is none of the library's
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 def test_a_cluster_behind_tls_and_other_addresses(

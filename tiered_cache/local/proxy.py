@@ -9,6 +9,7 @@ import socket
 import struct
 import threading
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
+from weakref import WeakSet
 
 from tiered_cache._errors import ConfigurationError
 from tiered_cache.local._needs import ServiceUnavailable
@@ -92,6 +93,7 @@ class FaultProxy:
         self._stopping: asyncio.Event
         self._mode: _Mode
         self._listener: asyncio.Server | None = None
+        self._writers: WeakSet[asyncio.StreamWriter] = WeakSet()
         self._connections: set[_Connection] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self.accepted = 0
@@ -211,6 +213,9 @@ class FaultProxy:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for writer in self._writers:
+            writer.transport.abort()  # one that waits for its peer to read would stay
+        await asyncio.sleep(0)
 
     async def _change(self, kind: Kind, number: int, seconds: float) -> None:
         before, self._mode = self._mode, _Mode(kind, number=number, seconds=seconds)
@@ -226,6 +231,7 @@ class FaultProxy:
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1
+        self._writers.add(writer)
         connection = _Connection(writer)
         task = asyncio.current_task()
         assert task is not None
