@@ -105,8 +105,9 @@ class Player:
         before = self._model.worlds
         if not self._model.follow(stage.seen, by, answered, busy):
             lines = "\n".join(self.played)
+            one = f"in the model one of {len(before)}: {next(iter(before))}"
             raise AssertionError(
-                f"the model has no such step.\n{lines}\nseen: {stage.seen}\n{answered=}\n{busy=}\nin the model one of {len(before)}: {next(iter(before))}"
+                f"the model has no such step.\n{lines}\nseen: {stage.seen}\n{answered=}\n{busy=}\n{one}"
             )
 
     def _going_on(self) -> Iterable[Step]:

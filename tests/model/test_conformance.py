@@ -275,7 +275,7 @@ def test_every_order_of_a_read_and_an_invalidation(valkey: ValkeyServer, how: st
         with Stage(valkey.url) as stage:
             Player(stage, bounds, order).play()
         played += 1
-    assert played > 100
+    assert played > 50
 
 
 def _orders() -> Iterator[Callable[[Sequence[Step]], Step]]:
@@ -287,6 +287,8 @@ def _orders() -> Iterator[Callable[[Sequence[Step]], Step]]:
 
         def choose(steps: Sequence[Step], at: count[int] = at) -> Step:
             steps = [step for step in steps if not step.text.startswith("container 1") and " new " not in step.text]
+            if any(step.text.endswith(": begin") for step in steps):  # so far nothing is done, and when does not matter
+                return next(step for step in steps if step.text.endswith(": begin"))
             depth = next(at)
             if depth == len(taken):
                 taken.append((0, len(steps)))
