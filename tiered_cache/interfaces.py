@@ -156,6 +156,19 @@ class SharedStore(Protocol):
         """Import and connect ahead of need; whether the tier answered."""
         ...
 
+    def thawed(self, now: float) -> None:
+        """The container may have been frozen for long until `now`: use no connection that may have died meanwhile, and try
+        again what failed before. Must not do any I/O beyond closing.
+        """
+        ...
+
+    def suspend(self) -> None:
+        """A snapshot is about to be taken: close connections, and keep nothing that copies of this process must not share.
+
+        Must not do any I/O beyond closing. Whatever is called later begins anew.
+        """
+        ...
+
     def allow(self, seconds: float | None) -> None:
         """All calls together may take so many seconds from now on, and none is made after; None: no limit."""
         ...

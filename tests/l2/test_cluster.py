@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
 import threading
 import time
 import warnings
@@ -20,9 +19,10 @@ from rig import Rig, ScriptedServer, TLSServer, free_port, wait_until, within
 
 from tiered_cache import ConfigurationError, MemoryTier, RedisTier, TieredCache
 from tiered_cache._l2.address import address_of
-from tiered_cache._l2.cluster import ClusterLink, _Aside
+from tiered_cache._l2.cluster import ClusterLink
 from tiered_cache._l2.faults import Failure, Unavailable
 from tiered_cache._l2.link import Link
+from tiered_cache._l2.nodes import Aside
 from tiered_cache._l2.scripts import Script
 from tiered_cache.local import ServiceUnavailable
 from tiered_cache.local.cluster import ValkeyCluster, _do, _Node, _wait
@@ -190,16 +190,6 @@ def test_idle_connections_that_died_are_made_anew(cluster: ValkeyCluster, link: 
         ask(node.port, "CLIENT KILL TYPE normal SKIPME yes")
     assert link.call(gets(spread), NOW) == [key.encode() for key in spread]
     assert link.connects == before + 3
-
-
-def test_a_child_process_begins_anew(link: ClusterLink, spread: list[str]) -> None:
-    """Locks that another thread held at the fork do not hold up the child."""
-    assert link.call(gets(spread), NOW) == [key.encode() for key in spread]
-    link._looking.acquire()
-    link._nodes_lock.acquire()
-    link._slots, link._pid = None, -1
-    assert link.call(gets(spread), NOW) == [key.encode() for key in spread]
-    assert link._pid == os.getpid()
 
 
 def test_threads_that_begin_together_look_once(link: ClusterLink, spread: list[str]) -> None:
@@ -616,7 +606,7 @@ def test_an_answer_that_comes_after_the_deadline_is_not_taken_for_anothers() -> 
             return [b"late"]
 
     first, second = Silent(late), Silent(silent)
-    aside = _Aside({first: [], second: []}, NOW, time.monotonic())  # type: ignore[dict-item]
+    aside = Aside({first: [], second: []}, NOW, time.monotonic())  # type: ignore[dict-item]
     aside.ask(first)  # type: ignore[arg-type]
     aside.ask(second)  # type: ignore[arg-type]
     found = []
@@ -661,7 +651,7 @@ def test_an_interrupt_leaves_no_reply_behind(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("tiered_cache._l2.cluster._as_ready", interrupt)
+        patch.setattr("tiered_cache._l2.nodes._as_ready", interrupt)
         with pytest.raises(KeyboardInterrupt):
             link.call(gets(spread), NOW)
     assert link.call(gets(spread[::-1]), NOW) == [key.encode() for key in spread[::-1]]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import ssl
 import subprocess
@@ -116,15 +115,6 @@ def test_a_tls_send_ends_at_the_deadline(certificate: Path) -> None:
         plain = socket.create_connection(("127.0.0.1", slow.port), 0.3)
         with context.wrap_socket(plain, server_hostname="127.0.0.1") as sock, within(1.3), pytest.raises(TimeoutError):
             bounded(sock, 0.3, timeout=0.3).sendall(b"x" * 50_000_000)
-
-
-def test_a_link_in_a_child_process_begins_anew(rig: Rig) -> None:
-    """Where the process is another than the one that connected, its connections are left to the parent."""
-    assert rig.reads_l2()
-    rig.tier.link()._pid = -1
-    assert rig.reads_l2()
-    assert rig.tier.link()._pid == os.getpid()
-    assert (rig.l2.connects, rig.errors) == (2, {})
 
 
 def test_a_connection_that_is_made_at_the_last_moment_is_used() -> None:

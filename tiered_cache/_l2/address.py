@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from urllib.parse import SplitResult
 
-    from tiered_cache._l2.cluster import ClusterLink, Place
+    from tiered_cache._l2.cluster import ClusterLink
     from tiered_cache._l2.link import Link
+    from tiered_cache._l2.nodes import Place
 
 SCHEMES = ("redis", "rediss", "unix")
 _FORMS = "redis://host:6379/0, rediss://user:password@host:6379 (TLS) or unix:///path/to/socket"

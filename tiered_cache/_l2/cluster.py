@@ -7,64 +7,37 @@ costs one timeout and its own slots, and no others.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from itertools import islice
 from math import inf
-from queue import Empty, SimpleQueue
-from random import sample
-from selectors import EVENT_READ, DefaultSelector
+from random import SystemRandom
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
-from tiered_cache._l2.breaker import Breaker
-from tiered_cache._l2.faults import MISCONFIGURED, Elsewhere, Failure, Unavailable, classify
+from tiered_cache._l2.faults import MISCONFIGURED, Elsewhere, Failure, Unavailable
 from tiered_cache._l2.link import Link
+from tiered_cache._l2.nodes import Found, Node, Place, answers
 from tiered_cache._l2.scripts import Command, in_full, routed_by
 from tiered_cache._log import log
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from redis.connection import Connection
 
-Place: TypeAlias = tuple[str, int]
-"""Host and port."""
-Found: TypeAlias = "list[Any] | Unavailable"
-"""What a node replied to its commands, or why it could not be asked."""
-
+sample = SystemRandom().sample
+"""By the kernel's numbers: the state of `random` itself is the same in all containers that are made of one snapshot."""
 LOOK_EVERY = 1.0
 """Seconds between two looks at the topology, while something remains wrong with it."""
 ASKED_AT_ONCE = 6
 """Nodes that are asked for the topology together. If none of them answers, the cluster is taken to be away."""
 SHARE = 0.8
 """The part of a call's time that is the nodes'. If one of them uses it up, the rest tells whether it alone is away."""
-MOMENT = 0.02
-"""Seconds beyond the deadline in which a reply is read that was there in time, while another node's was waited for."""
 
 _SLOTS: Command = (b"CLUSTER", b"SLOTS")
 _ASKING: Command = (b"ASKING",)
-
-
-class Node:
-    """One node: its connections, and whether it is worth asking."""
-
-    def __init__(self, place: Place, link: Link) -> None:
-        self.place = place
-        self.link = link
-        self.breaker = Breaker()
-
-    def call(self, commands: Sequence[Command], now: float, ends: float) -> Found:
-        """The replies to `commands` by `ends`, or why there are none."""
-        try:
-            return self.link.call(commands, now, ends - time.monotonic())
-        except Unavailable as error:
-            return error
-
-    def __repr__(self) -> str:
-        return "{}:{}".format(*self.place)
 
 
 _Work: TypeAlias = tuple[Node | None, tuple[Command, ...]]
@@ -93,17 +66,24 @@ class ClusterLink:
         self._remap = remap or (lambda place: place)
         self._startup = tuple(startup)
         self._nodes: dict[Place, Node] = {}
+        self._former_connects = 0
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """As after the construction: for a copy of this process, whose sockets and locks are another's."""
+        self._nodes_lock = threading.Lock()
+        self._looking = threading.Lock()
         self._slots: list[Node | None] | None = None
         self._doubtful = False
         self._looked_at = -inf
-        self._former_connects = 0
-        self._begin_anew()
+        self._let_go(set(self._nodes))
 
-    def _begin_anew(self) -> None:
-        """Locks of this process: after a fork those of the parent may be held for ever."""
-        self._pid = os.getpid()
-        self._nodes_lock = threading.Lock()
-        self._looking = threading.Lock()
+    def thawed(self, now: float) -> None:
+        """As `Link.thawed`, for all nodes; and each is worth a try again, if it is still in the cluster."""
+        for node in list(self._nodes.values()):
+            node.link.thawed(now)
+            node.breaker.half_open()
+        self._doubtful, self._looked_at = True, -inf
 
     @property
     def connects(self) -> int:
@@ -122,8 +102,6 @@ class ClusterLink:
         Unavailable if no node can be asked.
         """
         ends = time.monotonic() + (self._timeout if limit is None else min(limit, self._timeout))
-        if self._pid != os.getpid():
-            self._begin_anew()
         slots = self._topology(now, ends)
         ends_asking = ends - (1 - SHARE) * (ends - time.monotonic())
         owners = [slots[key_slot(routed_by(command))] for command in commands]
@@ -162,7 +140,7 @@ class ClusterLink:
             for node, numbers in parts.items()
             if node.breaker.allows(now)
         }
-        for node, found in _answers(asked, now, ends):
+        for node, found in answers(asked, now, ends):
             if isinstance(found, Unavailable):
                 self._failed(node, found, now)
                 continue
@@ -208,7 +186,8 @@ class ClusterLink:
         slots = self._slots
         if slots is not None and not (self._doubtful and time.monotonic() - self._looked_at >= LOOK_EVERY):
             return slots
-        if not self._looking.acquire(timeout=0 if slots else max(0.0, ends - time.monotonic())):
+        looking = self._looking
+        if not looking.acquire(timeout=0 if slots else max(0.0, ends - time.monotonic())):
             if slots is None:
                 raise Unavailable(Failure.TIMEOUT, "the nodes of the cluster are still being asked for")
             return slots  # another thread is looking
@@ -217,7 +196,7 @@ class ClusterLink:
                 self._slots = self._look(now, ends)
             return self._slots
         finally:
-            self._looking.release()
+            looking.release()
 
     def _look(self, now: float, ends: float) -> list[Node | None]:
         error: Unavailable | None = None
@@ -249,14 +228,14 @@ class ClusterLink:
             for node in islice(allowed, 1):
                 yield node, node.call([_SLOTS], now, ends - left / 2 if len(nodes) > 1 else ends)
         if time.monotonic() < ends:
-            yield from _answers({node: [_SLOTS] for node in islice(allowed, ASKED_AT_ONCE)}, now, ends)
+            yield from answers({node: [_SLOTS] for node in islice(allowed, ASKED_AT_ONCE)}, now, ends)
 
     def _worth_asking(self, now: float) -> list[Node]:
-        """The nodes that are not left alone, in any order."""
+        """The nodes that are not left alone: first those in use, which spares a connection, and otherwise in any order."""
         for place in self._startup:
             self._node(place)
         nodes = [node for node in list(self._nodes.values()) if node.breaker.state(now) != "open"]
-        return sample(nodes, len(nodes))
+        return sorted(sample(nodes, len(nodes)), key=lambda node: not node.link.connects)
 
     def _learnt(self, asked: Node, found: Found) -> list[Node | None]:
         """The owners of the slots by what the node `asked` says; nodes that are no more are let go. Raises Unavailable."""
@@ -279,6 +258,10 @@ class ClusterLink:
         for place in places:
             self._node(place)
         self._let_go(set(self._nodes) - places)
+        owners = set(slots)
+        for node in list(self._nodes.values()):
+            if node not in owners:  # who only told of the others: a server counts its idle clients too
+                node.link.drop()
         return slots
 
     def _place(self, asked: Node, host: bytes | None, port: int) -> Place:
@@ -297,7 +280,7 @@ class ClusterLink:
             gone = [self._nodes.pop(place) for place in places]
         for node in gone:
             self._former_connects += node.link.connects
-            node.link.drop()
+            node.link.begin_anew()
 
 
 def _no_topology(reply: Unavailable) -> Unavailable:
@@ -308,89 +291,3 @@ def _no_topology(reply: Unavailable) -> Unavailable:
     if reply.failure is Failure.PERMISSION:
         return Unavailable(Failure.PERMISSION, "this user may not do that: a cluster takes CLUSTER SLOTS too")
     return reply
-
-
-def _answers(parts: Mapping[Node, Sequence[Command]], now: float, ends: float) -> Iterator[tuple[Node, Found]]:
-    """What each node says to its part, as it comes in. One alone is waited for here, several together."""
-    if len(parts) < 2:
-        return iter([(node, node.call(commands, now, ends)) for node, commands in parts.items()])
-    return _together(parts, now, ends)
-
-
-def _together(parts: Mapping[Node, Sequence[Command]], now: float, ends: float) -> Iterator[tuple[Node, Found]]:
-    """As `_answers`: all are sent to before the first is waited for. A node without an open connection has a thread.
-
-    Connecting takes one in any case; so a node that cannot be connected to takes no time from the others.
-    """
-    sent: dict[Any, Node] = {}
-    aside = _Aside(parts, now, ends)
-    try:
-        for node, commands in parts.items():
-            connection = node.link.begin(commands, now, ends)
-            if connection is None:
-                aside.ask(node)
-            else:
-                sent[connection] = node
-        for connection, until in _as_ready(list(sent), ends):
-            node = sent.pop(connection)
-            try:
-                yield node, node.link.finish(connection, parts[node], now, until)
-            except Unavailable as error:
-                if error.failure is Failure.RESET:  # it died while it idled
-                    aside.ask(node)
-                else:
-                    yield node, error
-        yield from aside.answers()
-    finally:
-        for connection in sent:
-            connection.disconnect()
-
-
-class _Aside:
-    """Nodes that are asked for their parts in threads of their own."""
-
-    def __init__(self, parts: Mapping[Node, Sequence[Command]], now: float, ends: float) -> None:
-        self._parts = parts
-        self._now = now
-        self._ends = ends
-        self._owing: list[Node] = []
-        self._come: SimpleQueue[tuple[Node, Found]] = SimpleQueue()
-
-    def ask(self, node: Node) -> None:
-        self._owing.append(node)
-        try:
-            threading.Thread(target=self._run, args=(node,), name="tiered_cache-connect", daemon=True).start()
-        except RuntimeError as error:  # the process is at its limit of threads
-            self._come.put((node, classify(error)))
-
-    def _run(self, node: Node) -> None:
-        self._come.put((node, node.call(self._parts[node], self._now, self._ends)))
-
-    def answers(self) -> Iterator[tuple[Node, Found]]:
-        """What they say, as it comes in, until the deadline."""
-        while self._owing:
-            try:
-                node, found = self._come.get(timeout=max(0.0, self._ends - time.monotonic()))
-            except Empty:
-                break  # and what comes now is not looked at any more
-            self._owing.remove(node)
-            yield node, found
-        for node in self._owing:
-            yield node, Unavailable(Failure.TIMEOUT, "no answer within the timeout")
-
-
-def _as_ready(connections: Sequence[Any], ends: float) -> Iterator[tuple[Any, float]]:
-    """The connections in the order in which something comes in on them, each with the end of its reading."""
-    with DefaultSelector() as selector:
-        for connection in connections:
-            selector.register(connection._sock, EVENT_READ, connection)  # noqa: SLF001
-        while selector.get_map():
-            ready = selector.select(max(0.0, ends - time.monotonic()))
-            if not ready:
-                break
-            for key, _ in ready:
-                selector.unregister(key.fileobj)
-                yield key.data, max(ends, time.monotonic() + MOMENT)
-        silent = [key.data for key in selector.get_map().values()]
-    for connection in silent:
-        yield connection, ends

@@ -7,7 +7,6 @@ not waited for beyond the deadline; and a call is sent again only if a connectio
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import deque
@@ -115,7 +114,6 @@ class Link:
         self._timeout = timeout
         self._idle: deque[Any] = deque()
         self._connecting = threading.Lock()
-        self._pid = os.getpid()
         self.connects = 0
 
     def call(self, commands: Sequence[Command], now: float, limit: float | None = None) -> list[Any]:
@@ -183,6 +181,20 @@ class Link:
             with suppress(IndexError):  # another thread was quicker
                 dropped.pop().disconnect()
 
+    def thawed(self, now: float) -> None:
+        """The process may have been frozen until `now`: close what has idled for long, and wait for no attempt of before."""
+        for connection in self._idle.copy():
+            if _is_old(connection, now):
+                with suppress(ValueError):  # another thread has taken it, and will find out by itself
+                    self._idle.remove(connection)
+                    connection.disconnect()
+        self._connecting = threading.Lock()
+
+    def begin_anew(self) -> None:
+        """As after the construction: for a copy of this process, whose sockets and locks are another's."""
+        self._connecting = threading.Lock()
+        self.drop()
+
     def _exchange(self, connection: Any, commands: Sequence[Command], ends: float, now: float) -> list[Any]:
         self._send(connection, commands, ends)
         return self._receive(connection, len(commands), now)
@@ -209,15 +221,12 @@ class Link:
         return replies
 
     def _checkout(self, now: float) -> Any:
-        if self._pid != os.getpid():  # after a fork the sockets are the parent's
-            self._connecting, self._pid = threading.Lock(), os.getpid()
-            self.drop()  # closes this process's end of them alone
         while True:
             try:
                 connection = self._idle.pop()
             except IndexError:
                 return None
-            if abs(now - connection.used_at) < IDLE_LIMIT:
+            if not _is_old(connection, now):
                 return connection
             connection.disconnect()
 
@@ -226,13 +235,19 @@ class Link:
 
         One worker at a time may be stuck; while it is, there is no second attempt.
         """
-        if not self._connecting.acquire(timeout=max(0.0, ends - time.monotonic())):
+        slot = self._connecting
+        if not slot.acquire(timeout=max(0.0, ends - time.monotonic())):
             raise TimeoutError("an earlier attempt to connect still hangs")
         home = self._idle  # that of now: who drops all connections meanwhile means this one too
-        connection = _Attempt(self._make, Deadline(self._timeout, ends), self._connecting).result()
+        connection = _Attempt(self._make, Deadline(self._timeout, ends), slot).result()
         connection.home = home
         self.connects += 1
         return connection
+
+
+def _is_old(connection: Any, now: float) -> bool:
+    """Whether it has not been used for so long that it may have died unseen."""
+    return not abs(now - connection.used_at) < IDLE_LIMIT
 
 
 def is_unknown_script(reply: Any) -> bool:

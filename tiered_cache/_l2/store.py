@@ -227,6 +227,15 @@ class RedisStore:
         replies = self._calls.call([(b"GET", self._name("warm_up"))], now)  # not PING, which an ACL may forbid
         return replies is not None and not isinstance(replies[0], Unavailable)
 
+    def thawed(self, now: float) -> None:
+        """Trust no connection that idled for long, and no breaker."""
+        self._tier.thawed(now)
+
+    def suspend(self) -> None:
+        """Close the tier's connections until the next call, and forget what copies of this process must not share."""
+        self._strays.clear()
+        self._tier.suspend()
+
     def allow(self, seconds: float | None) -> None:
         """All calls together may take so many seconds from now on; None: no limit."""
         self._calls.allowed = seconds

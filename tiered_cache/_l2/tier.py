@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 from tiered_cache._errors import ConfigurationError
 from tiered_cache._l2.address import address_of
@@ -71,10 +73,9 @@ class RedisTier:
         self.lease = seconds("lease", lease)
         self.codec = _codec(codec)
         self.address = address_of(url_or_client)
-        self.breaker = Breaker()
-        self.write_breaker = Breaker()
         self._link: Link | ClusterLink | None = None
-        self._link_lock = threading.Lock()
+        self.suspend()
+        _TIERS.add(self)
 
     def bind(self, namespace: str) -> RedisStore:
         """The part of this tier that belongs to `namespace`."""
@@ -93,6 +94,26 @@ class RedisTier:
         """Connections made so far."""
         return 0 if self._link is None else self._link.connects
 
+    def thawed(self, now: float) -> None:
+        """The container may have been frozen for long until `now`: what idled has perhaps died, and what failed is perhaps
+        well again. Closes the one before it is used, and lets a call through to the other.
+        """
+        if self._link is not None:
+            self._link.thawed(now)
+        self.breaker.half_open()
+        self.write_breaker.half_open()
+
+    def suspend(self) -> None:
+        """Close all connections, and forget what a copy of this process must not share: locks, and what is known of servers.
+
+        For a snapshot that is about to be taken, and in each forked child. Later calls begin as the first one did.
+        """
+        self._link_lock = threading.Lock()
+        self.breaker = Breaker()
+        self.write_breaker = Breaker()
+        if self._link is not None:
+            self._link.begin_anew()
+
     def close(self) -> None:
         """Close all connections; a later call would open new ones."""
         if self._link is not None:
@@ -100,6 +121,19 @@ class RedisTier:
 
     def __repr__(self) -> str:
         return f"RedisTier({self.address.shown}, ttl={self.freshness.ttl:g}, timeout={self.timeout:g})"
+
+
+_TIERS: WeakSet[RedisTier] = WeakSet()
+
+
+def _begin_anew() -> None:
+    """In a child process: sockets are the parent's, and a lock may be held by a thread that is not here."""
+    for tier in list(_TIERS):
+        tier.suspend()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
 
 
 def _codec(given: Codec | str | None) -> Codec:

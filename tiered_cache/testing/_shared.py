@@ -214,6 +214,12 @@ class InMemorySharedStore:
         """Whether the tier is not down."""
         return self._reached()
 
+    def thawed(self, now: float) -> None:
+        """There are no connections that could have died."""
+
+    def suspend(self) -> None:
+        """There are no connections to be closed."""
+
     def allow(self, seconds: float | None) -> None:
         """It takes no time."""
 

@@ -1,0 +1,477 @@
+"""Connections over the life of a container: how many there are, and what a freeze, a snapshot or a fork does to them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import struct
+import threading
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import redis
+from rig import LoopServer, Rig, TLSServer, leased, wait_until, within
+
+from tiered_cache import RedisTier
+from tiered_cache._l2.faults import Failure
+from tiered_cache._reply import Lease
+from tiered_cache.local.cluster import ValkeyCluster
+from tiered_cache.testing import InMemorySharedTier
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from tiered_cache.interfaces import SharedStore
+    from tiered_cache.local.valkey import ValkeyServer
+
+    RigOf = Callable[..., Rig]
+
+TIMEOUT = 0.5
+HOUR = 3600.0
+
+
+class Line(LoopServer):
+    """Passes on bytes to `port`, until what is open now is closed, reset, or forgotten; new connections are passed on."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__()
+        self._upstream = port
+        self._open: dict[asyncio.StreamWriter, asyncio.Event] = {}
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        forgotten = self._open[writer] = asyncio.Event()
+        replies, upstream = await asyncio.open_connection("127.0.0.1", self._upstream)
+
+        async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+            while data := await source.read(1 << 16):
+                if not forgotten.is_set():
+                    sink.write(data)
+                    await sink.drain()
+            raise EOFError
+
+        pumps = [asyncio.create_task(pump(reader, upstream)), asyncio.create_task(pump(replies, writer))]
+        try:
+            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for one in pumps:
+                one.cancel()
+            await asyncio.gather(*pumps, return_exceptions=True)
+            upstream.transport.abort()
+            del self._open[writer]
+
+    @property
+    def open(self) -> int:
+        """Connections that are open now."""
+        return len(self._open)
+
+    def spoil(self, how: str) -> None:
+        """Close what is open now by FIN or by RST, or let it lead nowhere; it is done when this returns."""
+        asyncio.run_coroutine_threadsafe(self._spoil(how), self._loop).result()
+
+    async def _spoil(self, how: str) -> None:
+        for writer, forgotten in list(self._open.items()):
+            if how == "half-open":
+                forgotten.set()
+            elif how == "fin":
+                writer.close()
+            else:
+                raw = writer.get_extra_info("socket")
+                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                writer.transport.abort()
+
+
+@pytest.fixture
+def line(valkey: ValkeyServer) -> Iterator[Line]:
+    """Stands before the session's server."""
+    with Line(valkey.port) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[ValkeyCluster]:
+    """Six nodes that hold still."""
+    with ValkeyCluster(node_timeout=60_000) as started:
+        yield started
+
+
+@pytest.fixture(params=["plain", "tls"])
+def lined(
+    request: pytest.FixtureRequest, rig_of: RigOf, valkey: ValkeyServer, certificate: Path
+) -> Iterator[tuple[Rig, Line]]:
+    """A cache at the end of a line, with TLS on it or without."""
+    with ExitStack() as stack:
+        if request.param == "tls":
+            tls = stack.enter_context(TLSServer(certificate, valkey.port))
+            line = stack.enter_context(Line(tls.port))
+            url = f"rediss://127.0.0.1:{line.port}?ssl_ca_certs={certificate}.crt"
+        else:
+            line = stack.enter_context(Line(valkey.port))
+            url = f"redis://127.0.0.1:{line.port}"
+        rig = rig_of(url, valkey.url, timeout=TIMEOUT)
+        yield rig, line
+        rig.cache.close()
+
+
+FAULTS = ["fin", "reset", "half-open"]
+
+
+# A thaw
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["told", "by the clock alone"])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_connection_that_died_during_a_freeze_is_not_used(lined: tuple[Rig, Line], fault: str, told: bool) -> None:
+    """Closed, reset or leading nowhere: the first call after a long freeze costs one connect, and no error."""
+    rig, line = lined
+    assert rig.reads_l2()
+    line.spoil(fault)
+    rig.clock.freeze(HOUR)
+    if told:
+        rig.tier.bind("test").thawed(rig.clock())
+        wait_until(lambda: line.open == 0)
+    with within(TIMEOUT / 2 + 1):
+        assert rig.reads_l2()
+    assert (rig.l2.connects, line.connections, rig.errors) == (2, 2, {})
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_connection_that_died_a_moment_ago(lined: tuple[Rig, Line], fault: str) -> None:
+    """Without a gap a dead one is found out by using it: one connect; a silent one costs one timeout, and no exception."""
+    rig, line = lined
+    assert rig.reads_l2()
+    line.spoil(fault)
+    rig.clock.advance(1)
+    if fault == "half-open":
+        assert rig.ask(rig.plant()).tier == "origin"
+        assert rig.errors == {"timeout": 1}
+        rig.clock.advance(1.1)
+        assert rig.reads_l2()
+    else:
+        assert rig.reads_l2()
+        assert rig.errors == {}
+    assert rig.l2.connects == 2
+
+
+def test_a_connection_that_was_just_used_stays(line: Line, valkey: ValkeyServer, rig_of: RigOf) -> None:
+    """A thaw closes only what has idled for long, on the wall clock."""
+    rig = rig_of(f"redis://127.0.0.1:{line.port}", valkey.url)
+    assert rig.reads_l2()
+    rig.clock.freeze(1)
+    rig.tier.thawed(rig.clock())
+    assert rig.reads_l2()
+    assert (rig.l2.connects, line.open) == (1, 1)
+
+
+def test_a_clock_that_is_set_back_makes_a_connection_old(line: Line, valkey: ValkeyServer, rig_of: RigOf) -> None:
+    """Where its age cannot be told it is not trusted."""
+    rig = rig_of(f"redis://127.0.0.1:{line.port}", valkey.url)
+    store = rig.tier.bind("test")
+    store.read("key", 1_000_000, None)
+    store.read("key", 900_000, None)
+    assert rig.tier.connects == 2
+
+
+def test_breakers_let_a_call_through_after_a_thaw(
+    line: Line, valkey: ValkeyServer, rig_of: RigOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What failed before the freeze is asked again at once, however long the pause; one failure is enough to leave it."""
+    rig = rig_of(f"redis://127.0.0.1:{line.port}", valkey.url)
+    for failure in (Failure.AUTH, Failure.REFUSED):
+        rig.tier.breaker.failed(failure, rig.clock())
+        rig.tier.write_breaker.failed(failure, rig.clock())
+        assert not rig.reads_l2()
+        rig.tier.thawed(rig.clock())
+        assert rig.l2.breaker == "half-open"
+        assert rig.reads_l2()
+        assert rig.ask().tier == "origin"
+        assert rig.l2.breaker == rig.tier.write_breaker.state(rig.clock()) == "closed"
+    assert rig.l2.writes == 2
+
+
+def test_an_attempt_of_before_a_freeze_is_not_waited_for(
+    rig_of: RigOf, valkey: ValkeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name that was being resolved when the container froze holds up no connection after the thaw."""
+    resolve, asked, answers = socket.getaddrinfo, threading.Event(), threading.Event()
+
+    def hang_once(*given: Any, **options: Any) -> Any:
+        if not asked.is_set():
+            asked.set()
+            answers.wait(60)
+        return resolve(*given, **options)
+
+    rig = rig_of(f"redis://localhost:{valkey.port}", valkey.url, timeout=TIMEOUT)
+    key = rig.plant()
+    monkeypatch.setattr(socket, "getaddrinfo", hang_once)
+    assert rig.ask(key).tier == "origin"
+    assert rig.errors == {"timeout": 1}
+    rig.clock.freeze(HOUR)
+    rig.tier.thawed(rig.clock())
+    assert rig.reads_l2()
+    assert rig.l2.connects == 1
+    answers.set()
+
+
+def test_a_tier_that_was_not_used_yet(rig_of: RigOf, valkey: ValkeyServer) -> None:
+    """Nothing to close, and nothing is connected to."""
+    rig = rig_of(valkey.url)
+    rig.tier.thawed(rig.clock())
+    rig.tier.suspend()
+    assert (rig.tier._link, rig.tier.connects) == (None, 0)
+
+
+def test_the_tier_in_memory_has_the_same_methods() -> None:
+    """What is called on a thaw and before a snapshot can be called on it."""
+    store: SharedStore = InMemorySharedTier(ttl=60).bind("test")
+    store.thawed(1.0)
+    store.suspend()
+    assert store.warm_up(1.0)
+
+
+# A cluster
+
+
+@contextmanager
+def lines_to(cluster: ValkeyCluster) -> Iterator[tuple[dict[int, Line], redis.RedisCluster]]:
+    """A line to each node, and a client that knows of no other way."""
+    with ExitStack() as stack:
+        lines = {node.port: stack.enter_context(Line(node.port)) for node in cluster.nodes}
+        client = redis.RedisCluster(
+            host=cluster.host,
+            port=lines[cluster.nodes[0].port].port,
+            address_remap=lambda place: (place[0], lines[place[1]].port if place[1] in lines else place[1]),
+        )
+        yield lines, client
+        client.close()
+
+
+def carried(lines: dict[int, Line]) -> int:
+    return sum(line.open for line in lines.values())
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_cluster_after_a_freeze(cluster: ValkeyCluster, rig_of: RigOf, fault: str) -> None:
+    """Each node that is used costs one connect, no timeout and no error, whatever befell the connections."""
+    with lines_to(cluster) as (lines, client):
+        rig = rig_of(client, cluster.url, timeout=TIMEOUT)
+        client.close()
+        wait_until(lambda: carried(lines) == 0)
+        keys = [rig.plant() for _ in range(30)]
+        assert rig.cache.get_many_or_load(keys, lambda _: {}) == {key: key for key in keys}
+        assert carried(lines) == 3
+        before = rig.l2.connects
+        for line in lines.values():
+            line.spoil(fault)
+        rig.clock.freeze(HOUR)
+        rig.tier.thawed(rig.clock())
+        wait_until(lambda: carried(lines) == 0)
+        keys = [rig.plant() for _ in range(30)]
+        assert rig.cache.get_many_or_load(keys, lambda _: {}) == {key: key for key in keys}
+        assert (rig.l2.connects - before, rig.errors) == (3, {})
+        rig.cache.close()
+
+
+def test_a_cluster_is_looked_at_anew_after_a_freeze(cluster: ValkeyCluster, rig_of: RigOf) -> None:
+    """What was known of it is old: it is asked for its nodes before a key is, on a connection that is needed anyway."""
+    rig = rig_of(cluster.url)
+    assert rig.reads_l2()
+    link = rig.tier.link()
+    for node in list(link._nodes.values()):
+        node.breaker.failed(Failure.TIMEOUT, rig.clock())
+    wrong = link._node((cluster.host, cluster.nodes[5].port))  # a replica
+    link._slots = [wrong] * len(link._slots)  # as after a failover
+    rig.clock.freeze(HOUR)
+    rig.tier.thawed(rig.clock())
+    assert rig.reads_l2()
+    assert wrong.link.connects == 0
+    assert rig.errors == {}
+
+
+# Before a snapshot
+
+
+def test_a_tier_is_suspended(lined: tuple[Rig, Line]) -> None:
+    """No socket is left, nothing is sent, and the next call begins as the first one did."""
+    rig, line = lined
+    assert rig.reads_l2()
+    rig.tier.breaker.failed(Failure.TIMEOUT, rig.clock())
+    store = rig.tier.bind("test")
+    store._strays.append(Lease("key", b"token", 60.0))
+    store.suspend()
+    wait_until(lambda: line.open == 0)
+    assert (list(store._strays), rig.l2.breaker, line.connections) == ([], "closed", 1)
+    store.suspend()
+    assert rig.reads_l2()
+    assert (rig.l2.connects, rig.errors) == (2, {})
+
+
+def test_a_cluster_is_suspended(cluster: ValkeyCluster, rig_of: RigOf) -> None:
+    """A copy of the process knows nothing of the nodes: it asks for them anew."""
+    with lines_to(cluster) as (lines, client):
+        rig = rig_of(client, cluster.url)
+        client.close()
+        wait_until(lambda: carried(lines) == 0)
+        assert rig.reads_l2()
+        before = rig.l2.connects
+        rig.tier.suspend()
+        wait_until(lambda: carried(lines) == 0)
+        assert rig.l2.connects == before
+        assert rig.tier.link()._slots is None
+        assert rig.reads_l2()
+        assert (rig.errors, rig.l2.connects > before) == ({}, True)
+        rig.cache.close()
+
+
+def test_a_call_under_way_survives_a_suspension(line: Line, valkey: ValkeyServer, rig_of: RigOf) -> None:
+    """It ends as it would have, and its connection is closed then."""
+    rig = rig_of(f"redis://127.0.0.1:{line.port}", valkey.url, timeout=5)
+    key, link, replies = rig.plant(), rig.tier.link(), []
+    send, gate, sent = link._send, threading.Event(), threading.Event()
+
+    def held(*given: Any) -> None:
+        send(*given)
+        sent.set()
+        gate.wait(20)
+
+    link._send = held
+    call = threading.Thread(target=lambda: replies.append(rig.tier.bind("test").read(key, rig.clock(), None)))
+    call.start()
+    assert sent.wait(20)
+    rig.tier.suspend()
+    link._send = send
+    gate.set()
+    call.join()
+    assert replies[0].entry.value == key
+    wait_until(lambda: line.open == 0)
+
+
+# A fork
+
+
+@contextmanager
+def forked(act: Callable[[], int]) -> Iterator[Callable[[], int]]:
+    """A child process that does `act`, and gives a number from 0 to 200 by it; 255 if it does not end or fails."""
+    child = os.fork()
+    if child == 0:
+        signal.alarm(30)  # ends a child that hangs
+        code = 255
+        try:
+            code = act()
+        finally:
+            os._exit(code)
+    waited: list[int] = []
+
+    def answer() -> int:
+        if not waited:
+            waited.append(os.waitpid(child, 0)[1])
+        return os.waitstatus_to_exitcode(waited[0]) % 256
+
+    try:
+        yield answer
+    finally:
+        answer()
+
+
+def in_tests(rig: Rig, keys: list[str]) -> int:
+    """How many of the keys L2 has."""
+    store = rig.tier.bind("test")
+    found = [store.read(key, rig.clock(), None).entry for key in keys]
+    return sum(entry is not None and entry.value == key for entry, key in zip(found, keys, strict=True))
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("where", ["server", "cluster"])
+def test_a_fork_while_another_thread_is_in_mid_call(
+    where: str, line: Line, cluster: ValkeyCluster, valkey: ValkeyServer, rig_of: RigOf
+) -> None:
+    """Parent and child go on, each on connections of its own, and each gets what is its own."""
+    planter = valkey.url if where == "server" else cluster.url
+    rig = rig_of(f"redis://127.0.0.1:{line.port}" if where == "server" else cluster.url, planter, timeout=20)
+    keys = [rig.plant() for _ in range(20)]
+    assert in_tests(rig, keys) == 20
+    link = (
+        rig.tier.link()
+        if where == "server"
+        else next(node.link for node in rig.tier.link()._nodes.values() if node.link.connects)
+    )
+    receive, gate, waits, replies = link._receive, threading.Event(), threading.Event(), []
+
+    def held(*given: Any) -> Any:
+        if not waits.is_set():
+            waits.set()
+            gate.wait(20)
+        return receive(*given)
+
+    link._receive = held
+    call = threading.Thread(target=lambda: replies.append(in_tests(rig, keys)))
+    call.start()
+    assert waits.wait(20)
+    with forked(lambda: in_tests(rig, keys)) as child:
+        assert in_tests(rig, keys) == 20
+        gate.set()
+        call.join()
+        assert child() == 20
+    assert in_tests(rig, keys) == 20
+    assert (replies, rig.errors) == ([20], {})
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("where", ["server", "cluster"])
+def test_locks_that_a_thread_of_the_parent_holds_do_not_hold_up_the_child(
+    where: str, cluster: ValkeyCluster, valkey: ValkeyServer, rig_of: RigOf
+) -> None:
+    """Whichever lock another thread held at the fork, the child makes its own; the parent's stay as they are."""
+    rig = rig_of(valkey.url if where == "server" else cluster.url)
+    keys = [rig.plant() for _ in range(5)]
+    assert in_tests(rig, keys) == 5
+    link, tier = rig.tier.link(), rig.tier
+    locks = [tier._link_lock, tier.breaker._lock, tier.write_breaker._lock]
+    if where == "server":
+        locks.append(link._connecting)
+    else:
+        locks += [link._looking, link._nodes_lock]
+        for node in link._nodes.values():
+            locks += [node.link._connecting, node.breaker._lock]
+    held, gate = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with ExitStack() as stack:
+            for lock in locks:
+                stack.enter_context(lock)
+            held.set()
+            gate.wait(60)
+
+    def act() -> int:
+        tier.breaker.failed(Failure.RESET, rig.clock())
+        tier.thawed(rig.clock())
+        leased(tier.bind("test"), "key", rig.clock())
+        return in_tests(rig, keys)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert held.wait(20)
+    with forked(act) as child:
+        assert child() == 5
+    gate.set()
+    holder.join()
+    assert in_tests(rig, keys) == 5
+    assert rig.errors == {}
+
+
+def test_a_tier_that_is_gone_is_not_remembered_for_forks() -> None:
+    """What is to be done in children holds no tier."""
+    import gc
+
+    from tiered_cache._l2.tier import _TIERS
+
+    gc.collect()
+    before = len(_TIERS)
+    tier = RedisTier("redis://cache", ttl=60)
+    assert len(_TIERS) == before + 1
+    del tier
+    gc.collect()
+    assert len(_TIERS) == before
