@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from heapq import heappop, heappush, heapreplace
-from math import inf, isfinite
+from math import inf
 from typing import TYPE_CHECKING
 
 from tiered_cache._errors import ConfigurationError
@@ -55,8 +55,12 @@ def whole(name: str, given: object, *, least: int) -> int:
 
 def number(name: str, given: object, *, above_zero: bool = False) -> float:
     """The number in `given`, the value of the option `name`. Raises ConfigurationError unless zero or more and finite."""
-    is_number = isinstance(given, int | float) and not isinstance(given, bool) and isfinite(given)
-    if is_number and (given > 0 or (given == 0 and not above_zero)):
+    if (
+        isinstance(given, int | float)
+        and not isinstance(given, bool)
+        and 0 <= given < inf
+        and (given or not above_zero)
+    ):
         return float(given)
     bound = "above zero" if above_zero else "of zero or more"
     raise ConfigurationError(f"{name} must be a finite number {bound}; got {shown(given)}")
