@@ -10,6 +10,8 @@ from tiered_cache._rules import pause_after
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tiered_cache._flight import Key
+
 MOST = 10_000
 """Keys remembered; beyond it the oldest is forgotten, which costs one more try."""
 
@@ -19,10 +21,10 @@ class Backoff:
 
     def __init__(self, uniform: Callable[[], float]) -> None:
         self._uniform = uniform
-        self._by_key: dict[str, tuple[int, float, float]] = {}
+        self._by_key: dict[Key, tuple[int, float, float]] = {}
         self._lock = threading.Lock()
 
-    def note(self, key: str, backoff: float, now: float) -> int:
+    def note(self, key: Key, backoff: float, now: float) -> int:
         """A load of `key` failed at `now`, and a stale value was served; how often that was so in a row."""
         with self._lock:
             failures = self._by_key.pop(key, (0, 0.0, 0.0))[0] + 1
@@ -31,12 +33,12 @@ class Backoff:
                 del self._by_key[next(iter(self._by_key))]
         return failures
 
-    def holds(self, key: str, now: float) -> bool:
+    def holds(self, key: Key, now: float) -> bool:
         """Whether no load of `key` is to be tried at `now`."""
         found = self._by_key.get(key)
         return found is not None and found[1] <= now < found[2]
 
-    def forget(self, key: str) -> None:
+    def forget(self, key: Key) -> None:
         """A load of `key` went well, or said that there is nothing."""
         if key in self._by_key:
             with self._lock:

@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from tiered_cache._backoff import Backoff
 from tiered_cache._coherence import Follower
+from tiered_cache._container import Container
+from tiered_cache._deferred import Deferred, guarded
 from tiered_cache._entry import Entry
 from tiered_cache._errors import ConfigurationError, InvalidationNotDelivered
 from tiered_cache._invocation import Invocation, Running
 from tiered_cache._l1.hit import plain_hit
 from tiered_cache._l1.memory import MemoryStore, MemoryTier
 from tiered_cache._load import checked_value
+from tiered_cache._log import log, warn_once
 from tiered_cache._news import EVERYTHING, Invalidation, Kind
-from tiered_cache._options import CACHE_WIDE, Plan, check_key, checked_tags, one_of, refuse_unknown_options
-from tiered_cache._owed import carrier_for
+from tiered_cache._options import (
+    CACHE_WIDE,
+    Plan,
+    check_key,
+    check_loader_kind,
+    checked_tags,
+    one_of,
+    refuse_unknown_options,
+)
+from tiered_cache._owed import Carriers, is_frozen_between_invocations
 from tiered_cache._read_many import ReadMany
 from tiered_cache._rules import jittered
 from tiered_cache._shared import NoShared, Shared
-from tiered_cache._stats import Counters, OriginStats, Stats
+from tiered_cache._stats import Counters, OriginStats, Stats, WorkStats
 from tiered_cache._units import Duration, seconds, shown
 from tiered_cache._values import MISSING, Answer, Loaded
 from tiered_cache._watch import Uniform, Watch
@@ -51,8 +63,10 @@ class TieredCache:
     coherence: how soon invalidations by other containers reach L1: `"invocation"`: before the first answer of each
         invocation (see `aws_lambda.lambda_handler`), and otherwise along with reads of L2; seconds: not later than that;
         `"ttl"`: with the reads of L2 that L1's ttl brings about.
-    refresh: who refreshes a stale value that was served: `"inline"`, the caller that found it; `"thread"`, a thread;
-        an object with `submit(work)`; `"auto"`: inline on Lambda, a thread elsewhere.
+    refresh: who refreshes a stale value that was served: `"inline"`, the caller that found it and gets the lease;
+        `"thread"`, a thread (not on Lambda, where it would be frozen); `"after_response"`, who works when the response is
+        out (see `aws_lambda.lambda_handler`); `"next_invocation"`, the next one before its handler runs; an object with
+        `submit(work)`; `"auto"`: after the response where that was asked for, else inline on Lambda, a thread elsewhere.
     clock: gives wall-clock seconds; for tests.
     on_failure: `"raise"` InvalidationNotDelivered when L2 does not take an invalidation, or `"queue"` it and be silent.
         It is tried again at the next contact with L2 in either case.
@@ -94,6 +108,9 @@ class TieredCache:
         self._memory = MemoryStore(l1)
         self._counts = Counters()
         self._uniform = Uniform()
+        self._container = Container()
+        self._carriers = Carriers(Deferred(self._counts), Deferred(self._counts))
+        self.refresh = refresh
         hit, not_before = plain_hit(self._memory.hot, clock, self._long_way)
         self._follower = Follower(self._memory, coherence if self._has_l2 else "ttl", not_before, self._counts)
         self._shared: Shared | NoShared = NoShared(self._memory)
@@ -108,9 +125,9 @@ class TieredCache:
             lease=0.0 if l2 is None else l2.lease,
             plan=plan,
             watch=self._watch,
-            carrier=carrier_for(refresh),
+            carrier=self._carriers.chosen(refresh),
             backoff=Backoff(self._uniform),
-            invocation=Invocation(self._begun, lambda: self._shared.allow(None)),
+            invocation=Invocation(self._begun, self._ended),
             uniform=self._uniform,
             counts=self._counts,
         )
@@ -232,18 +249,88 @@ class TieredCache:
                 f"until then other containers may serve the old value, as fresh for at most {self._policy.ttl:g} s"
             )
 
-    def invocation(self, remaining: Callable[[], float] | None = None) -> Running:
+    def invocation(
+        self, remaining: Callable[[], float] | None = None, *, works_after_response: bool = False
+    ) -> Running:
         """`with cache.invocation(remaining):` marks an invocation; `aws_lambda.lambda_handler` does it for a handler.
 
         remaining: a function that gives the seconds that the invocation has left; None: no limit is known.
+        works_after_response: the caller promises `run_deferred()` once the response is out; else what is put off is done
+            when the invocation ends.
         Values asked for with `scope="invocation"` are gone when it ends. Raises RuntimeError if one is running, ClosedError.
         """
         self._watch.now()  # has the clock stepped back while the container was idle?
+        self._carriers.works_after_response = works_after_response
         return Running(self._invocation, remaining)
 
-    def _begun(self, remaining: float | None) -> None:
+    def _begun(self) -> None:
+        if self._container.begin(self._watch.last):
+            self._shared.thawed(self._watch.last)
         self._follower.begin()
+        self._allow_l2()
+        self._carriers.following.run(self._invocation.remaining)
+
+    def _ended(self) -> None:
+        if not self._carriers.works_after_response:
+            if self._carriers.later and is_frozen_between_invocations():
+                warn_once(
+                    "work that was put off delays the response: %s",
+                    "lambda_handler(cache, after_response=True) does it later",
+                )
+            self._carriers.later.run(self._invocation.remaining)
+        self._rest()
+
+    def _allow_l2(self) -> None:
+        remaining = self._invocation.remaining()
         self._shared.allow(None if remaining is None else L2_SHARE * remaining)
+
+    def _rest(self) -> None:
+        """All is done until the next invocation."""
+        self._shared.allow(None)
+        if not self._watch.closed:
+            self._container.end(self._watch.now())
+
+    def after_response(self, work: Callable[P, object], /, *args: P.args, **named: P.kwargs) -> None:
+        """Have `work(*args, **named)` done when it delays nobody; what it raises is counted and logged.
+
+        On Lambda: after the response, if `aws_lambda.lambda_handler(cache, after_response=True)` was asked for; else at the
+        end of the invocation. Elsewhere, and on Managed Instances: in a thread, now. What there was no time for is done
+        after the next invocation; how much waits, failed or was never run stands in `stats().work`. Raises TypeError,
+        ClosedError.
+        """
+        if hasattr(work, "__code__") or not callable(work):
+            check_loader_kind(work, "after_response")
+        self._watch.now()
+        self._counts["deferred"] += 1
+        try:
+            self._carriers.for_later().submit(guarded(partial(work, *args, **named), self._counts))
+        except (OverflowError, RuntimeError) as error:
+            log().error("work for after the response was refused, and is not done: %s", error)
+
+    def run_deferred(self, remaining: Callable[[], float] | None = None) -> int:
+        """Do what waits for the end of an invocation, and let loads that go on in threads end; how much is left.
+
+        For who promised so to `invocation(works_after_response=True)`, once the response is out. remaining: as there.
+        """
+        with self._invocation.afterwards(remaining):
+            self._allow_l2()
+            self._reads.flights.wait_for_all(self._invocation.remaining())
+            left = self._carriers.later.run(self._invocation.remaining)
+            self._rest()
+        return left
+
+    def before_snapshot(self) -> None:
+        """Get ready to be copied: close connections, forget what no two copies may share. `lambda_handler` has SnapStart
+        call it; L1 is kept, and is as old in each copy as it is.
+        """
+        self._shared.suspend()
+        self._uniform.renew()
+
+    def after_restore(self) -> None:
+        """This is a copy: with an id and randomness of its own, and what L1 holds is to be confirmed before it is served."""
+        self._uniform.renew()
+        self._container.restored()
+        self._memory.unconfirm(0.0)
 
     def warm_up(self) -> bool:
         """Import what the tiers need and connect to L2, ahead of the first call. Whether L2 answered; True without one."""
@@ -264,16 +351,28 @@ class TieredCache:
                 failures=counts["failures"],
                 covered=counts["covered"],
                 timeouts=counts["timeouts"],
+                too_late=counts["too_late"],
                 clipped=counts["clipped"],
                 seconds=self._reads.load_seconds,
                 refreshes=counts["refreshes"],
                 refresh_failures=counts["refresh_failures"],
             ),
+            work=WorkStats(
+                deferred=counts["deferred"],
+                done=counts["deferred_done"],
+                failures=counts["deferred_failures"],
+                waiting=len(self._carriers.later) + len(self._carriers.following),
+                put_off=counts["put_off"],
+                dropped=counts["dropped"],
+            ),
+            container=self._container.stats(self._watch.last),
         )
 
     def close(self) -> None:
         """Give back connections and memory. A second call does nothing; any other call after it raises ClosedError."""
         self._watch.closed = True
+        for waiting in (self._carriers.later, self._carriers.following):
+            waiting.abandon()
         self._memory.clear()
         self._shared.close()
 

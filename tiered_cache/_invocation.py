@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from tiered_cache._errors import ConfigurationError
@@ -10,7 +11,7 @@ from tiered_cache._rules import SKEW
 from tiered_cache._values import Answer, Loaded, Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from types import TracebackType
 
     from tiered_cache._load import Call
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 class Invocation:
     """At most one at a time: an execution environment of Lambda serves one event after another."""
 
-    def __init__(self, begun: Callable[[float | None], None], ended: Callable[[], None]) -> None:
-        self._begun = begun  # is told the seconds that are left, None where no limit is known
+    def __init__(self, begun: Callable[[], None], ended: Callable[[], None]) -> None:
+        self._begun = begun
         self._ended = ended
         self._remaining: Callable[[], float] | None = None
         self._running = False
@@ -34,15 +35,29 @@ class Invocation:
                 "an invocation of this cache is running already: decorate only the outermost handler, and let one "
                 "cache serve one invocation at a time"
             )
-        left = None if remaining is None else max(0.0, remaining())
         self._running, self._remaining = True, remaining
-        self._begun(left)
+        try:
+            self._begun()
+        except BaseException:
+            self._running, self._remaining = False, None
+            raise
 
     def end(self) -> None:
-        """It ends, and its values are gone."""
-        self._running, self._remaining = False, None
+        """Its handler has ended, and its values are gone."""
         self._values = {}  # not cleared: a thread that still has the old dict must not fill the next one's
-        self._ended()
+        try:
+            self._ended()
+        finally:
+            self._running, self._remaining = False, None
+
+    @contextmanager
+    def afterwards(self, remaining: Callable[[], float] | None) -> Iterator[None]:
+        """The time between a response and the next invocation: `remaining()` seconds of it; None: no limit is known."""
+        self._remaining = remaining
+        try:
+            yield
+        finally:
+            self._remaining = None
 
     def remaining(self) -> float | None:
         """Seconds until the invocation's deadline, or None where none is known."""

@@ -56,7 +56,7 @@ class Keeping:
         lease: float,
         plan: Plan,
         watch: Watch,
-        carrier: Carrier | None,
+        carrier: Callable[[], Carrier | None],
         backoff: Backoff,
         invocation: Invocation,
         uniform: Callable[[], float],
@@ -74,7 +74,7 @@ class Keeping:
         self.invocation = invocation
         self._uniform = uniform
         self._counts = counts
-        self._owed = Owed(carrier, counts)
+        self._owed = Owed(carrier, counts, uniform, lambda: watch.last)
         self._handles: dict[str, Handle] = {}
         self.flights: Flights[Answer] = Flights()
         self.load_seconds = 0.0

@@ -8,8 +8,9 @@ from collections import deque
 from contextvars import copy_context
 from functools import partial
 from math import inf
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
+from tiered_cache._backoff import Backoff
 from tiered_cache._errors import ConfigurationError
 from tiered_cache._log import log
 from tiered_cache._units import shown
@@ -18,12 +19,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Literal, TypeAlias
 
+    from tiered_cache._deferred import Deferred
     from tiered_cache._flight import Key
     from tiered_cache._stats import Counters
     from tiered_cache._values import Answer
     from tiered_cache.interfaces import Carrier
 
-    Refresh: TypeAlias = Literal["auto", "inline", "thread"] | Carrier
+    Refresh: TypeAlias = Literal["auto", "inline", "thread", "after_response", "next_invocation"] | Carrier
 
 LOST_AFTER = 60.0
 """Seconds after which work that a carrier took and never ended is owed anew."""
@@ -31,19 +33,56 @@ MOST = 10_000
 """Keys remembered as owed, and pieces of work that wait for a thread; beyond it the oldest is forgotten."""
 
 
-def carrier_for(refresh: object) -> Carrier | None:
-    """Who carries refreshes out; None: the caller of the stale hit, at once. Raises ConfigurationError."""
-    if refresh == "auto":
-        refresh = "inline" if "AWS_LAMBDA_RUNTIME_API" in os.environ else "thread"
-    if refresh == "inline":
-        return None
-    if refresh == "thread":
-        return ThreadCarrier()
-    if callable(getattr(refresh, "submit", None)):
-        return cast("Carrier", refresh)
-    raise ConfigurationError(
-        f'refresh must be "auto", "inline", "thread" or an object with submit(work); got {shown(refresh)}'
-    )
+def is_frozen_between_invocations() -> bool:
+    """Whether this is Lambda with one event at a time; a Managed Instance runs on between events."""
+    on_lambda = "AWS_LAMBDA_RUNTIME_API" in os.environ
+    return on_lambda and os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") != "lambda-managed-instances"
+
+
+class Carriers:
+    """Who can carry work: threads, where they are not frozen; who works after the response; the next invocation."""
+
+    def __init__(self, later: Deferred, following: Deferred) -> None:
+        self.later = later
+        self.following = following
+        self.works_after_response = False
+        """Whether somebody promised to work off what is put off, once the response is out."""
+        self._threads = ThreadCarrier()
+
+    def chosen(self, refresh: object) -> Callable[[], Carrier | None]:
+        """Who carries refreshes out at each moment; None: the caller of the stale hit, at once.
+
+        Raises ConfigurationError.
+        """
+        if refresh == "thread" and is_frozen_between_invocations():
+            raise ConfigurationError(
+                'refresh="thread" means nothing on Lambda, which freezes threads with their container: '
+                'write "auto", "inline", "after_response" or "next_invocation"'
+            )
+        by_name: dict[str, Callable[[], Carrier | None]] = {
+            "auto": self._best,
+            "inline": lambda: None,
+            "thread": lambda: self._threads,
+            "after_response": self.for_later,
+            "next_invocation": lambda: self.following,
+        }
+        if isinstance(refresh, str) and refresh in by_name:
+            return by_name[refresh]
+        if callable(getattr(refresh, "submit", None)):
+            return lambda: cast("Carrier", refresh)
+        raise ConfigurationError(
+            'refresh must be "auto", "inline", "thread", "after_response", "next_invocation" or an object with '
+            f"submit(work); got {shown(refresh)}"
+        )
+
+    def for_later(self) -> Carrier:
+        """Who does what need not be done before the answer. On Lambda it is put off to the end of the invocation."""
+        return self.later if self.works_after_response or is_frozen_between_invocations() else self._threads
+
+    def _best(self) -> Carrier | None:
+        if self.works_after_response:
+            return self.later
+        return None if is_frozen_between_invocations() else self._threads
 
 
 class ThreadCarrier:
@@ -92,41 +131,57 @@ class ThreadCarrier:
 
 
 class Owed:
-    """The refreshes owed by one cache, at most one per key."""
+    """The refreshes owed by one cache, at most one per key. After one that failed there is a pause, which grows."""
 
-    def __init__(self, carrier: Carrier | None, counts: Counters) -> None:
+    def __init__(
+        self,
+        carrier: Callable[[], Carrier | None],
+        counts: Counters,
+        uniform: Callable[[], float],
+        last: Callable[[], float],
+    ) -> None:
         self._carrier = carrier
         self._counts = counts
+        self._last = last  # the latest reading of the clock
         self._since: dict[Key, float] = {}
+        self._pauses = Backoff(uniform)
         self._lock = threading.Lock()
 
-    def owe(self, key: Key, refresh: Callable[[], Answer], now: float) -> Answer | None:
-        """Have `refresh` done. Its answer where it was done at once; None where it is under way, or owed already."""
+    def owe(self, key: Key, refresh: Callable[[], Answer], now: float, pause: float = 0.0) -> Answer | None:
+        """Have `refresh` done. Its answer where it was done at once; None where it is under way, or owed already.
+
+        pause: seconds until the next try if it fails with nobody waiting for it.
+        """
+        carrier: Any = self._carrier()
         with self._lock:
-            if 0 <= now - self._since.get(key, -inf) < LOST_AFTER:
+            since = now - self._since.get(key, -inf)
+            if 0 <= since < getattr(carrier, "lost_after", LOST_AFTER) or self._pauses.holds(key, now):
                 return None
             self._since.pop(key, None)
             self._since[key] = now
             if len(self._since) > MOST:
                 del self._since[next(iter(self._since))]
         self._counts["refreshes"] += 1
-        if self._carrier is None:
+        if carrier is None:
             try:
                 return refresh()
             finally:
                 self._settle(key)
         try:
-            self._carrier.submit(lambda: self._carry(key, refresh))
+            carrier.submit(lambda: self._carry(key, refresh, pause))
         except Exception as error:  # noqa: BLE001  # a carrier that fails owes no work, and the caller has its answer
             self._settle(key)
             self._failed("the carrier of refreshes took no work", error)
         return None
 
-    def _carry(self, key: Key, refresh: Callable[[], Answer]) -> None:
+    def _carry(self, key: Key, refresh: Callable[[], Answer], pause: float) -> None:
         try:
             refresh()
         except Exception as error:  # noqa: BLE001  # nobody waits for it: it is counted, and a later stale hit tries again
+            self._pauses.note(key, pause, self._last())
             self._failed("a refresh in the background came to nothing", error)
+        else:
+            self._pauses.forget(key)
         finally:
             self._settle(key)
 

@@ -174,17 +174,22 @@ class ReadMany(ReadThrough):
         loaded_entries: list[tuple[str, Entry]],
     ) -> dict[str, Any]:
         """Run the batch loader once, and keep each value that it gives."""
+        instead = {call.key: self._too_late(call, held.get(call.key)) for call in calls}
+        late = {key: answer.value for key, answer in instead.items() if answer is not None}
+        calls = [call for call in calls if call.key not in late]
+        if not calls:
+            return late
         birth, started = self._memory.birth(), self._steady()
         by_key = {call.key: call for call in calls}
         try:
             given = _checked_answer(calls[0].loader(tuple(by_key)), by_key)
         except Exception as error:  # noqa: BLE001  # a loader may raise anything: it is covered for, or raised again
-            return self._covered(calls, held, error)
+            return late | self._covered(calls, held, error)
         finally:
             load_time = self._steady() - started
             self.load_seconds += load_time
         self._counts["loads"] += 1
-        found: dict[str, Any] = {}
+        found: dict[str, Any] = late
         entries: list[tuple[Call, Entry]] = []
         for key, value in given.items():
             call = by_key[key]
@@ -241,7 +246,7 @@ class ReadMany(ReadThrough):
             return Answer(found, "origin", 0.0, stale=False, reason=Reason.LOADED)
 
         name = tuple(sorted(call.key for call in calls))
-        answer = self._owed.owe(name, refresh, calls[0].now)
+        answer = self._owed.owe(name, refresh, calls[0].now, calls[0].plan.error_backoff)
         return None if answer is None else answer.value
 
 

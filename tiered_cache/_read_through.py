@@ -15,7 +15,7 @@ from tiered_cache._log import log
 from tiered_cache._news import Invalidation, Kind
 from tiered_cache._options import check_key, check_loader
 from tiered_cache._reply import Claim, Right
-from tiered_cache._rules import Move, Verdict, covers, judge, judge_data, on_l1, on_l2
+from tiered_cache._rules import Move, Verdict, covers, has_time, judge, judge_data, on_l1, on_l2
 from tiered_cache._values import Answer, LoadContext, Outcome, Pending, Reason, Tier
 
 if TYPE_CHECKING:
@@ -149,6 +149,8 @@ class ReadThrough(Keeping):
 
     def _load(self, call: Call, held: Entry | None, tier: Tier, flight: Flight[Answer], lease: Lease) -> Answer:
         """Run the loader, and keep what it gives in L2 and L1. `held`: what is known so far, found in `tier`."""
+        if (instead := self._too_late(call, held, tier)) is not None:
+            return instead
         flight.fallback = partial(self._instead, call, held, Reason.LOAD_SLOW, tier)
         context = self._context(call, held)
         birth, started = self._birth(call), self._steady()
@@ -287,7 +289,7 @@ class ReadThrough(Keeping):
             later = call._replace(now=self._now())
             return self._fly(later, partial(self._lead, later, self._memory.look(later.key), refreshing=True))
 
-        return self._owed.owe(call.key, refresh, call.now)
+        return self._owed.owe(call.key, refresh, call.now, call.plan.error_backoff)
 
     def _handle(self, call: Call) -> Handle:
         """What the first part of a resumable load left, unless it has been invalidated since that began."""
@@ -347,6 +349,22 @@ class ReadThrough(Keeping):
             self._backoff.forget(key)
             self._handles.pop(key, None)
         self.flights.detach(key)
+
+    def _too_late(self, call: Call, held: Entry | None, tier: Tier = "l1") -> Answer | None:
+        """What is served in place of a load that the invocation has no time for; None where it has.
+
+        The last load's time is held against a load only where there is something to serve. Raises LoadTimeout.
+        """
+        remaining = self.invocation.remaining()
+        if has_time(remaining, 0.0 if held is None else held.load_time):
+            return None
+        answer = self._instead(call, held, Reason.NO_TIME, tier)
+        if answer is None and has_time(remaining, 0.0):
+            return None
+        self._counts["too_late"] += 1
+        if answer is None:
+            raise LoadTimeout("no load was begun: the invocation has no time left beyond the reserve for its answer")
+        return answer
 
     def _cover(self, call: Call, held: Entry | None, tier: Tier, error: Exception) -> Answer:
         """The stale answer that covers for a failed load; raises the error where there is none, or it may not."""

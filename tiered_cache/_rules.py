@@ -182,6 +182,11 @@ def fresh_until(held: Held) -> float:
     return min(held.loaded_at + held.fresh_for, held.confirmed_at + held.local_ttl)
 
 
+def has_time(remaining: float | None, load_time: float) -> bool:
+    """Whether a load can be expected to end within `remaining`, if the last one took `load_time` (0: nobody knows)."""
+    return remaining is None or remaining > load_time
+
+
 def early_at(expiry: float, load_time: float, weight: float, uniform: float) -> float:
     """The moment from which a refresh ahead of `expiry` is due: XFetch (Vattani et al., VLDB 2015).
 

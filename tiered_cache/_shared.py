@@ -155,6 +155,14 @@ class Shared:
         """All calls together may take so many seconds from now on; None: no limit."""
         self._store.allow(seconds)
 
+    def thawed(self, now: float) -> None:
+        """The container was frozen, or idle, for long: connections may have died meanwhile, and a dead server recovered."""
+        self._store.thawed(now)
+
+    def suspend(self) -> None:
+        """Close connections, before a snapshot of this process is taken; a later call opens new ones."""
+        self._store.suspend()
+
     def stats(self, now: float) -> SharedStats:
         """The store's counters, with what is known here."""
         counts = self._counts
@@ -312,6 +320,12 @@ class NoShared:
         return True
 
     def allow(self, seconds: float | None) -> None:
+        pass
+
+    def thawed(self, now: float) -> None:
+        pass
+
+    def suspend(self) -> None:
         pass
 
     def stats(self, now: float) -> SharedStats:

@@ -85,6 +85,8 @@ class OriginStats(NamedTuple):
     """Failures that a stale value covered for."""
     timeouts: int
     """Calls that stopped waiting for a load: a stale answer after `soft_timeout`, or a LoadTimeout."""
+    too_late: int
+    """Loads that were not begun, since they could not have ended before the invocation."""
     clipped: int
     """Time limits that were longer than what the invocation had left, and were cut to that."""
     seconds: float
@@ -95,12 +97,47 @@ class OriginStats(NamedTuple):
     """Refreshes handed to a carrier that came to nothing."""
 
 
+class WorkStats(NamedTuple):
+    """Work put off: refreshes that are carried out later, and what `cache.after_response` was given."""
+
+    deferred: int
+    """Pieces put off."""
+    done: int
+    failures: int
+    """Pieces of `cache.after_response` that raised. Refreshes count theirs in `OriginStats`."""
+    waiting: int
+    """Pieces that wait now."""
+    put_off: int
+    """Times when an invocation's time was up before all of it was done."""
+    dropped: int
+    """Pieces that were never run: too much waited, or the cache was closed."""
+
+
+class ContainerStats(NamedTuple):
+    """The container, as far as invocations are marked: see `aws_lambda.lambda_handler`."""
+
+    id: str
+    """A random name of this process, which neither a fork nor a restored snapshot shares."""
+    cold_starts: int
+    """1 from the first invocation on, and one more for each restored snapshot's first: add them up over a fleet."""
+    restores: int
+    invocations: int
+    age: float
+    """Seconds since the first invocation began, by the wall clock."""
+    frozen: float
+    """Seconds between invocations, by the wall clock: frozen, where the platform freezes idle containers."""
+    thaws: int
+    """Invocations after so long a gap that idle connections were not trusted."""
+
+
 class Stats(NamedTuple):
     """All counters of one cache since it was made."""
 
     l1: MemoryStats
     l2: SharedStats | None
     origin: OriginStats
+    work: WorkStats
+    container: ContainerStats
 
 
 class Counters(Counter[str]):

@@ -46,6 +46,8 @@ class Reason(StrEnum):
     """Stale: the load took longer than `soft_timeout`; it goes on in a thread."""
     LOAD_ELSEWHERE = "load_elsewhere"
     """Stale: another container is loading the key, and who has a stale value does not wait for it."""
+    NO_TIME = "no_time"
+    """Stale: the invocation has less time left than the last load took, so none is begun."""
     LOAD_PENDING = "load_pending"
     """Stale, while a resumable load goes on."""
 

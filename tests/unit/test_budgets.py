@@ -34,11 +34,14 @@ def test_a_budget_that_is_none_is_refused_when_the_object_is_made(name: str, bad
 
 @pytest.mark.parametrize("bad", [-1.0, -inf, nan])
 def test_an_invocation_with_less_than_no_time_has_none(bad: float) -> None:
-    """B42: no load is refused for that, and none is told that it has time."""
+    """B42: what is held is served, and no load is begun."""
     cache = TieredCache(clock=FakeClock())
+    cache.set("held", 1)
     with cache.invocation(lambda: bad):
-        assert cache.get_or_load("k", lambda: 1) == 1
         assert cache._invocation.remaining() == 0.0
+        assert cache.get_or_load("held", lambda: 2) == 1
+        with pytest.raises(LoadTimeout, match="no time left beyond the reserve"):
+            cache.get_or_load("k", lambda: 1)
 
 
 def test_an_invocation_without_end_has_no_limit() -> None:

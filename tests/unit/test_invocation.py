@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tiered_cache import ConfigurationError, LoadContext, Loaded, MemoryTier, Reason, TieredCache
+from tiered_cache import ConfigurationError, LoadContext, Loaded, LoadTimeout, MemoryTier, Reason, TieredCache
 from tiered_cache.aws_lambda import RESERVE, lambda_handler
 from tiered_cache.testing import FakeClock, InMemorySharedTier
 
@@ -160,8 +160,6 @@ def test_loads_learn_the_remaining_time() -> None:
         assert 2.5 == cache.get_or_load("b", Remaining())
         assert 1.0 < cache.get_or_load("c", Remaining(), hard_timeout="60%") <= 1.5
         assert pytest.approx(2.5, abs=1) == cache.get_or_load("d", Remaining(), hard_timeout=10)
-    with cache.invocation(lambda: -1.0):
-        assert 0.0 == cache.get_or_load("e", Remaining())
     assert 9.0 < cache.get_or_load("f", Remaining(), hard_timeout=10) <= 10.0
 
 
@@ -175,7 +173,8 @@ def test_the_handlers_remaining_time_is_lambdas_less_a_reserve() -> None:
 
     assert (3.0 - RESERVE, (1,), {"a": 2}) == handler("a", Context(3000), 1, a=2)
     assert (None, (), {}) == handler("b", object()) == handler("c")
-    assert (0.0, (), {}) == handler("d", Context(100))
+    with pytest.raises(LoadTimeout, match="^no load was begun: the invocation has no time left"):
+        handler("d", Context(100))
 
 
 def test_at_the_start_of_an_invocation_a_step_of_the_clock_is_noticed() -> None:

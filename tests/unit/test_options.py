@@ -414,8 +414,8 @@ def test_a_policy_that_cannot_be_made_is_refused_by_the_cache(policy: Any) -> No
         ({"on_failure": "ignore"}, "on_failure must be one of 'raise', 'queue'; got 'ignore'"),
         ({"coherence": "always"}, 'coherence (other than "ttl" and "invocation") must be a finite duration above zero'),
         ({"coherence": 0}, 'coherence (other than "ttl" and "invocation") must be a finite duration above zero'),
-        ({"refresh": "later"}, 'refresh must be "auto", "inline", "thread"'),
-        ({"refresh": 5}, 'refresh must be "auto", "inline", "thread"'),
+        ({"refresh": "later"}, 'refresh must be "auto", "inline", "thread", "after_response"'),
+        ({"refresh": 5}, 'refresh must be "auto", "inline", "thread", "after_response"'),
     ],
 )
 def test_a_bad_option_of_the_cache_is_refused(options: dict[str, Any], text: str) -> None:

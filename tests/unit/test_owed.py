@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 import tiered_cache._owed as module
-from tiered_cache import ConfigurationError
+from tiered_cache import ConfigurationError, TieredCache
 from tiered_cache._backoff import Backoff
-from tiered_cache._owed import LOST_AFTER, Owed, ThreadCarrier, carrier_for
+from tiered_cache._deferred import Deferred
+from tiered_cache._owed import LOST_AFTER, Carriers, Owed, ThreadCarrier
 from tiered_cache._stats import Counters
 
 WAIT = 20.0
@@ -28,35 +29,72 @@ class Kept:
         self.work.append(work)
 
 
+def owing(carrier: Any, counts: Counters) -> Owed:
+    """The refreshes of a cache whose clock stands at 0."""
+    return Owed(lambda: carrier, counts, lambda: 0.0, lambda: 0.0)
+
+
 class Broken:
     def submit(self, work: Callable[[], None], /) -> None:
         raise OSError("secret")
 
 
+def carriers() -> Carriers:
+    counts = Counters()
+    return Carriers(Deferred(counts), Deferred(counts))
+
+
 def test_on_lambda_auto_is_inline_and_elsewhere_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A thread would be frozen with its container."""
+    """A thread would be frozen with its container; a Managed Instance is not frozen. Who works after the response is best."""
+    here = carriers()
     monkeypatch.delenv("AWS_LAMBDA_RUNTIME_API", raising=False)
-    assert isinstance(carrier_for("auto"), ThreadCarrier)
+    assert isinstance(here.chosen("auto")(), ThreadCarrier)
     monkeypatch.setenv("AWS_LAMBDA_RUNTIME_API", "127.0.0.1:9001")
-    assert carrier_for("auto") is None
-    assert carrier_for("inline") is None
-    assert isinstance(carrier_for("thread"), ThreadCarrier)
+    auto = here.chosen("auto")
+    assert auto() is None
+    here.works_after_response = True
+    assert here.later is auto()
+    here.works_after_response = False
+    monkeypatch.setenv("AWS_LAMBDA_INITIALIZATION_TYPE", "lambda-managed-instances")
+    assert isinstance(auto(), ThreadCarrier)
+    assert here.chosen("inline")() is None
+    assert here.following is here.chosen("next_invocation")()
     own = Kept()
-    assert own is carrier_for(own)
+    assert own is here.chosen(own)()
+
+
+def test_what_is_for_after_the_response_is_put_off_where_threads_are_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Elsewhere a thread does it, unless somebody promised to work then."""
+    here = carriers()
+    monkeypatch.delenv("AWS_LAMBDA_RUNTIME_API", raising=False)
+    after = here.chosen("after_response")
+    assert isinstance(after(), ThreadCarrier)
+    here.works_after_response = True
+    assert here.later is after()
+    here.works_after_response = False
+    monkeypatch.setenv("AWS_LAMBDA_RUNTIME_API", "127.0.0.1:9001")
+    assert here.later is after()
+
+
+def test_threads_are_refused_where_they_would_be_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Lambda, when the cache is made; the text names what is allowed. Not on Managed Instances."""
+    monkeypatch.setenv("AWS_LAMBDA_RUNTIME_API", "127.0.0.1:9001")
+    with pytest.raises(ConfigurationError, match='^refresh="thread" means nothing on Lambda.* write "auto", "inline"'):
+        TieredCache(refresh="thread")
+    monkeypatch.setenv("AWS_LAMBDA_INITIALIZATION_TYPE", "lambda-managed-instances")
+    TieredCache(refresh="thread").close()
 
 
 def test_a_carrier_without_submit_is_refused() -> None:
     """The text lists the words and the interface."""
-    with pytest.raises(
-        ConfigurationError, match=r'^refresh must be "auto", "inline", "thread" or an object with submit\(work\)'
-    ):
-        carrier_for(object())
+    with pytest.raises(ConfigurationError, match=r'^refresh must be "auto", .* or an object with submit\(work\)'):
+        carriers().chosen(object())
 
 
 def test_inline_work_is_done_at_once_and_its_failure_is_the_callers() -> None:
     """Its answer is given back; nothing is owed afterwards, whether it went well or not."""
     counts = Counters()
-    owed = Owed(None, counts)
+    owed = owing(None, counts)
     assert "answer" == owed.owe("k", lambda: "answer", 0.0)  # type: ignore[arg-type, return-value]
     with pytest.raises(ZeroDivisionError):
         owed.owe("k", lambda: 1 / 0, 0.0)  # type: ignore[arg-type, return-value]
@@ -67,7 +105,7 @@ def test_inline_work_is_done_at_once_and_its_failure_is_the_callers() -> None:
 def test_work_is_owed_once_per_key_until_it_is_done() -> None:
     """Then it may be owed again."""
     carrier, counts, done = Kept(), Counters(), []
-    owed = Owed(carrier, counts)
+    owed = owing(carrier, counts)
     for _ in range(3):
         assert owed.owe("k", lambda: done.append("k"), 0.0) is None  # type: ignore[arg-type, return-value, func-returns-value]
     owed.owe("other", lambda: done.append("other"), 0.0)  # type: ignore[arg-type, return-value, func-returns-value]
@@ -83,7 +121,7 @@ def test_work_is_owed_once_per_key_until_it_is_done() -> None:
 def test_work_that_a_carrier_dropped_is_owed_anew_after_a_while() -> None:
     """Also when the clock has stepped back since."""
     carrier = Kept()
-    owed = Owed(carrier, Counters())
+    owed = owing(carrier, Counters())
     for now, expected in ((100.0, 1), (100 + LOST_AFTER - 0.1, 1), (100 + LOST_AFTER, 2), (50.0, 3), (51.0, 3)):
         owed.owe("k", lambda: None, now)  # type: ignore[arg-type, return-value]
         assert expected == len(carrier.work)
@@ -92,7 +130,7 @@ def test_work_that_a_carrier_dropped_is_owed_anew_after_a_while() -> None:
 def test_what_dropped_work_leaves_behind_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest keys are forgotten first."""
     monkeypatch.setattr(module, "MOST", 10)
-    owed = Owed(Kept(), Counters())
+    owed = owing(Kept(), Counters())
     for number in range(25):
         owed.owe(str(number), lambda: None, float(number))  # type: ignore[arg-type, return-value]
     assert [str(number) for number in range(15, 25)] == list(owed._since)
@@ -101,7 +139,7 @@ def test_what_dropped_work_leaves_behind_is_bounded(monkeypatch: pytest.MonkeyPa
 def test_a_carrier_that_raises_owes_nothing(caplog: pytest.LogCaptureFixture) -> None:
     """It is counted and logged without the error's text; the next stale hit tries again."""
     counts = Counters()
-    owed = Owed(Broken(), counts)
+    owed = owing(Broken(), counts)
     for _ in range(2):
         assert owed.owe("k", lambda: None, 0.0) is None  # type: ignore[arg-type, return-value]
     assert (2, 2) == (counts["refreshes"], counts["refresh_failures"])
@@ -112,7 +150,7 @@ def test_a_carrier_that_raises_owes_nothing(caplog: pytest.LogCaptureFixture) ->
 def test_a_refresh_that_fails_in_the_background_is_counted(caplog: pytest.LogCaptureFixture) -> None:
     """It leaves the carrier alone, and is not owed any longer."""
     carrier, counts = Kept(), Counters()
-    owed = Owed(carrier, counts)
+    owed = owing(carrier, counts)
 
     def fail() -> Any:
         raise ValueError("secret")

@@ -5,15 +5,21 @@ And handlers of their own for events that say what has changed: `invalidate_on_s
 
 from __future__ import annotations
 
+import os
 from functools import wraps
+from time import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from tiered_cache._options import check_loader_kind
+from tiered_cache._options import check_loader_kind, flag
+from tiered_cache._owed import is_frozen_between_invocations
+from tiered_cache._units import seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tiered_cache._cache import TieredCache
+    from tiered_cache._units import Duration
+    from tiered_cache.aws_lambda._extension import Extension
     from tiered_cache.aws_lambda.events import (
         DynamoDBChange,
         S3Change,
@@ -39,30 +45,67 @@ RESERVE = 0.3
 """Seconds kept back from the remaining time for the answer itself."""
 
 
-def lambda_handler(cache: TieredCache) -> Callable[[Handler], Handler]:
-    """Decorate a handler: `@lambda_handler(cache)` above `def handler(event, context)`.
+def lambda_handler(
+    cache: TieredCache, *, after_response: bool | None = None, reserve: Duration = RESERVE
+) -> Callable[[Handler], Handler]:
+    """Decorate a handler: `@lambda_handler(cache)` above `def handler(event, context)`, below or above other decorators.
 
-    Loads learn the invocation's remaining time, limits such as `soft_timeout="40%"` are counted from it, and values
-    asked for with `scope="invocation"` are gone when the handler returns or raises. The remaining time is that of
-    `context.get_remaining_time_in_millis()` (AWS Lambda Developer Guide, "Using the Lambda context object") less
-    RESERVE; a context without that method has no limit.
+    Loads learn the invocation's remaining time, limits such as `soft_timeout="40%"` are counted from it, none is begun
+    that cannot end in it, and values asked for with `scope="invocation"` are gone when the handler returns or raises. The
+    remaining time is that of `context.get_remaining_time_in_millis()` (AWS Lambda Developer Guide, "Using the Lambda
+    context object") less `reserve`; a context without that method has no limit. Where the function has SnapStart, the
+    cache is told of snapshots and copies.
+
+    after_response: whether refreshes and what `cache.after_response` was given are done after the response is out. This
+        registers an internal extension when the handler is decorated, in the init phase, and that time is billed too.
+        None: if the cache was made with `refresh="after_response"`. Outside Lambda and on Managed Instances, where
+        threads go on, it changes nothing.
+    reserve: seconds kept back from the remaining time for the answer itself.
+
+    Raises TypeError for what is no cache or no plain handler, ConfigurationError for a reserve that is no duration.
     """
     if not callable(getattr(cache, "invocation", None)):
         raise TypeError("lambda_handler needs the cache: write @lambda_handler(cache) above the handler")
+    kept_back = seconds("reserve", reserve, zero=True)
+    wanted = cache.refresh == "after_response" if after_response is None else flag("after_response", after_response)
 
     def decorate(handler: Handler) -> Handler:
         check_loader_kind(handler, "lambda_handler")
+        extension = _extension() if wanted and is_frozen_between_invocations() else None
+        _register_hooks(cache)
 
         @wraps(handler)
         def wrapped(event: Any, context: Any = None, *args: Any, **named: Any) -> Any:
             milliseconds: Any = getattr(context, "get_remaining_time_in_millis", None)
-            remaining = None if milliseconds is None else lambda: milliseconds() / 1000 - RESERVE
-            with cache.invocation(remaining):
-                return handler(event, context, *args, **named)
+            remaining = None if milliseconds is None else lambda: milliseconds() / 1000 - kept_back
+            if extension is None or not extension.is_registered:
+                with cache.invocation(remaining):
+                    return handler(event, context, *args, **named)
+            extension.handler_began()
+            try:
+                with cache.invocation(remaining, works_after_response=True):
+                    return handler(event, context, *args, **named)
+            finally:
+                extension.handler_ended(lambda deadline: cache.run_deferred(lambda: deadline - time() - kept_back))
 
         return wrapped  # type: ignore[return-value]  # it takes and gives what the handler does
 
     return decorate
+
+
+def _extension() -> Extension:
+    """The extension of this process, registered if that is possible."""
+    from tiered_cache.aws_lambda._extension import EXTENSION
+
+    EXTENSION.register()
+    return EXTENSION
+
+
+def _register_hooks(cache: TieredCache) -> None:
+    if os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") == "snap-start":
+        from tiered_cache.aws_lambda import _snapstart
+
+        _snapstart.register(cache)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,390 @@
+"""Work put off: done when it delays nobody, in order, bounded by the time that is left, and never lost in silence."""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+from typing import Any
+
+import pytest
+
+import tiered_cache._deferred as module
+from tiered_cache import ClosedError, LoadTimeout, MemoryTier, Reason, TieredCache
+from tiered_cache._deferred import Deferred
+from tiered_cache._stats import Counters
+from tiered_cache.aws_lambda import lambda_handler
+from tiered_cache.testing import FakeClock
+
+WAIT = 20.0
+T0 = 1_000_000.0
+
+
+@pytest.fixture
+def on_lambda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container of Lambda, as its environment says: frozen between invocations."""
+    monkeypatch.setenv("AWS_LAMBDA_RUNTIME_API", "127.0.0.1:9001")
+    monkeypatch.setenv("AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand")
+
+
+class Time:
+    """Seconds that are left, of which each piece of work takes some."""
+
+    def __init__(self, left: float) -> None:
+        self.left = left
+
+    def __call__(self) -> float:
+        return self.left
+
+    def spend(self, seconds: float) -> None:
+        self.left -= seconds
+
+
+def stale(refresh: Any, **options: Any) -> tuple[TieredCache, FakeClock, list[str]]:
+    """A cache whose value of "k" is stale, and the loads made so far."""
+    clock, loads = FakeClock(T0), ["v0"]
+    cache = TieredCache(
+        MemoryTier(ttl=10, stale_while_revalidate=1000, jitter=0), clock=clock, refresh=refresh, **options
+    )
+    cache.get_or_load("k", lambda: "v0")
+    clock.advance(11)
+    return cache, clock, loads
+
+
+def loader(loads: list[str]) -> Any:
+    def load() -> str:
+        loads.append(f"v{len(loads)}")
+        return loads[-1]
+
+    return load
+
+
+def test_work_is_done_in_order_and_once() -> None:
+    """What it puts off itself waits for the next run, so that a run ends."""
+    work, done = Deferred(Counters()), []
+
+    def again() -> None:
+        done.append("again")
+        work.submit(again)
+
+    for name in "ab":
+        work.submit(lambda name=name: done.append(name))
+    work.submit(again)
+    assert (1, ["a", "b", "again"]) == (work.run(lambda: None), done)
+    assert (1, ["a", "b", "again", "again"]) == (work.run(lambda: None), done)
+
+
+def test_no_work_is_begun_when_the_time_is_up(caplog: pytest.LogCaptureFixture) -> None:
+    """It waits, in its order, and that is counted and said."""
+    counts, time = Counters(), Time(2.5)
+    work, done = Deferred(counts), []
+    for number in range(5):
+        work.submit(lambda number=number: (done.append(number), time.spend(1)))
+    assert (2, [0, 1, 2]) == (work.run(time), done)
+    assert 1 == counts["put_off"]
+    assert ["2 pieces of work wait for the next invocation: there is no time left"] == caplog.messages
+    time.left = 10
+    assert (0, [0, 1, 2, 3, 4]) == (work.run(time), done)
+    assert 1 == counts["put_off"]
+
+
+def test_what_is_put_off_is_bounded_and_the_rest_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The giver is told, and it is counted."""
+    monkeypatch.setattr(module, "MOST", 3)
+    counts = Counters()
+    work = Deferred(counts)
+    for _ in range(3):
+        work.submit(list)
+    with pytest.raises(OverflowError, match="^3 pieces of work wait already"):
+        work.submit(list)
+    assert (3, 1) == (len(work), counts["dropped"])
+
+
+def test_work_sees_the_context_of_who_put_it_off() -> None:
+    """Tracing and log correlation go with it."""
+    variable: contextvars.ContextVar[str] = contextvars.ContextVar("request")
+    variable.set("first")
+    work, seen = Deferred(Counters()), []
+    work.submit(lambda: seen.append(variable.get()))
+    variable.set("second")
+    work.run(lambda: None)
+    assert ["first"] == seen
+
+
+@pytest.mark.usefixtures("on_lambda")
+def test_after_response_is_done_at_the_end_of_the_invocation_where_nobody_works_after_it() -> None:
+    """With its arguments; also when the handler raised. What is given before the first invocation waits for it."""
+    cache, done = TieredCache(), []
+    cache.after_response(done.append, 0)
+
+    @lambda_handler(cache)
+    def handler(event: Any, context: Any) -> None:
+        cache.after_response(lambda *given, **named: done.append((given, named)), 1, two=2)
+        assert [] == done
+        assert 2 == cache.stats().work.waiting
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        handler({}, None)
+    assert [0, ((1,), {"two": 2})] == done
+    assert (2, 2, 0, 0, 0, 0) == tuple(cache.stats().work)
+
+
+@pytest.mark.usefixtures("on_lambda")
+def test_who_promised_works_after_the_response() -> None:
+    """Not at the end of the invocation, whose values are gone, but in the time that is then left."""
+    cache, done = TieredCache(), []
+    with cache.invocation(lambda: 3.0, works_after_response=True):
+        cache.after_response(lambda: done.append(cache._invocation.remaining()))
+    assert [] == done
+    assert 0 == cache.run_deferred(lambda: 1.5)
+    assert [1.5] == done
+    assert cache._invocation.remaining() is None
+
+
+def test_elsewhere_a_thread_does_it_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads go on there; on a Managed Instance too."""
+    monkeypatch.setenv("AWS_LAMBDA_RUNTIME_API", "127.0.0.1:9001")
+    monkeypatch.setenv("AWS_LAMBDA_INITIALIZATION_TYPE", "lambda-managed-instances")
+    cache, done = TieredCache(), threading.Event()
+    with cache.invocation():
+        cache.after_response(done.set)
+        assert done.wait(WAIT)
+
+
+@pytest.mark.usefixtures("on_lambda")
+def test_failing_work_is_counted_and_the_rest_is_done(caplog: pytest.LogCaptureFixture) -> None:
+    """Its text may hold a value: the log names its kind alone."""
+    cache, done = TieredCache(), []
+
+    def fail() -> None:
+        raise ValueError("secret")
+
+    with cache.invocation():
+        cache.after_response(fail)
+        cache.after_response(done.append, 1)
+    assert [1] == done
+    assert (2, 2, 1) == tuple(cache.stats().work)[:3]
+    assert "deferred work failed: ValueError" in caplog.messages
+    assert "secret" not in caplog.text
+
+
+@pytest.mark.usefixtures("on_lambda")
+def test_what_was_never_run_is_reported_when_the_cache_is_closed(caplog: pytest.LogCaptureFixture) -> None:
+    """Counted and said; a closed cache takes no work."""
+    cache = TieredCache()
+    cache.after_response(list)
+    cache.close()
+    cache.close()
+    assert (0, 1) == (cache.stats().work.waiting, cache.stats().work.dropped)
+    assert ["1 pieces of work that were put off are never done: the cache was closed"] == caplog.messages
+    with pytest.raises(ClosedError):
+        cache.after_response(list)
+
+
+@pytest.mark.usefixtures("on_lambda")
+def test_work_that_is_refused_is_counted_and_the_handler_goes_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The response is worth more; the log says what is lost."""
+    monkeypatch.setattr(module, "MOST", 1)
+    cache, done = TieredCache(), []
+    with cache.invocation():
+        cache.after_response(done.append, 1)
+        cache.after_response(done.append, 2)
+    assert [1] == done
+    assert (2, 1, 1) == (cache.stats().work.deferred, cache.stats().work.done, cache.stats().work.dropped)
+    assert any(message.startswith("work for after the response was refused") for message in caplog.messages)
+
+
+@pytest.mark.parametrize("bad", [None, "text", 5])
+def test_what_is_no_function_is_refused_at_once(bad: Any) -> None:
+    """And a coroutine function, which nobody would await."""
+
+    async def coroutine() -> None:
+        pass
+
+    with pytest.raises(TypeError, match="^after_response needs a plain function; got"):
+        TieredCache().after_response(bad)
+    with pytest.raises(TypeError, match="after_response got a coroutine function"):
+        TieredCache().after_response(coroutine)
+
+
+@pytest.mark.usefixtures("on_lambda")
+def test_a_stale_hit_is_answered_at_once_and_refreshed_after_the_response() -> None:
+    """Once, however often it is hit; a freeze of an hour in between does not owe it twice."""
+    cache, clock, loads = stale("after_response")
+    with cache.invocation(lambda: 3.0, works_after_response=True):
+        for _ in range(3):
+            assert ("v0", Reason.REVALIDATING) == (
+                (answer := cache.get_entry_or_load("k", loader(loads))).value,
+                answer.reason,
+            )
+    clock.advance(900)
+    with cache.invocation(lambda: 3.0, works_after_response=True):
+        assert "v0" == cache.get_or_load("k", loader(loads))
+    assert ["v0"] == loads
+    assert (1, 1) == (cache.stats().origin.refreshes, cache.stats().work.waiting)
+    cache.run_deferred(lambda: 2.0)
+    assert ["v0", "v1"] == loads
+    assert "v1" == cache.get_or_load("k", loader(loads))
+
+
+@pytest.mark.usefixtures("on_lambda")
+def test_auto_refreshes_after_the_response_where_that_was_asked_for_and_else_inline() -> None:
+    """What is asked for is the promise to work then."""
+    cache, _, loads = stale("auto")
+    with cache.invocation(lambda: 3.0, works_after_response=True):
+        assert "v0" == cache.get_or_load("k", loader(loads))
+    assert ["v0"] == loads
+    cache, _, loads = stale("auto")
+    with cache.invocation(lambda: 3.0):
+        assert "v1" == cache.get_or_load("k", loader(loads))
+
+
+@pytest.mark.usefixtures("on_lambda")
+def test_the_next_invocation_refreshes_before_its_handler_runs() -> None:
+    """The one that met the stale value is not delayed at all."""
+    cache, _, loads = stale("next_invocation")
+    with cache.invocation(lambda: 3.0):
+        assert "v0" == cache.get_or_load("k", loader(loads))
+    assert ["v0"] == loads
+    with cache.invocation(lambda: 3.0):
+        assert ["v0", "v1"] == loads
+        assert "v1" == cache.get_or_load("k", loader(loads))
+
+
+@pytest.mark.usefixtures("on_lambda")
+def test_a_refresh_that_has_no_time_is_owed_still() -> None:
+    """It is not begun, and done after a later invocation."""
+    cache, _, loads = stale("after_response")
+    with cache.invocation(lambda: 3.0, works_after_response=True):
+        cache.get_or_load("k", loader(loads))
+    assert 1 == cache.run_deferred(lambda: 0.0)
+    assert (["v0"], 1) == (loads, cache.stats().work.put_off)
+    assert 0 == cache.run_deferred(lambda: 1.0)
+    assert ["v0", "v1"] == loads
+
+
+@pytest.mark.usefixtures("on_lambda")
+def test_after_a_refresh_that_failed_there_is_a_pause_that_grows() -> None:
+    """A denial too, though no stale value covers for one: an origin that denies is not asked after each response."""
+    cache, clock, _ = stale("after_response", error_backoff=10)
+    tries: list[float] = []
+
+    def denied() -> str:
+        tries.append(clock())
+        raise PermissionError
+
+    for _ in range(8):
+        with cache.invocation(lambda: 3.0, works_after_response=True):
+            assert "v0" == cache.get_or_load("k", denied)
+        cache.run_deferred(lambda: 1.0)
+        clock.advance(5)
+    assert 7.5 <= tries[1] - tries[0] <= 10
+    assert 15 <= tries[2] - tries[1] <= 20
+    assert 3 == len(tries) == cache.stats().origin.refresh_failures
+
+
+@pytest.mark.usefixtures("on_lambda")
+def test_loads_that_go_on_in_threads_end_before_the_container_is_frozen() -> None:
+    """Those that outlived a soft_timeout: whoever works after the response waits for them, in the time that is left."""
+    cache, _, _ = stale("auto")
+    gate = threading.Event()
+
+    def slow() -> str:
+        assert gate.wait(WAIT)
+        return "v1"
+
+    with cache.invocation(lambda: 30.0, works_after_response=True):
+        answer = cache.get_entry_or_load("k", slow, soft_timeout=0.01, force_refresh=True)
+        assert ("v0", Reason.LOAD_SLOW) == (answer.value, answer.reason)
+    threading.Timer(0.05, gate.set).start()
+    cache.run_deferred(lambda: WAIT)
+    assert "v1" == cache.get_or_load("k", slow)
+
+
+# No load that cannot end (F62).
+
+
+@pytest.mark.parametrize("left", [0.0, -5.0])
+def test_without_time_no_load_is_begun(left: float) -> None:
+    """What is stale is served; where there is nothing, the error says why."""
+    cache, clock, loads = stale("inline")
+    clock.advance(2000)  # past all windows: nothing may be served
+    with cache.invocation(lambda: left), pytest.raises(LoadTimeout, match="^no load was begun: the invocation has no"):
+        cache.get_or_load("k", loader(loads))
+    cache, _, loads = stale("inline")
+    with cache.invocation(lambda: left):
+        answer = cache.get_entry_or_load("k", loader(loads))
+    assert ("v0", True, Reason.NO_TIME) == (answer.value, answer.stale, answer.reason)
+    assert (["v0"], 1) == (loads, cache.stats().origin.too_late)
+
+
+def test_a_load_that_took_longer_last_time_is_not_begun_while_something_can_be_served() -> None:
+    """With more time left it is, and where nothing can be served it is tried."""
+    clock, loads = FakeClock(T0), ["v0"]
+    cache = TieredCache(MemoryTier(ttl=10, stale_if_error=1000, jitter=0), clock=clock, refresh="inline")
+
+    def slow() -> str:
+        clock.advance(3)
+        return "slow"
+
+    cache.get_or_load("k", slow)
+    clock.advance(20)
+    with cache.invocation(lambda: 2.9):
+        answer = cache.get_entry_or_load("k", loader(loads))
+        assert ("slow", Reason.NO_TIME) == (answer.value, answer.reason)
+        assert "v1" == cache.get_or_load("other", loader(loads))
+        assert "v2" == cache.get_or_load("k", loader(loads), stale_ok=False)
+    clock.advance(20)
+    with cache.invocation(lambda: 3.1):
+        assert "v3" == cache.get_or_load("k", loader(loads))
+
+
+def test_many_keys_without_time_are_served_stale_or_not_at_all() -> None:
+    """The batch loader is not begun for those that can be served."""
+    clock = FakeClock(T0)
+    cache = TieredCache(MemoryTier(ttl=10, stale_if_error=1000, jitter=0), clock=clock, refresh="inline")
+    cache.get_many_or_load(["a", "b"], lambda keys: dict.fromkeys(keys, "old"))
+    clock.advance(20)
+    with cache.invocation(lambda: 0.0):
+        assert {"a": "old", "b": "old"} == cache.get_many_or_load(["a", "b"], lambda keys: 1 / 0)  # type: ignore[arg-type, return-value]
+        with pytest.raises(LoadTimeout):
+            cache.get_many_or_load(["a", "c"], lambda keys: dict.fromkeys(keys, "new"))
+
+
+# The container.
+
+
+def test_the_container_is_counted_from_its_first_invocation() -> None:
+    """Cold start, invocations, age, time between them, and a thaw after a minute."""
+    clock = FakeClock(T0)
+    cache = TieredCache(clock=clock)
+    before = cache.stats().container
+    assert (0, 0, 0, 0.0, 0.0, 0) == tuple(before)[1:]
+    clock.advance(100)  # initialised ahead of need
+    for pause in (5.0, 59.0, 60.0):
+        with cache.invocation():
+            clock.advance(1)
+        clock.advance(pause)
+    with cache.invocation():
+        now = cache.stats().container
+    assert before.id == now.id
+    assert (1, 0, 4, 127.0, 124.0, 1) == tuple(now)[1:]
+    assert now.id != TieredCache().stats().container.id
+
+
+def test_a_copy_made_from_a_snapshot_is_a_container_of_its_own() -> None:
+    """With another id, a cold start of its own, and L1 to be confirmed before it answers."""
+    clock = FakeClock(T0)
+    cache = TieredCache(MemoryTier(ttl=1000, jitter=0), clock=clock)
+    cache.get_or_load("k", lambda: "of the snapshot")
+    before = cache.stats().container
+    cache.before_snapshot()
+    clock.advance(500)
+    cache.after_restore()
+    with cache.invocation():
+        assert "of the copy" == cache.get_or_load("k", lambda: "of the copy")
+    after = cache.stats().container
+    assert before.id != after.id
+    assert (1, 1, 1, 0.0) == (after.cold_starts, after.restores, after.invocations, after.frozen)

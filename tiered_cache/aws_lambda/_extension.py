@@ -1,0 +1,171 @@
+"""An internal extension: a thread of this process that Lambda waits for before it freezes the container.
+
+The caller has its response as soon as the runtime has posted it; the container is frozen, and takes the next event, once
+the runtime and each registered extension have asked for the next one. So what this thread does in between delays nobody's
+response. It is billed as part of the invocation, and counts towards the function's timeout. (AWS Lambda Developer Guide,
+"Using the Lambda Extensions API to create extensions", "Understanding the execution environment lifecycle".)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from http.client import HTTPConnection, HTTPException
+from typing import TYPE_CHECKING, Any
+
+from tiered_cache._log import log
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from email.message import Message
+
+NAME = "tiered_cache"
+LOOK = 0.005
+"""Seconds between two looks at what the runtime does."""
+POSTING = 1.0
+"""Seconds for which work waits at most for the response to be posted."""
+UNHANDLED = 0.1
+"""Seconds for which the runtime must have waited for the next event before this one counts as not ours."""
+TRIES = 3
+
+
+class Extension:
+    """The one extension of this process, for all its caches. `register` in the init phase; Lambda allows it only there."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._id = ""
+        self._open = 0  # handlers that run now: one, or one within another
+        self._work: list[Callable[[float], object]] = []  # of the handlers that have ended
+
+    @property
+    def is_registered(self) -> bool:
+        """Whether work is done after the response."""
+        return bool(self._id)
+
+    def register(self) -> bool:
+        """Register with the Extensions API, unless that was done before; whether it was or is. A failure is logged."""
+        if self._id:
+            return True
+        try:
+            connection = _connection()
+            headers, _ = _exchange(
+                connection, "POST", "register", {"Lambda-Extension-Name": NAME}, {"events": ["INVOKE"]}
+            )
+        except (OSError, HTTPException) as error:
+            log().warning("work after the response will be done before it: the extension was not registered: %s", error)
+            return False
+        self._id = headers["Lambda-Extension-Identifier"] or NAME
+        threading.Thread(target=self._run, args=(connection,), name="tiered_cache-extension", daemon=True).start()
+        return True
+
+    def handler_began(self) -> None:
+        """A handler begins whose end will be told."""
+        with self._changed:
+            self._open += 1
+
+    def handler_ended(self, work: Callable[[float], object]) -> None:
+        """It has ended: `work(deadline)` is to be done once the response is out; deadline in wall-clock seconds."""
+        with self._changed:
+            self._open -= 1
+            self._work.append(work)
+            self._changed.notify_all()
+
+    def _run(self, connection: HTTPConnection) -> None:
+        failures = 0
+        while failures < TRIES:
+            try:
+                _, body = _exchange(connection, "GET", "event/next", {"Lambda-Extension-Identifier": self._id})
+                self._after(json.loads(body))
+                failures = 0
+            except (OSError, HTTPException, LookupError, ValueError) as error:
+                failures += 1
+                log().warning("the extension could not ask for the next event: %s", error)
+                connection.close()
+                time.sleep(LOOK)
+        self._give_up(connection)
+
+    def _after(self, event: dict[str, Any]) -> None:
+        """Do what the invocation of `event` leaves behind, once its response is out."""
+        deadline = event["deadlineMs"] / 1000
+        if not self._wait_for_end(deadline):
+            return
+        ends = time.monotonic() + POSTING
+        while not _runtime_waits() and time.monotonic() < ends:
+            time.sleep(LOOK)
+        with self._changed:
+            work, self._work = self._work, []
+        for one in work:
+            try:
+                one(deadline)
+            except BaseException as error:  # noqa: BLE001  # such as SystemExit: without this thread the container hangs
+                log().error("work after the response was ended by %s", type(error).__name__)
+
+    def _wait_for_end(self, deadline: float) -> bool:
+        """Wait for the handler's end; False if this invocation has a handler that does not tell, or is beyond its time."""
+        idle_since = None
+        with self._changed:
+            while self._open or not self._work:
+                if time.time() >= deadline:
+                    return False
+                if self._open or not _runtime_waits():
+                    idle_since = None
+                else:
+                    idle_since = idle_since or time.monotonic()
+                    if time.monotonic() - idle_since >= UNHANDLED:
+                        return False
+                self._changed.wait(UNHANDLED / 4)
+        return True
+
+    def _give_up(self, connection: HTTPConnection) -> None:
+        """Let Lambda know that nobody asks for events any longer, for else it would wait; it resets the container."""
+        headers = {
+            "Lambda-Extension-Identifier": self._id,
+            "Lambda-Extension-Function-Error-Type": "Extension.NextFailed",
+        }
+        self._id = ""
+        try:
+            _exchange(connection, "POST", "exit/error", headers, {})
+        except (OSError, HTTPException) as error:
+            log().error("the extension has ended, and could not say so: %s", error)
+        connection.close()
+
+
+EXTENSION = Extension()
+
+
+def _connection() -> HTTPConnection:
+    address = os.environ.get("AWS_LAMBDA_RUNTIME_API", "")
+    if not address:
+        raise OSError("there is no AWS_LAMBDA_RUNTIME_API, so this is not Lambda")
+    return HTTPConnection(address)  # without a timeout: the next event may be hours away
+
+
+def _exchange(
+    connection: HTTPConnection, method: str, path: str, headers: dict[str, str], sent: object = None
+) -> tuple[Message, bytes]:
+    """The headers and the body of the answer. Raises OSError for an answer that is not 2xx, HTTPException for none."""
+    body = None if sent is None else json.dumps(sent)
+    connection.request(method, f"/2020-01-01/extension/{path}", body, headers)
+    answer = connection.getresponse()
+    text = answer.read()
+    if answer.status // 100 != 2:
+        raise OSError(f"{answer.status} {text[:200].decode(errors='replace')}")
+    return answer.headers, text
+
+
+def _runtime_waits() -> bool:
+    """Whether the runtime's client is asking for the next event, so that the last response is out.
+
+    Seen from the main thread's stack, since Lambda tells an extension of the begin of an invocation, and not of its end.
+    """
+    main = threading.main_thread().ident
+    frame = sys._current_frames().get(main or 0)  # noqa: SLF001  # documented, for such uses
+    while frame is not None:
+        if frame.f_code.co_name == "wait_next_invocation":
+            return True
+        frame = frame.f_back
+    return False
