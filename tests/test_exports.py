@@ -42,6 +42,10 @@ NAMES = {
     "TieredCacheError",
 }
 METHODS = {
+    "after_response",
+    "after_restore",
+    "before_snapshot",
+    "run_deferred",
     "cached",
     "close",
     "delete",

@@ -80,6 +80,8 @@ cache = TieredCache(
 )
 TieredCache()
 TieredCache(l1=MemoryTier(ttl=60), l2=None, coherence=5, refresh="inline")
+TieredCache(refresh="after_response").after_response(print, 1, sep="")
+TieredCache(refresh="next_invocation").after_response(len)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 TieredCache(MemoryTier(ttl=1), refresh="positional after the tiers is refused")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 # Reading and writing
@@ -155,7 +157,7 @@ assert_type(rate("EUR"), float)
 customer("seven")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
-@lambda_handler(cache)
+@lambda_handler(cache, after_response=True, reserve="500ms")
 def handler(event: dict[str, Any], context: object) -> str:
     return str(event) + str(context)
 
