@@ -14,8 +14,17 @@ from __future__ import annotations
 from tiered_cache.local._needs import ServiceUnavailable
 from tiered_cache.local.athena import AthenaServer
 from tiered_cache.local.aws import AWSServer
+from tiered_cache.local.awslambda import LocalLambda
 from tiered_cache.local.proxy import FaultProxy
 from tiered_cache.local.services import LocalServices
 from tiered_cache.local.valkey import ValkeyServer
 
-__all__ = ["AWSServer", "AthenaServer", "FaultProxy", "LocalServices", "ServiceUnavailable", "ValkeyServer"]
+__all__ = [
+    "AWSServer",
+    "AthenaServer",
+    "FaultProxy",
+    "LocalLambda",
+    "LocalServices",
+    "ServiceUnavailable",
+    "ValkeyServer",
+]

@@ -1,0 +1,71 @@
+"""A handler that does what its event says, and tells of its process."""
+
+import os
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+sys.stdout.write(f"init of {os.getpid()}\n")
+BORN = time.time()
+calls = []
+
+
+def handler(event, context):
+    calls.append(context.aws_request_id)
+    for name in event:
+        DO[name](event[name])
+    return {
+        "pid": os.getpid(),
+        "calls": len(calls),
+        "born": BORN,
+        "request_id": context.aws_request_id,
+        "remaining": context.get_remaining_time_in_millis() / 1000,
+        "tenant": context.tenant_id,
+        "arn": context.invoked_function_arn,
+        "client": context.client_context and context.client_context.custom,
+        "environment": dict(os.environ),
+        "ticks": len(ticks),
+        "scratch": sorted(path.name for path in Path(tempfile.gettempdir()).iterdir()),
+    }
+
+
+ticks = []
+
+
+def tick(seconds):
+    """Count in a thread of its own for as long as the process lives."""
+
+    def count():
+        while True:
+            time.sleep(seconds)
+            ticks.append(time.time())
+
+    threading.Thread(target=count, daemon=True).start()
+
+
+def fork(seconds):
+    """A child that writes its number of rounds to `rounds` in the scratch folder."""
+    if os.fork():
+        return
+    rounds = Path(tempfile.gettempdir(), "rounds")
+    for number in range(1000):
+        rounds.write_text(str(number))
+        time.sleep(seconds)
+    os._exit(0)
+
+
+def fail(text):
+    raise ValueError(text)
+
+
+DO = {
+    "sleep": time.sleep,
+    "raise": fail,
+    "exit": os._exit,
+    "tick": tick,
+    "fork": fork,
+    "write": lambda name: Path(tempfile.gettempdir(), name).touch(),
+    "say": lambda text: sys.stdout.write(text + "\n"),
+}

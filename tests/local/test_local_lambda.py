@@ -1,0 +1,414 @@
+"""The local Lambda: containers, freeze and thaw, timeouts and crashes, with the real runtime client."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tiered_cache import ConfigurationError
+from tiered_cache.local import LocalLambda, ServiceUnavailable, awslambda
+from tiered_cache.local._process import poll
+from tiered_cache.local.awslambda import (
+    ContainerCrashed,
+    FunctionTimedOut,
+    HandlerError,
+    InitFailed,
+    LambdaError,
+    Throttled,
+)
+
+HANDLERS = Path(__file__).parent / "handlers"
+ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="awslambdaric runs on Linux only")
+
+
+def function(handler: str = "plain.handler", **options) -> LocalLambda:
+    return LocalLambda(handler, directory=HANDLERS, **{"timeout": 20.0, **options})
+
+
+def alive(pid: int) -> bool:
+    """True while there is such a process, a zombie not counted."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_an_event_is_handled_in_a_process_that_stays():
+    """The second event finds the globals of the first; cold is the first alone."""
+    with function() as fn:
+        first, second = fn.invoke({}), fn.invoke({})
+        assert (first.value["calls"], second.value["calls"]) == (1, 2)
+        assert first.value["pid"] == second.value["pid"] == first.pid == fn.containers[0].pid
+        assert (first.cold, second.cold) == (True, False)
+        assert first.init_seconds > 0 == second.init_seconds
+        assert first.container == second.container == 1
+        assert first.request_id == first.value["request_id"] != second.request_id
+        assert second.billed_seconds >= second.seconds > 0
+
+
+def test_the_environment_is_lambdas_own(monkeypatch):
+    """What Lambda sets is set, `environment` is on top, and nothing of this process gets in by accident."""
+    monkeypatch.setenv("A_SECRET_OF_THE_TEST", "1")
+    with function(
+        memory=512, timeout=7.0, python_version="3.12", environment={"TABLE": "t", "AWS_REGION": "eu-1"}
+    ) as fn:
+        value = fn.invoke({}, client_context={"custom": {"a": "b"}}).value
+    seen = value["environment"]
+    expected = {
+        "_HANDLER": "plain.handler",
+        "LAMBDA_TASK_ROOT": str(HANDLERS),
+        "AWS_LAMBDA_FUNCTION_NAME": "local",
+        "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "512",
+        "AWS_LAMBDA_INITIALIZATION_TYPE": "on-demand",
+        "AWS_EXECUTION_ENV": "AWS_Lambda_python3.12",
+        "TZ": ":UTC",
+        "TABLE": "t",
+        "AWS_REGION": "eu-1",
+    }
+    assert {name: seen.get(name) for name in expected} == expected
+    assert seen["_X_AMZN_TRACE_ID"].startswith("Root=1-")
+    assert "A_SECRET_OF_THE_TEST" not in seen
+    assert 0 < value["remaining"] <= 7.0
+    assert value["arn"].endswith(":function:local")
+    assert value["client"] == {"a": "b"}
+
+
+def test_a_frozen_container_does_nothing():
+    """A thread stands still between two events, and goes on with the second."""
+    with function() as fn:
+        fn.invoke({"tick": 0.01})
+        (container,) = fn.containers
+        container.wait_frozen()
+        before = fn.invoke({"sleep": 0.1}).value["ticks"]
+        container.wait_frozen()
+        time.sleep(0.5)
+        after = fn.invoke({}).value["ticks"]
+        assert before >= 1
+        assert after - before <= 5  # about 50 without the freeze
+        assert container.frozen_seconds >= 0.5
+
+
+def test_forked_processes_are_frozen_too():
+    """What the handler has forked is of the same group."""
+    with function() as fn:
+        fn.invoke({"fork": 0.01})
+        fn.invoke({"sleep": 0.1})
+        fn.containers[0].wait_frozen()
+        rounds = scratch_of(fn) / "rounds"
+        before = rounds.read_text()
+        time.sleep(0.3)
+        assert rounds.read_text() == before
+
+
+def scratch_of(fn: LocalLambda) -> Path:
+    environment = Path(f"/proc/{fn.containers[0].pid}/environ").read_bytes().split(b"\0")
+    return Path(next(line for line in environment if line.startswith(b"TMPDIR=")).partition(b"=")[2].decode())
+
+
+def test_without_freeze_a_container_goes_on():
+    """freeze=False leaves it idle and running."""
+    with function(freeze=False) as fn:
+        fn.invoke({"tick": 0.01})
+        fn.settle()
+        assert fn.containers[0].state == "idle"
+        time.sleep(0.3)
+        assert fn.invoke({}).value["ticks"] > 5
+        assert fn.containers[0].frozen_seconds == 0
+
+
+def test_a_container_is_made_only_when_none_is_idle():
+    """One after another they share one; at once each gets its own; too many are throttled, or wait."""
+    with function(containers=2) as fn:
+        for _ in range(3):
+            fn.invoke({})
+        assert len(fn.containers) == 1
+        at_once = [fn.invoke_async({"sleep": 0.5}) for _ in range(2)]
+        with pytest.raises(Throttled, match="2 containers"):
+            fn.invoke({})
+        waited = fn.invoke({}, wait=True)
+        assert {one.result().container for one in at_once} == {1, 2}
+        assert waited.container in (1, 2)
+        assert len(fn.containers) == 2
+
+
+@pytest.mark.parametrize(
+    ("routing", "expected"), [("newest", [3]), ("oldest", [1]), ("random", [1, 2, 3]), (lambda idle: idle[1], [2])]
+)
+def test_routing_chooses_among_idle_containers(routing, expected):
+    """Each rule takes the containers it says."""
+    with function(containers=3, routing=routing, seed=1).start(3) as fn:
+        taken = {fn.invoke({}).container for _ in range(20 if routing == "random" else 3)}
+        assert sorted(taken) == expected
+
+
+def test_the_most_recently_used_is_taken():
+    """The rule "recent" follows the use, not the age."""
+    with function(containers=2, routing="recent") as fn:
+        slow, quick = fn.invoke_async({"sleep": 0.5}), fn.invoke_async({})
+        last = max((slow.result(), quick.result()), key=lambda done: done.seconds).container
+        fn.settle()
+        first_used = fn.invoke({}).container
+        assert first_used in (1, 2)
+        assert {fn.invoke({}).container for _ in range(3)} == {first_used}
+        assert last in (1, 2)
+
+
+def test_the_handlers_error_reaches_the_caller_and_the_process_goes_on():
+    """Kind, message and trace as the runtime posts them."""
+    with function() as fn:
+        with pytest.raises(HandlerError) as caught:
+            fn.invoke({"raise": "no such luck"})
+        assert (caught.value.kind, caught.value.message) == ("ValueError", "no such luck")
+        assert any("plain.py" in line for line in caught.value.trace)
+        assert caught.value.container == 1
+        assert fn.invoke({}).value["calls"] == 2
+
+
+def test_a_timeout_kills_the_processes_and_the_next_event_starts_new_ones():
+    """Same container, new process, what it had written is still there."""
+    with function() as fn:
+        before = fn.invoke({"write": "kept"})
+        with pytest.raises(FunctionTimedOut, match="Task timed out after 0.50 seconds") as caught:
+            fn.invoke({"sleep": 20}, timeout=0.5)
+        assert isinstance(caught.value, LambdaError)
+        assert isinstance(caught.value, RuntimeError)
+        assert not alive(before.pid)
+        after = fn.invoke({})
+        assert (after.container, after.cold, after.value["calls"]) == (1, True, 1)
+        assert after.pid != before.pid
+        assert after.value["scratch"] == ["kept"]
+        assert fn.containers[0].log.count("init of") == 2
+
+
+def test_a_crash_in_an_invocation_is_reported_with_its_status():
+    """os._exit in a handler ends the invocation, and the next one starts anew."""
+    with function() as fn:
+        fn.invoke({"say": "a last word"})
+        with pytest.raises(ContainerCrashed, match=r"(?s)exit status 3.*a last word") as caught:
+            fn.invoke({"exit": 3})
+        assert caught.value.status == 3
+        assert fn.invoke({}).value["calls"] == 1
+
+
+def test_a_killed_container_never_serves_again():
+    """Its invocation fails; another container, with another number, takes the next."""
+    with function() as fn:
+        running = fn.invoke_async({"sleep": 20})
+        assert poll(lambda: [one for one in fn.containers if one.state == "busy"], seconds=10)
+        (container,) = fn.containers
+        container.kill()
+        with pytest.raises(ContainerCrashed):
+            running.result(10)
+        assert container.state == "gone"
+        assert fn.containers == []
+        assert fn.invoke({}).container == 2
+
+
+def test_a_process_that_died_in_its_sleep_is_replaced():
+    """SIGKILL between two events, as the kernel does where memory is short: the next event starts anew."""
+    with function() as fn:
+        pid = fn.invoke({}).pid
+        fn.settle()
+        os.kill(pid, signal.SIGKILL)
+        assert poll(lambda: fn.containers[0].pid is None, seconds=10)
+        after = fn.invoke({})
+        assert (after.container, after.cold) == (1, True)
+
+
+def test_an_init_that_fails_is_tried_once_more_and_reported(tmp_path):
+    """What the module raised is in the error; Lambda runs such an init twice."""
+    (tmp_path / "broken.py").write_text("print('trying')\nraise KeyError('no table')\n")
+    with LocalLambda("broken.handler", directory=tmp_path) as fn:
+        with pytest.raises(InitFailed, match="no table") as caught:
+            fn.invoke({})
+        assert caught.value.kind == "KeyError"
+        assert fn.containers[0].log.count("trying") == 2
+
+
+def test_a_module_that_is_not_there_is_named(tmp_path):
+    """Lambda's own word for it."""
+    with LocalLambda("nowhere.handler", directory=tmp_path) as fn, pytest.raises(InitFailed, match="nowhere") as caught:
+        fn.invoke({})
+    assert caught.value.kind == "Runtime.ImportModuleError"
+
+
+def test_an_init_that_takes_too_long_is_tried_again_within_the_invocation(tmp_path):
+    """It is killed at init_timeout; the second try may take the function's time."""
+    code = "import time, pathlib\nmark = pathlib.Path(__file__).with_name('mark')\n"
+    code += "if not mark.exists():\n    mark.touch()\n    time.sleep(60)\n"
+    (tmp_path / "slow.py").write_text(code + "def handler(event, context):\n    return 'came'\n")
+    with LocalLambda("slow.handler", directory=tmp_path, init_timeout=1.0, timeout=20.0) as fn:
+        done = fn.invoke({})
+        assert (done.value, done.cold) == ("came", True)
+
+
+def test_an_init_that_never_ends_is_a_timeout_of_the_function(tmp_path):
+    """Both tries are killed; ahead of any event it is a failed init."""
+    (tmp_path / "never.py").write_text("import time\ntime.sleep(60)\n")
+    with LocalLambda("never.handler", directory=tmp_path, init_timeout=0.5, timeout=0.5) as fn:
+        with pytest.raises(FunctionTimedOut):
+            fn.invoke({})
+        with pytest.raises(InitFailed, match=r"0\.5 s"):
+            fn.start(1)
+
+
+def test_containers_started_ahead_are_warm():
+    """start(n) has them initialised, and frozen, before the first event."""
+    with function(containers=3, initialization="provisioned-concurrency").start(2) as fn:
+        fn.settle()
+        assert [one.state for one in fn.containers] == ["frozen", "frozen"]
+        done = fn.invoke({})
+        assert not done.cold
+        assert done.value["environment"]["AWS_LAMBDA_INITIALIZATION_TYPE"] == "provisioned-concurrency"
+        fn.start(3)
+        assert len(fn.containers) == 3
+
+
+def test_a_tenants_container_serves_that_tenant_alone():
+    """Each tenant has its own; where there is no room, one that waits for another tenant goes."""
+    with function(containers=2) as fn:
+        blue, red, blue_again = (fn.invoke({}, tenant=tenant) for tenant in ("blue", "red", "blue"))
+        assert [done.value["tenant"] for done in (blue, red, blue_again)] == ["blue", "red", "blue"]
+        assert (blue.container, red.container, blue_again.container) == (1, 2, 1)
+        assert fn.invoke({}, tenant="green").container == 3
+        assert [one.number for one in fn.containers] == [1, 3]
+
+
+@pytest.mark.parametrize("version", ["3.11", "3.12"])
+def test_both_ways_of_the_client_to_wait_are_served(version):
+    """From 3.12 on the client waits in a helper thread."""
+    with function(python_version=version) as fn:
+        pids = set()
+        for _ in range(3):
+            pids.add(fn.invoke({}).pid)
+            fn.settle()
+        assert len(pids) == 1
+
+
+def test_large_events_and_answers_pass():
+    """Half a megabyte in and out, through the client's chunks."""
+    with function() as fn:
+        with pytest.raises(HandlerError) as caught:
+            fn.invoke({"raise": "x" * 500_000})
+        assert len(caught.value.message) == 500_000
+
+
+def test_many_threads_invoke_at_once():
+    """Every caller gets its own answer."""
+    with function(containers=4) as fn:
+        seen = []
+
+        def call():
+            for _ in range(5):
+                done = fn.invoke({}, wait=True)
+                seen.append(done.request_id == done.value["request_id"])
+
+        callers = [threading.Thread(target=call) for _ in range(6)]
+        for caller in callers:
+            caller.start()
+        for caller in callers:
+            caller.join()
+        assert seen == [True] * 30
+        assert sum(one.invocations for one in fn.containers) == 30
+
+
+def test_nothing_is_left_behind():
+    """After the end no process and no folder; a handle can still be read."""
+    with function() as fn:
+        fn.invoke({"fork": 1.0})
+        (container,) = fn.containers
+        pid, scratch = container.pid, scratch_of(fn)
+    assert not alive(pid)
+    assert not scratch.exists()
+    assert container.state == "gone"
+    assert "init of" in container.log
+    with pytest.raises(ServiceUnavailable, match="not started"):
+        fn.invoke({})
+    fn.stop()
+
+
+def test_an_invocation_that_is_cut_off_by_the_end_is_told_so():
+    """Leaving the block lets the waiting caller go."""
+    with function() as fn:
+        running = fn.invoke_async({"sleep": 20})
+        assert poll(lambda: [one for one in fn.containers if one.state == "busy"], seconds=10)
+    with pytest.raises(LambdaError, match="stopped"):
+        running.result(10)
+
+
+PARENT = """
+import sys
+from tiered_cache.local import LocalLambda
+fn = LocalLambda("plain.handler", directory=sys.argv[1]).start()
+fn.invoke({"fork": 0.05})
+fn.settle()
+print(fn.containers[0].pid, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_containers_do_not_outlive_a_test_that_was_killed():
+    """Frozen or not, they go with the process that made them, and so do their folders."""
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT, HANDLERS],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    ) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        forked = [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        assert alive(pid)
+        parent.kill()
+        parent.wait()
+        assert poll(lambda: not any(map(alive, [pid, *forked])), seconds=10)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"handler": "nodot"}, "handler"),
+        ({"directory": "/no/such/folder"}, "directory"),
+        ({"containers": 0}, "containers"),
+        ({"timeout": 0}, "timeout"),
+        ({"timeout": 901.0}, "timeout"),
+        ({"memory": 64}, "memory"),
+        ({"routing": "round-robin"}, "routing"),
+        ({"initialization": "warm"}, "initialization"),
+        ({"processes": 0}, "processes"),
+        ({"extensions": ["python ext.py"]}, "extensions"),
+        ({"initialization": "lambda-managed-instances", "still_clock": True}, "still_clock"),
+    ],
+)
+def test_options_that_mean_nothing_are_named(options, named):
+    """The error says which argument, and what is allowed."""
+    with pytest.raises(ConfigurationError, match=named):
+        LocalLambda(**{"handler": "plain.handler", "directory": HANDLERS, **options})
+
+
+def test_bad_calls_are_named():
+    """An event that JSON cannot carry, a time that cannot be, more containers than there may be."""
+    with function() as fn:
+        with pytest.raises(TypeError, match="event"):
+            fn.invoke({"set": {1}})
+        with pytest.raises(ConfigurationError, match="timeout"):
+            fn.invoke({}, timeout=-1)
+        with pytest.raises(ConfigurationError, match="0 to 1"):
+            fn.start(2)
+
+
+def test_without_the_client_the_error_says_what_to_install(monkeypatch):
+    """No awslambdaric: the extra is named."""
+    monkeypatch.setattr(awslambda, "find_spec", lambda name: None)
+    with pytest.raises(ServiceUnavailable, match=r"tiered-cache\[local\]"):
+        function().start()

@@ -1,0 +1,162 @@
+"""All containers of one local function, and which of them gets an invocation."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from tiered_cache.local._lambda_environment import Environment
+from tiered_cache.local._lambda_errors import LambdaError, Throttled
+from tiered_cache.local._lambda_function import VERSION, Function
+from tiered_cache.local._lambda_life import Place
+from tiered_cache.local._lambda_processes import Changes, Processes
+
+if TYPE_CHECKING:
+    from tiered_cache.local._lambda_invocation import Invocation
+
+Choose: TypeAlias = Callable[[Sequence[Environment]], Environment]
+
+
+def newest(idle: Sequence[Environment]) -> Environment:
+    """The one that was made last."""
+    return max(idle, key=lambda one: one.place.number)
+
+
+def oldest(idle: Sequence[Environment]) -> Environment:
+    """The one that was made first."""
+    return min(idle, key=lambda one: one.place.number)
+
+
+def recent(idle: Sequence[Environment]) -> Environment:
+    """The one that was used last."""
+    return max(idle, key=lambda one: (one.last_used, one.place.number))
+
+
+def chosen_by(routing: str, seed: int) -> Choose:
+    """The rule of that name."""
+    named: dict[str, Choose] = {
+        "newest": newest,
+        "oldest": oldest,
+        "recent": recent,
+        "random": random.Random(seed).choice,
+    }
+    return named[routing]
+
+
+ROUTING = ("newest", "oldest", "recent", "random")
+
+
+class Fleet:
+    """The containers, made as they are needed. Used from the loop's thread alone."""
+
+    def __init__(self, function: Function, directory: Path, choose: Choose) -> None:
+        self.environments: list[Environment] = []
+        self.changes = Changes()
+        self._function = function
+        self._directory = directory
+        self._choose = choose
+        self._processes = Processes(directory)
+        self._made = 0
+        self._tasks: dict[asyncio.Task[None], Invocation | None] = {}
+
+    def open(self) -> None:
+        self._processes.open()
+
+    async def invoke(self, invocation: Invocation, *, wait: bool) -> None:
+        """Give the invocation to a container, which goes on by itself. Raises Throttled."""
+        environment = self._taken(invocation.tenant)
+        if environment is None and wait:
+            found: list[Environment] = []
+
+            def look() -> bool:
+                if one := self._taken(invocation.tenant):
+                    found.append(one)
+                return bool(found)
+
+            await self.changes.until(look)
+            environment = found[0]
+        if environment is None:
+            raise Throttled(f"Rate exceeded: all {self._function.containers} containers are busy")
+        self._go_on(environment.serve(invocation), invocation)
+
+    async def start_ahead(self, wanted: int) -> None:
+        """Have at least `wanted` containers that are up."""
+        while len(self._alive()) < wanted:
+            self._make()
+        try:
+            async with asyncio.TaskGroup() as group:
+                for environment in self._alive()[:wanted]:
+                    if not environment.taken:
+                        group.create_task(environment.start_ahead())
+        except* LambdaError as errors:
+            for environment in self._alive():
+                if environment.pid is None and not environment.taken:
+                    environment.kill()
+            raise errors.exceptions[0] from None
+
+    def _go_on(self, coroutine: Any, invocation: Invocation | None) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks[task] = invocation
+        task.add_done_callback(self._tasks.pop)
+
+    # Which one
+
+    def _alive(self) -> list[Environment]:
+        return [one for one in self.environments if not one.gone]
+
+    def _taken(self, tenant: str | None) -> Environment | None:
+        """A container reserved for an invocation, an idle one where there is any; None where all are busy."""
+        free = [one for one in self._alive() if one.serves(tenant)]
+        idle = [one for one in free if one.state != "starting"]
+        if idle:
+            environment = self._choose(idle)
+        elif free:  # one that was started ahead, and is not up yet
+            environment = free[0]
+        elif self._room():
+            environment = self._make()
+        else:
+            return None
+        environment.take(tenant)
+        return environment
+
+    def _room(self) -> bool:
+        """True if one more may be made. One that waits for another tenant has to go: it is busy ones that are limited."""
+        alive = self._alive()
+        if len(alive) < self._function.containers:
+            return True
+        unused = [one for one in alive if not one.taken and one.state != "starting"]
+        if unused:
+            given_up = min(unused, key=lambda one: one.last_used)
+            given_up.gone = True
+            self._go_on(given_up.end(), None)
+        return bool(unused)
+
+    def _make(self) -> Environment:
+        self._made += 1
+        folder = self._directory / str(self._made)
+        scratch = folder / "tmp"
+        scratch.mkdir(parents=True)
+        stream = f"{time.strftime('%Y/%m/%d', time.gmtime())}/[{VERSION}]{uuid.uuid4().hex}"
+        place = Place(self._made, scratch, folder / "log", stream, None)
+        environment = Environment(self._function, self._processes, place, self.changes)
+        self.environments.append(environment)
+        return environment
+
+    # The end
+
+    async def close(self) -> None:
+        """End every container with its graces, and let go whoever still waits."""
+        stopped = LambdaError("the local Lambda was stopped")
+        for invocation in list(self._tasks.values()):
+            if invocation is not None:
+                invocation.abandon(stopped)
+        await asyncio.gather(*(one.end() for one in self.environments))
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._processes.close()

@@ -1,0 +1,261 @@
+"""One life of a container: from the start of its processes until they are ended, as Lambda's own agent sees it.
+
+The runtime and the extensions are known by what they ask: whoever sits in `next` has nothing to do. When all of them
+sit there, nothing runs any more, and the container may be frozen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tiered_cache.local._lambda_api import Api
+from tiered_cache.local._lambda_errors import ContainerCrashed, InitFailed, LambdaError
+from tiered_cache.local._lambda_http import ApiServer
+from tiered_cache.local._lambda_participants import Extension, Seat
+
+if TYPE_CHECKING:
+    from tiered_cache.local._lambda_function import Function
+    from tiered_cache.local._lambda_http import Line
+    from tiered_cache.local._lambda_invocation import Invocation
+    from tiered_cache.local._lambda_processes import Changes, Process, Processes
+
+SIGTERM_GRACE = {"internal": 0.5, "external": 0.3, "managed": 0.6}
+"""Seconds that the runtime has between SIGTERM and SIGKILL (Developer Guide, "Extensions API"; the emulator's source)."""
+SHUTDOWN_GRACE = 2.0
+"""Seconds that external extensions have from the beginning of the shutdown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a container's processes live: folders, the file of their output, and the stream's name."""
+
+    number: int
+    scratch: Path
+    log: Path
+    stream: str
+    clock: Path | None
+
+    def tail(self, characters: int = 2000) -> str:
+        """The end of what the processes have written."""
+        try:
+            return self.log.read_text(errors="replace")[-characters:].strip()
+        except FileNotFoundError:
+            return ""
+
+
+class Life:
+    """The processes of a container and what they have asked for. `failure` is set when it cannot go on."""
+
+    def __init__(self, function: Function, processes: Processes, place: Place, changes: Changes) -> None:
+        self.function = function
+        self.changes = changes
+        self.extensions: dict[str, Extension] = {}
+        self.seats: list[Seat] = []
+        self.invocations: dict[str, Invocation] = {}
+        self.failure: LambdaError | None = None
+        self.registration_open = True
+        self.runtime: Process | None = None
+        self.snapshot: asyncio.Future[None] | None = None
+        """The runtime's call of `restore/next`, while it waits there."""
+        self.lost = 0
+        """Workers of a Managed Instance that have died."""
+        self.ready = False
+        self._processes = processes
+        self._place = place
+        self._externals: list[Process] = []
+        self._server = ApiServer(Api(self).answer)
+
+    # Coming up
+
+    async def come_up(self) -> None:
+        """Start the extensions, then the runtime, and wait for all of them to ask for what comes next.
+
+        Raises InitFailed. On SnapStart it returns where the snapshot would be taken.
+        """
+        await self._server.start()
+        for command in self.function.extensions:
+            self._externals.append(await self._start(command))
+        await self._until(lambda: sum(one.external for one in self.extensions.values()) == len(self._externals))
+        self.runtime = await self._start(self.function.command)
+        await self._until(lambda: self.snapshot_waits or self._all_ask())
+        self.ready = not self.snapshot_waits
+
+    async def restore(self) -> None:
+        """Let a runtime that waits in `restore/next` go on, and wait until it asks for an event. Raises InitFailed."""
+        assert self.snapshot is not None
+        self.snapshot.set_result(None)
+        await self._until(self._all_ask)
+        self.ready = True
+
+    @property
+    def snapshot_waits(self) -> bool:
+        """True while the runtime waits to be restored."""
+        waits = self.snapshot is not None and not self.snapshot.done()
+        return waits and all(extension.waits for extension in self.extensions.values())
+
+    async def _start(self, command: Sequence[str]) -> Process:
+        try:
+            process = await self._processes.start(
+                command,
+                environment=self.function.variables(
+                    address=self._server.address, scratch=self._place.scratch, stream=self._place.stream
+                ),
+                directory=self.function.directory,
+                log=self._place.log,
+                changed=self._look,
+                clock=self._place.clock,
+            )
+        except OSError as error:
+            raise InitFailed("Runtime.InvalidEntrypoint", f"{command[0]} cannot be started: {error}") from error
+        self._look()
+        return process
+
+    def _look(self) -> None:
+        """See whether a process has ended that should not have."""
+        for process in (self.runtime, *self._externals):
+            if process is not None and process.status is not None:
+                kind, what = (
+                    ("Runtime.ExitError", "Runtime") if process is self.runtime else ("Extension.Crash", "Extension")
+                )
+                self.fail(kind, f"{what} exited with {_said(process.status)}", status=process.status)
+        self.changes.tell()
+
+    def fail(self, kind: str, message: str, trace: Sequence[str] = (), *, status: int | None = None) -> None:
+        """Nothing more can come of these processes. The first reason is the one that counts."""
+        if self.failure is None:
+            if self.ready:
+                tail = self._place.tail()
+                self.failure = ContainerCrashed(f"{kind}: {message}" + (f"\n{tail}" if tail else ""), status=status)
+            else:
+                self.failure = InitFailed(kind, message, trace or self._place.tail().splitlines())
+        self.changes.tell()
+
+    async def _until(self, true: Callable[[], Any]) -> None:
+        await self.changes.until(lambda: self.failure or true())
+        if self.failure is not None:
+            raise self.failure
+
+    def register(self, name: str, events: frozenset[str], *, external: bool) -> Extension:
+        """One more extension, which the container waits for from now on."""
+        extension = Extension(name, events, external)
+        self.extensions[extension.id] = extension
+        self.changes.tell()
+        return extension
+
+    # Invocations
+
+    def _all_ask(self) -> bool:
+        wanted = self.function.concurrency - self.lost
+        return len(self.seats) >= max(wanted, 1) and all(extension.waits for extension in self.extensions.values())
+
+    async def exchange(self, invocation: Invocation) -> None:
+        """Deliver the event, and wait until nothing runs any more. Raises what made that impossible.
+
+        The caller is let go as soon as the runtime, its answer posted, asks for the next event: extensions may go on.
+        """
+        self._deliver(invocation)
+        await self._until(lambda: invocation.answered and self.seats)
+        if not self._all_ask():
+            invocation.release()
+            await self._until(self._all_ask)
+
+    async def exchange_on_worker(self, invocation: Invocation) -> None:
+        """Deliver the event to one worker of a Managed Instance, and wait for its answer or its end."""
+        await self._until(lambda: self.seats)
+        line = self._deliver(invocation)
+        await self._until(lambda: invocation.answered or line.closed)
+        if not invocation.answered:
+            self.lost += 1
+            raise ContainerCrashed(f"Runtime.ExitError: a worker ended before its answer\n{self._place.tail()}".strip())
+
+    def _deliver(self, invocation: Invocation) -> Line:
+        invocation.begin()
+        self.invocations[invocation.request_id] = invocation
+        seat = self.seats.pop(0)
+        seat.given.set_result(invocation)
+        event = {
+            "eventType": "INVOKE",
+            "deadlineMs": int(invocation.deadline * 1000),
+            "requestId": invocation.request_id,
+            "invokedFunctionArn": self.function.arn,
+            "tracing": {"type": "X-Amzn-Trace-Id", "value": invocation.trace},
+        }
+        for extension in self.extensions.values():
+            if "INVOKE" in extension.events:
+                extension.give(event)
+        return seat.line
+
+    # Freeze and thaw
+
+    @property
+    def still(self) -> bool:
+        """True once every process stands still."""
+        return all(process.still for process in self._all())
+
+    def freeze(self) -> None:
+        for process in self._all():
+            process.stop()
+
+    def thaw(self) -> None:
+        for process in self._all():
+            process.go_on()
+
+    def _all(self) -> list[Process]:
+        running = [*self._externals, *([] if self.runtime is None else [self.runtime])]
+        return [process for process in running if process.status is None]
+
+    # The end
+
+    def kill(self) -> None:
+        """SIGKILL to everything at once, as when the machine below is gone."""
+        for process in self._all():
+            process.signal("SIGKILL")
+
+    async def end(self, reason: str) -> None:
+        """End all processes with the graces that Lambda gives: after a `spindown` more than after a `timeout` or `failure`."""
+        deadline = time.monotonic() + SHUTDOWN_GRACE
+        self.thaw()
+        runtime = self.runtime
+        if runtime is not None:
+            if reason == "spindown" and (grace := self._runtime_grace()):
+                runtime.signal("SIGTERM")
+                await self._gone([runtime], grace)
+            runtime.signal("SIGKILL")
+            await self._gone([runtime], None)
+        if self._externals:
+            event = {
+                "eventType": "SHUTDOWN",
+                "shutdownReason": reason,
+                "deadlineMs": int((time.time() + SHUTDOWN_GRACE) * 1000),
+            }
+            for extension in self.extensions.values():
+                if "SHUTDOWN" in extension.events:
+                    extension.give(event)
+            await self._gone(self._externals, deadline - time.monotonic())
+        self.kill()
+        await self._gone(self._externals, None)
+        await self._server.stop()
+
+    def _runtime_grace(self) -> float:
+        if self.function.managed:
+            return SIGTERM_GRACE["managed"]
+        if self._externals:
+            return SIGTERM_GRACE["external"]
+        return SIGTERM_GRACE["internal"] if self.extensions else 0.0
+
+    async def _gone(self, processes: list[Process], seconds: float | None) -> None:
+        """Wait until all have ended, `seconds` at most."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self.changes.until(lambda: all(process.status is not None for process in processes))
+        except TimeoutError:
+            pass
+
+
+def _said(status: int) -> str:
+    return f"signal {-status}" if status < 0 else f"exit status {status}"

@@ -1,0 +1,168 @@
+"""The test's end of the warden: processes that are started, stopped, continued and ended, on the running loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tiered_cache.local._needs import ServiceUnavailable
+
+
+class Changes:
+    """Something others wait for: `until(true)` looks again whenever `tell` is called."""
+
+    def __init__(self) -> None:
+        self._next = asyncio.Event()
+
+    def tell(self) -> None:
+        happened, self._next = self._next, asyncio.Event()
+        happened.set()
+
+    async def until(self, true: Callable[[], Any]) -> None:
+        while not true():
+            await self._next.wait()
+
+
+class Process:
+    """A process that was started as the leader of its own group. `status` is None until it has ended."""
+
+    def __init__(self, key: int, tell: Callable[..., None], changed: Callable[[], None], clock: Path | None) -> None:
+        self.pid = 0
+        self.status: int | None = None
+        self.still = False
+        """True once the kernel says that it stands still."""
+        self._key = key
+        self._tell = tell
+        self._changed = changed
+        self._clock = clock
+        self._orders = itertools.count(1)
+        self._order = 0
+
+    def signal(self, name: str) -> None:
+        """Send a signal to its group. Ended already: nothing."""
+        self._tell("signal", self._key, signal=name)
+
+    def stop(self) -> None:
+        """SIGSTOP to its group; `still` says when it has come to that."""
+        self._order = next(self._orders)
+        self._tell("stop", self._key, order=self._order)
+
+    def go_on(self) -> None:
+        """SIGCONT to its group, its monotonic clock set back by the pause if it has such a clock."""
+        self._order, self.still = 0, False
+        self._tell("continue", self._key, **({} if self._clock is None else {"clock": str(self._clock)}))
+
+    def hear(self, report: Mapping[str, Any]) -> None:
+        """What the warden says of it."""
+        if "ended" in report:
+            self.status, self.still = report["ended"], False
+        elif report.get("stopped") == self._order:  # a later order to go on may have crossed it
+            self.still = True
+        self._changed()
+
+
+class Processes:
+    """The warden, its directory, and all processes it holds."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._keys = itertools.count(1)
+        self._known: dict[int, Process] = {}
+        self._starting: dict[int, asyncio.Future[Mapping[str, Any]]] = {}
+        self._pending = b""
+        self._closed = False
+
+    def open(self) -> None:
+        script = Path(__file__).with_name("_lambda_warden.py")
+        self._warden = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(script), str(self._directory)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+            start_new_session=True,  # a Ctrl-C in the terminal reaches the test alone
+        )
+        assert self._warden.stdin is not None
+        assert self._warden.stdout is not None
+        self._orders, self._reports = self._warden.stdin, self._warden.stdout
+        asyncio.get_running_loop().add_reader(self._reports.fileno(), self._read)
+
+    async def start(
+        self,
+        command: Sequence[str],
+        *,
+        environment: Mapping[str, str],
+        directory: Path,
+        log: Path,
+        changed: Callable[[], None],
+        clock: Path | None = None,
+    ) -> Process:
+        """Start `command` with its output at the end of `log`. Raises OSError where there is no such program."""
+        key = next(self._keys)
+        process = self._known[key] = Process(key, self._tell, changed, clock)
+        started = self._starting[key] = asyncio.get_running_loop().create_future()
+        self._tell(
+            "start",
+            key,
+            command=list(command),
+            environment=dict(environment),
+            directory=str(directory),
+            log=str(log),
+        )
+        report = await started
+        if "error" in report:
+            del self._known[key]
+            raise OSError(report["error"])
+        process.pid = report["pid"]
+        return process
+
+    def close(self) -> None:
+        """Kill what is left, and wait for it. The directory is gone afterwards."""
+        self._closed = True
+        asyncio.get_running_loop().remove_reader(self._reports.fileno())
+        self._orders.close()
+        self._reports.close()
+        self._warden.wait()
+
+    def _tell(self, do: str, key: int, **more: Any) -> None:
+        if self._closed:
+            return
+        left = json.dumps({"do": do, "key": key, **more}).encode() + b"\n"
+        with contextlib.suppress(BrokenPipeError):  # somebody ended the warden, which `_read` sees too
+            while left:
+                left = left[self._orders.write(left) :]
+
+    def _read(self) -> None:
+        read = os.read(self._reports.fileno(), 1 << 16)
+        if not read:
+            self._lost()
+            return
+        *lines, self._pending = (self._pending + read).split(b"\n")
+        for line in lines:
+            self._hear(json.loads(line))
+
+    def _hear(self, report: Mapping[str, Any]) -> None:
+        key = report["key"]
+        if started := self._starting.pop(key, None):
+            if not started.done():
+                started.set_result(report)
+        elif process := self._known.get(key):
+            if "ended" in report:
+                del self._known[key]
+            process.hear(report)
+
+    def _lost(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._reports.fileno())
+        trouble = ServiceUnavailable("the process that holds the local Lambda's containers was ended by somebody")
+        for started in self._starting.values():
+            started.set_exception(trouble)
+        for process in self._known.values():
+            process.hear({"ended": -9})
+        self._known.clear()

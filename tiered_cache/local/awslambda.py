@@ -1,0 +1,371 @@
+"""AWS Lambda on your own machine: the real runtime client in processes that are frozen between invocations.
+
+    with LocalLambda("app.handler", directory=Path("src"), containers=3) as function:
+        done = function.invoke({"user": "ann"})
+        print(done.value, done.container, done.cold, done.seconds)
+
+What is real: `awslambdaric`, the client that the managed Python runtimes have, drives your handler; it talks to the
+Runtime API and the Extensions API that stand here. A container is made when none is idle. It is stopped (SIGSTOP, its
+forked processes too) as soon as the runtime and every registered extension have asked for what comes next, and goes on
+(SIGCONT) for the next event. Linux only, since the client exists for Linux only.
+
+Where it is not Lambda, as far as is known:
+
+- The Python is yours and so is the machine: no share of a CPU by `memory`, no limit on memory, a writable file system.
+- `/tmp` is a folder of each container's own by the name in `TMPDIR`.
+- SIGSTOP stops no clock: `time.monotonic()` goes on, as on Lambda it must be assumed not to.
+- With SnapStart each container runs its own init: its memory is not a copy of one snapshot.
+- No permissions, no quotas, no queue for asynchronous events, no retries, no idle lifetime, no Logs or Telemetry API.
+- `billed_seconds` has neither init nor rounding.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import Future
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar
+
+from tiered_cache._errors import ConfigurationError
+from tiered_cache.local._lambda_errors import (
+    ContainerCrashed,
+    FunctionTimedOut,
+    HandlerError,
+    InitFailed,
+    LambdaError,
+    Throttled,
+)
+from tiered_cache.local._lambda_fleet import ROUTING, Choose, Fleet, chosen_by
+from tiered_cache.local._lambda_function import Function, Initialization, checked_seconds, encoded
+from tiered_cache.local._lambda_invocation import Done, Invocation
+from tiered_cache.local._needs import ServiceUnavailable
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from tiered_cache.local._lambda_environment import Environment, State
+
+__all__ = [
+    "Container",
+    "ContainerCrashed",
+    "Done",
+    "FunctionTimedOut",
+    "HandlerError",
+    "InitFailed",
+    "LambdaError",
+    "LocalLambda",
+    "Throttled",
+]
+
+T = TypeVar("T")
+Routing: TypeAlias = 'Literal["newest", "oldest", "recent", "random"] | Callable[[Sequence[Container]], Container]'
+
+
+class Container:
+    """A container as seen from outside. It stays readable after the container is gone."""
+
+    def __init__(self, environment: Environment, call: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
+        self._environment = environment
+        self._call = call
+
+    @property
+    def number(self) -> int:
+        """1 for the first that was made. It stays over a reset by a timeout or a crash."""
+        return self._environment.place.number
+
+    @property
+    def pid(self) -> int | None:
+        """The runtime's process, the leader of its process group; None where there is none."""
+        return self._environment.pid
+
+    @property
+    def state(self) -> State:
+        """`starting`, `idle`, `busy`, `frozen` or `gone`. Busy until the extensions are done too."""
+        return self._environment.state
+
+    @property
+    def log(self) -> str:
+        """What its processes have written to stdout and stderr so far."""
+        return self._environment.log
+
+    @property
+    def invocations(self) -> int:
+        """Events that it was given."""
+        return self._environment.invocations
+
+    @property
+    def frozen_seconds(self) -> float:
+        """For how long it has stood still, in all."""
+        return self._environment.frozen_seconds
+
+    def kill(self) -> None:
+        """End it at once, as when the machine below it fails. It never serves again; another is made when needed."""
+        self._call(self._kill())
+
+    async def _kill(self) -> None:
+        self._environment.kill()
+
+    def wait_frozen(self, timeout: float = 10.0) -> None:
+        """Until it stands still. Raises TimeoutError."""
+        self._wait(("frozen",), timeout)
+
+    def wait_idle(self, timeout: float = 10.0) -> None:
+        """Until nothing runs in it, frozen or not. Raises TimeoutError."""
+        self._wait(("idle", "frozen"), timeout)
+
+    def _wait(self, states: Sequence[State], timeout: float) -> None:
+        async def until() -> None:
+            async with asyncio.timeout(timeout):
+                await self._environment.changes.until(lambda: self._environment.state in states)
+
+        try:
+            self._call(until())
+        except TimeoutError:
+            raise TimeoutError(f"{self!r} did not become {' or '.join(states)} within {timeout:g} s") from None
+
+    def __repr__(self) -> str:
+        return f"Container({self.number}, pid={self.pid}, state={self.state!r}, invocations={self.invocations})"
+
+
+class LocalLambda:
+    """A function `handler` ("module.function", found in `directory`) on a local Lambda.
+
+    `containers`: how many at most, Lambda's reserved concurrency. `timeout`: seconds, 900 at most. `memory`: megabytes,
+    told to the function only. `environment`: variables on top of Lambda's, such as `services.environment()`; nothing
+    but PATH, PYTHONPATH and the like comes from this process. `routing`: which idle container gets an event:
+    `"newest"` or `"oldest"` made, most `"recent"` in use, `"random"` by `seed`, or a callable that chooses from a list of
+    `Container`. AWS does not say which it is.
+
+    `initialization`: with `"snap-start"` a container comes up to where the snapshot is taken, and the hooks after the
+    restore run before its first event. With `"lambda-managed-instances"` a container has `processes` workers, takes as
+    many events at once, is never frozen, and goes on after a timeout, of which its caller hears. An init that fails
+    or takes longer than `init_timeout` is tried once more as a part of the invocation, on demand only.
+
+    `freeze=False` leaves containers running. `extensions`: commands of external extensions. `python_version`: what
+    `AWS_EXECUTION_ENV` says, by which the client decides how it waits; this interpreter's where None.
+
+    A context manager; or `start()` and `stop()`. Its processes end with it, and with this process whatever ends that.
+    Raises ServiceUnavailable at start where there is no awslambdaric.
+    """
+
+    def __init__(
+        self,
+        handler: str,
+        *,
+        directory: str | os.PathLike[str] = ".",
+        containers: int = 1,
+        timeout: float = 3.0,
+        memory: int = 128,
+        environment: Mapping[str, str] | None = None,
+        routing: Routing = "newest",
+        seed: int = 0,
+        initialization: Initialization = "on-demand",
+        processes: int = 1,
+        freeze: bool = True,
+        still_clock: bool = False,
+        extensions: Sequence[Sequence[str]] = (),
+        python_version: str | None = None,
+        init_timeout: float = 10.0,
+        name: str = "local",
+    ) -> None:
+        self._function = Function(
+            handler=handler,
+            directory=Path(directory),
+            containers=containers,
+            timeout=timeout,
+            memory=memory,
+            environment=dict(environment or {}),
+            initialization=initialization,
+            processes=processes,
+            freeze=freeze,
+            still_clock=still_clock,
+            extensions=[command if isinstance(command, str) else list(command) for command in extensions],
+            python_version=python_version,
+            init_timeout=init_timeout,
+            name=name,
+        )
+        if not callable(routing) and routing not in ROUTING:
+            raise ConfigurationError(
+                f"routing must be one of {', '.join(map(repr, ROUTING))} or a callable; got {routing!r}"
+            )
+        self._choose: Choose = self._asks(routing) if callable(routing) else chosen_by(routing, seed)
+        self._handles: dict[int, Container] = {}
+        self._fleet: Fleet | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._stopping: asyncio.Event
+
+    def start(self, containers: int = 0) -> Self:
+        """Start to serve, with that many containers initialised ahead. Running already: the containers alone.
+
+        Raises ConfigurationError where that is more than `containers`, InitFailed where one does not come up.
+        """
+        if not 0 <= containers <= self._function.containers:
+            raise ConfigurationError(f"start must be 0 to {self._function.containers} containers; got {containers}")
+        if self._thread is None:
+            _check_runtime()
+            started: Future[None] = Future()
+            self._thread = threading.Thread(target=lambda: asyncio.run(self._run(started)), daemon=True)
+            self._thread.start()
+            started.result()
+        if containers:
+            self._call(self._running().start_ahead(containers))
+        return self
+
+    def stop(self) -> None:
+        """End every container with the graces that Lambda gives, and remove their folders. Twice does no harm."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            assert self._loop is not None
+            self._loop.call_soon_threadsafe(self._stopping.set)
+            thread.join()
+
+    def invoke(
+        self,
+        event: Any,
+        *,
+        tenant: str | None = None,
+        timeout: float | None = None,
+        client_context: Any = None,
+        wait: bool = False,
+    ) -> Done:
+        """Invoke, and wait for the answer. From any number of threads at once.
+
+        `tenant` goes to containers that serve that tenant alone. `timeout` is this invocation's, in place of the
+        function's. With `wait` it waits for a container where all are busy, else it raises Throttled.
+        Raises HandlerError, FunctionTimedOut, ContainerCrashed, InitFailed.
+
+        It returns when the runtime, its answer posted, has asked for the next event. A container without
+        extensions is idle by then; one with extensions may be busy for a while, see `settle`.
+        """
+        asked = self.invoke_async(event, tenant=tenant, timeout=timeout, client_context=client_context, wait=wait)
+        return asked.result()
+
+    def invoke_async(
+        self,
+        event: Any,
+        *,
+        tenant: str | None = None,
+        timeout: float | None = None,
+        client_context: Any = None,
+        wait: bool = False,
+    ) -> Future[Done]:
+        """Like `invoke`, but gives at once a future of what that returns or raises."""
+        fleet = self._running()
+        invocation = Invocation(
+            encoded("event", event),
+            timeout=self._function.timeout if timeout is None else checked_seconds("timeout", timeout),
+            tenant=tenant,
+            client_context=None if client_context is None else encoded("client_context", client_context),
+        )
+
+        async def begin() -> None:
+            try:
+                await fleet.invoke(invocation, wait=wait)
+            except BaseException as error:
+                invocation.abandon(error if isinstance(error, LambdaError) else LambdaError(f"not begun: {error!r}"))
+                raise
+
+        self._submit(begin())
+        return invocation.answer
+
+    @property
+    def containers(self) -> list[Container]:
+        """The containers that are not gone, in the order in which they were made."""
+        environments = [] if self._fleet is None else list(self._fleet.environments)
+        return [self._handle(environment) for environment in environments if not environment.gone]
+
+    def settle(self, timeout: float = 10.0) -> None:
+        """Until nothing runs in any container any more: no extension either, and all that freeze stand still.
+
+        Raises TimeoutError, which names those that are not done.
+        """
+        fleet = self._running()
+
+        async def until() -> None:
+            async with asyncio.timeout(timeout):
+                await fleet.changes.until(lambda: all(one.settled for one in fleet.environments))
+
+        try:
+            self._call(until())
+        except TimeoutError:
+            raise TimeoutError(f"not settled within {timeout:g} s: {self.containers}") from None
+
+    # The loop
+
+    async def _run(self, started: Future[None]) -> None:
+        directory = Path(tempfile.mkdtemp(prefix="tiered-cache-lambda-"))
+        try:
+            self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
+            self._handles = {}
+            fleet = self._fleet = Fleet(self._function, directory, self._choose)
+            fleet.open()
+            started.set_result(None)
+            await self._stopping.wait()
+            await fleet.close()
+        except BaseException as error:
+            if started.done():
+                raise
+            started.set_exception(error)
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+
+    def _running(self) -> Fleet:
+        if self._thread is None or self._fleet is None:
+            raise ServiceUnavailable(
+                "this local Lambda is not started: use `with LocalLambda(...) as function:` or start()"
+            )
+        return self._fleet
+
+    def _submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+        assert self._loop is not None
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+
+    def _call(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        try:
+            return self._submit(coroutine).result()
+        except RuntimeError:
+            coroutine.close()  # the loop is closed: it never ran
+            raise
+
+    def _handle(self, environment: Environment) -> Container:
+        number = environment.place.number
+        return self._handles.setdefault(number, Container(environment, self._call))
+
+    def _asks(self, routing: Callable[[Sequence[Container]], Container]) -> Choose:
+        def choose(idle: Sequence[Environment]) -> Environment:
+            chosen = routing([self._handle(environment) for environment in idle])
+            for environment in idle:
+                if environment.place.number == chosen.number:
+                    return environment
+            raise ConfigurationError(f"routing must choose one of the containers it is given; got {chosen!r}")
+
+        return choose
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def __repr__(self) -> str:
+        return f"LocalLambda({self._function.handler!r}, containers={self.containers})"
+
+
+def _check_runtime() -> None:
+    if sys.platform != "linux":
+        raise ServiceUnavailable(f"the local Lambda needs Linux, where awslambdaric runs; this is {sys.platform}")
+    for module in ("awslambdaric", "runtime_client"):
+        if find_spec(module) is None:
+            raise ServiceUnavailable(
+                f"the local Lambda needs {module!r} of the package awslambdaric: pip install 'tiered-cache[local]'"
+            )
