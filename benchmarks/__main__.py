@@ -2,7 +2,7 @@
 
 import argparse
 
-from benchmarks import imports, l1, l2, memory
+from benchmarks import imports, invocations, l1, l2, memory
 from benchmarks.harness import machine
 
 SUITES = {
@@ -13,6 +13,7 @@ SUITES = {
     "catch_up": l2.catch_up,
     "outage": l2.outage,
     "imports": imports.run,
+    "invocations": invocations.run,
     "memory": memory.run,
 }
 

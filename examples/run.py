@@ -5,9 +5,10 @@ import json
 import os
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tiered_cache.local import LocalServices
+from tiered_cache.local import LocalLambda, LocalServices
 from tiered_cache.local.content import fill
 
 OBJECT_PUT = {
@@ -74,16 +75,79 @@ def run(name):
     module.cache.close()
 
 
+def shown(name, result, milliseconds, container):
+    print(f"  {milliseconds:9.3f} ms  container {container}  {name} -> {json.dumps(result)[:150]}")
+
+
+def invoke(function, event):
+    done = function.invoke(event)
+    shown(json.dumps(event), done.value, done.seconds * 1000, done.container)
+    return done.value
+
+
+def user_sessions(services):
+    """Six users click five times each, on as many containers as it takes."""
+    with (
+        function_of("user_sessions", services, containers=6, routing="random") as function,
+        ThreadPoolExecutor(3) as some,
+    ):
+        list(some.map(lambda number: invoke(function, {"user": f"customer-{number % 6:06d}"}), range(30)))
+
+
+def work_after_answer(services):
+    """The value goes stale between the first two orders; the second is answered at once, the third sees its refresh."""
+    with function_of("work_after_answer", services) as function:
+        for order, pause in ((1, 1.1), (2, 0.0), (3, 0.0)):
+            invoke(function, {"order": order})
+            function.settle(30)  # until nothing runs after the response any more
+            time.sleep(pause)
+
+
+def long_athena_query(services):
+    """A query of four seconds for functions of two, in three containers; then it is made anew while the old is served."""
+    services.athena.delay = 4.0
+    event = {"customer_id": "customer-000042"}
+    with function_of("long_athena_query", services, containers=3, routing="random", timeout=2.0) as function:
+        while invoke(function, event)["status"] != 200:
+            time.sleep(0.7)
+        for _ in range(3):
+            invoke(function, event)
+    services.athena.delay = 0.0
+
+
+def snapstart(services):
+    """Two containers, restored from what their init phase has left."""
+    with function_of("snapstart", services, containers=2, initialization="snap-start") as function:
+        with ThreadPoolExecutor(2) as both:
+            list(both.map(lambda _: invoke(function, {}), range(2)))
+        invoke(function, {})
+
+
+def function_of(name, services, **options):
+    environment = services.environment()
+    options = {"timeout": 30.0} | options
+    return LocalLambda(f"{name}.handler", directory=Path(__file__).parent, environment=environment, **options)
+
+
+ON_LAMBDA = {
+    scenario.__name__: scenario for scenario in (user_sessions, work_after_answer, long_athena_query, snapstart)
+}
+
+
 def main(names):
-    unknown = [name for name in names if name not in EVENTS]
+    unknown = [name for name in names if name not in EVENTS and name not in ON_LAMBDA]
     if unknown:
-        raise SystemExit(f"no example {unknown[0]!r}; there are: {', '.join(EVENTS)}")
+        raise SystemExit(f"no example {unknown[0]!r}; there are: {', '.join((*EVENTS, *ON_LAMBDA))}")
     sys.path.insert(0, str(Path(__file__).parent))
     with LocalServices() as services:
         fill(services)
         os.environ.update(services.environment())
-        for name in names or EVENTS:
-            run(name)
+        for name in names or (*EVENTS, *ON_LAMBDA):
+            if name in EVENTS:
+                run(name)
+            else:
+                print(f"\n{name}: {ON_LAMBDA[name].__doc__}")
+                ON_LAMBDA[name](services)
 
 
 if __name__ == "__main__":

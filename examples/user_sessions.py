@@ -21,11 +21,15 @@ cache = TieredCache(
 customers = DynamoDBOrigin("demo-customers")
 
 
+def new_session(user):
+    customer = cache.get_or_load(f"customer:{user}", customers.item({"customer_id": user}))
+    return {"balance": customer["balance"], "clicks": 0}
+
+
 @lambda_handler(cache)
 def handler(event, context):
     user = event["user"]
-    key = f"session:{user}"
-    found = cache.get_entry_or_load(key, lambda: {"customer": cache.get_or_load(user, customers.item(user)), "clicks": 0})
+    found = cache.get_entry_or_load(f"session:{user}", lambda: new_session(user))
     session = {**found.value, "clicks": found.value["clicks"] + 1}  # a new one: callers share what is cached
-    cache.set(key, session)
+    cache.set(f"session:{user}", session)
     return {"tier": found.tier, "clicks": session["clicks"], "container": cache.stats().container.id}

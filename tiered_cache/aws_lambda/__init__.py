@@ -71,7 +71,7 @@ def lambda_handler(
 
     def decorate(handler: Handler) -> Handler:
         check_loader_kind(handler, "lambda_handler")
-        extension = _extension() if wanted and is_frozen_between_invocations() else None
+        extension = _registered() if wanted and is_frozen_between_invocations() else None
         _register_hooks(cache)
 
         @wraps(handler)
@@ -93,7 +93,7 @@ def lambda_handler(
     return decorate
 
 
-def _extension() -> Extension:
+def _registered() -> Extension:
     """The extension of this process, registered if that is possible."""
     from tiered_cache.aws_lambda._extension import EXTENSION
 

@@ -1,0 +1,119 @@
+"""Work after the response, in real containers: the response is out first, and the container is frozen when all is done."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tiered_cache.local.awslambda import HandlerError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tiered_cache.local import LocalLambda
+
+    Make = Callable[..., LocalLambda]
+
+WAIT = 20.0
+
+
+def test_the_response_does_not_wait_for_the_work_and_the_freeze_does(function: Make, gates: Path) -> None:
+    """The work waits for a gate that is opened only when the response is there; when it began, the runtime had posted it."""
+    fn = function("later.handler")
+    answer = fn.invoke({"work": ["a", "b"], "gate": "open"}).value
+    assert [] == answer["done"]
+    assert 2 == answer["work"]["waiting"]
+    (container,) = fn.containers
+    assert "busy" == container.state
+    (gates / "open").touch()
+    container.wait_frozen(WAIT)
+    after = fn.invoke({}).value
+    assert (["a", "b"], [True, True]) == (after["done"], after["asked"])
+    assert (2, 2, 0, 0) == tuple(after["work"][name] for name in ("deferred", "done", "failures", "waiting"))
+    assert 2 == after["container"]["invocations"]
+
+
+def test_a_stale_value_is_refreshed_after_the_response(function: Make, gates: Path) -> None:
+    """The invocation that meets it is not delayed; the next has the new value without a load of its own."""
+    fn = function("later.handler")
+    (gates / "open").touch()
+    assert 1 == fn.invoke({"load": "open"}).value["value"]
+    fn.settle(WAIT)
+    (gates / "open").unlink()
+    assert 1 == fn.invoke({"load": "open"}).value["value"]
+    (gates / "open").touch()
+    fn.settle(WAIT)
+    assert (2, 2) == ((answer := fn.invoke({}).value)["loads"], answer["loads"])
+
+
+def test_work_that_finds_no_time_is_done_after_a_later_invocation(function: Make) -> None:
+    """It is not begun in a time that is not left, and not forgotten."""
+    fn = function("later.handler", timeout=2.0)
+    assert [] == fn.invoke({"work": ["a"], "take": 1.8}).value["done"]
+    (container,) = fn.containers
+    container.wait_frozen(WAIT)
+    again = fn.invoke({}).value
+    assert ([], 1, 1) == (again["done"], again["work"]["waiting"], again["work"]["put_off"])
+    fn.settle(WAIT)
+    assert ["a"] == fn.invoke({}).value["done"]
+    assert "1 pieces of work wait for the next invocation" in container.log
+
+
+def test_what_a_handler_that_raised_has_put_off_is_done(function: Make) -> None:
+    """The caller has the error; the work is done all the same."""
+    fn = function("later.handler")
+    with pytest.raises(HandlerError, match="^ValueError: on purpose"):
+        fn.invoke({"work": ["a"], "raise": "on purpose"})
+    fn.settle(WAIT)
+    assert ["a"] == fn.invoke({}).value["done"]
+
+
+def test_work_that_exits_does_not_leave_the_container_waiting(function: Make) -> None:
+    """SystemExit ends a thread in silence, and Lambda would wait for it until the timeout."""
+    fn = function("later.handler")
+    fn.invoke({"leave": True, "work": ["a"]})
+    fn.settle(WAIT)
+    fn.invoke({"work": ["b"]})
+    fn.settle(WAIT)
+    assert "b" in fn.invoke({}).value["done"]
+    assert "work after the response was ended by SystemExit" in fn.containers[0].log
+
+
+def test_a_handler_that_tells_nothing_does_not_hang_the_container(function: Make) -> None:
+    """The module registers the extension, and the function's handler is another one."""
+    fn = function("later.undecorated")
+    for _ in range(2):
+        fn.invoke({})
+        fn.containers[0].wait_frozen(WAIT)
+
+
+def test_two_caches_share_one_extension(function: Make) -> None:
+    """Lambda refuses a second one of the same name; the work of both is done."""
+    fn = function("later.of_two_caches")
+    fn.invoke({"work": ["a"], "other": ["b"]})
+    fn.settle(WAIT)
+    assert ["a", "b"] == sorted(fn.invoke({}).value["done"])
+    assert "not registered" not in fn.containers[0].log
+
+
+def test_where_the_extension_cannot_be_registered_the_work_is_done_before_the_response(function: Make) -> None:
+    """As after the init phase; the log says so, and the handler works."""
+    fn = function("late.handler")
+    assert ["late"] == fn.invoke({}).value["done"]
+    assert "work after the response will be done before it: the extension was not registered: 403" in (
+        fn.containers[0].log
+    )
+
+
+@pytest.mark.parametrize("handler", ["above", "below"])
+def test_the_decorator_goes_with_those_of_powertools(function: Make, handler: str) -> None:
+    """Above them or below; each invocation is marked once, and their metrics and logs come out."""
+    fn = function(f"powertools.{handler}")
+    for number in (1, 2):
+        assert {"value": "loaded", "invocations": number} == fn.invoke({"order": 1}).value
+    log: Any = fn.containers[0].log
+    assert 2 == log.count('"message":"answered"')
+    assert '"Orders"' in log
+    assert '"function_request_id"' in log
