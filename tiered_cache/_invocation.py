@@ -11,7 +11,7 @@ from tiered_cache._rules import SKEW
 from tiered_cache._values import Answer, Loaded, Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator
     from types import TracebackType
 
     from tiered_cache._load import Call
@@ -51,7 +51,7 @@ class Invocation:
             self._running, self._remaining = False, None
 
     @contextmanager
-    def afterwards(self, remaining: Callable[[], float] | None) -> Iterator[None]:
+    def afterwards(self, remaining: Callable[[], float] | None) -> Generator[None]:
         """The time between a response and the next invocation: `remaining()` seconds of it; None: no limit is known."""
         self._remaining = remaining
         try:

@@ -163,7 +163,7 @@ def _runtime_waits() -> bool:
     Seen from the main thread's stack, since Lambda tells an extension of the begin of an invocation, and not of its end.
     """
     main = threading.main_thread().ident
-    frame = sys._current_frames().get(main or 0)  # noqa: SLF001  # documented, for such uses
+    frame = sys._current_frames().get(main or 0)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # documented
     while frame is not None:
         if frame.f_code.co_name == "wait_next_invocation":
             return True

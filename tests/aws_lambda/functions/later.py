@@ -78,4 +78,3 @@ def of_two_caches(event, context):
 
 def undecorated(event, context):
     return told()
-
