@@ -80,7 +80,7 @@ class Rig:
         self.clock = clock
         self.tier = RedisTier(address, **options)
         self.cache = TieredCache(MemoryTier(ttl=60, jitter=0), self.tier, clock=clock, namespace="test")
-        planter_tier = RedisTier(planter or address, **(options | {"timeout": 5}))
+        planter_tier = RedisTier(planter or address, **(options | {"timeout": 5, "credentials": None}))
         self.planter = TieredCache(MemoryTier(ttl=60), planter_tier, clock=clock, namespace="test")
         self._numbers = count()
 

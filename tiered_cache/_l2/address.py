@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
+from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tiered_cache._errors import ConfigurationError
+from tiered_cache._l2.credentials import MAX_AGE, Asked, checked_provider, own_credentials
 from tiered_cache._units import shown
 
 if TYPE_CHECKING:
@@ -13,6 +16,7 @@ if TYPE_CHECKING:
     from urllib.parse import SplitResult
 
     from tiered_cache._l2.cluster import ClusterLink
+    from tiered_cache._l2.credentials import CredentialProvider
     from tiered_cache._l2.link import Link
     from tiered_cache._l2.nodes import Place
 
@@ -46,32 +50,39 @@ class Address(NamedTuple):
 
     `startup`: of a cluster, the nodes that are asked for all the others; `maker` makes connections to any `host` and
     `port` then. `remap`: the place at which a node can be reached from here, by that under which the cluster names it.
+    `provider`: gives the credentials of each connection.
     """
 
     shown: str
     maker: Callable[[float], Callable[..., Any]]
     startup: tuple[Place, ...] = ()
     remap: Callable[[Place], Place] | None = None
+    provider: CredentialProvider | None = None
 
     def link(self, timeout: float) -> Link | ClusterLink:
         """The connections to it, of which none is made yet: this imports redis."""
         from tiered_cache._l2.link import Link
 
+        max_age = inf if self.provider is None else MAX_AGE
+        prepare = getattr(self.provider, "prepare", None)
+        if prepare is not None:
+            with suppress(Exception):  # it comes again when a connection is made, and is counted then
+                prepare()
         if not self.startup:
-            return Link(self.maker(timeout), timeout)
+            return Link(self.maker(timeout), timeout, max_age)
         from tiered_cache._l2.cluster import ClusterLink
 
-        return ClusterLink(self.maker(timeout), self.startup, timeout, self.remap)
+        return ClusterLink(self.maker(timeout), self.startup, timeout, self.remap, max_age)
 
 
-def address_of(given: object) -> Address:
+def address_of(given: object, credentials: object = None) -> Address:
     """The address in a URL or a client. Raises ConfigurationError or TypeError, in whose text no password stands."""
     if isinstance(given, str):
-        return _from_url(given)
-    return _from_client(given)
+        return _from_url(given, credentials)
+    return _from_client(given, credentials)
 
 
-def _from_url(url: str) -> Address:
+def _from_url(url: str, credentials: object) -> Address:
     parts = _split(url)
     if parts is None:
         hint = _AT_HINT if "@" in url else ""
@@ -83,10 +94,19 @@ def _from_url(url: str) -> Address:
         raise ConfigurationError(f"RedisTier url is cut short by its password{_AT_HINT}")
     _check_place(parts)
     _check_options(parts)
+    provider = None
+    if credentials is not None:
+        provider = checked_provider(credentials, beside=_names_a_user(parts), encrypted=parts.scheme == "rediss")
     _require_redis()
     startup = _cluster_of(parts)
     shown_place = f"{_place(parts)}?cluster=true" if startup else _place(parts)
-    return Address(shown_place, lambda timeout: _maker_from_url(url, timeout), startup)
+    return Address(shown_place, lambda timeout: _maker_from_url(url, timeout, provider), startup, provider=provider)
+
+
+def _names_a_user(parts: SplitResult) -> bool:
+    from urllib.parse import parse_qs
+
+    return "@" in parts.netloc or not {"username", "password"}.isdisjoint(parse_qs(parts.query))
 
 
 _AT_HINT = "; write / ? # @ : and % in a password as %2F %3F %23 %40 %3A and %25"
@@ -155,20 +175,37 @@ def _place(parts: SplitResult) -> str:
     return f"{parts.scheme}://{host}{f':{parts.port}' if parts.port else ''}{parts.path}"
 
 
-def _from_client(client: Any) -> Address:
+def _from_client(client: Any, credentials: object) -> Address:
     kinds = [base.__module__ for base in type(client).__mro__]
     if any(kind.startswith("redis.asyncio") for kind in kinds):
         raise TypeError("RedisTier got an asyncio client, and this cache is synchronous: give a redis.Redis or a URL")
     if hasattr(client, "nodes_manager"):
-        return _from_cluster_client(client)
+        return _from_cluster_client(client, credentials)
     pool = getattr(client, "connection_pool", None)
     if pool is None or not any(kind.split(".")[0] == "redis" for kind in kinds):
         raise ConfigurationError(f"RedisTier expects a URL ({_FORMS}) or a redis.Redis; got {shown(client)}")
-    options = {name: value for name, value in pool.connection_kwargs.items() if _is_ours(name)}
+    options = _options(pool, credentials)
     place = options.get("path") or f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"
     if hasattr(pool, "service_name"):
         return _from_sentinel(pool, options)
-    return Address(f"redis.Redis at {place}", lambda timeout: _maker(pool.connection_class, options, timeout))
+    return Address(
+        f"redis.Redis at {place}",
+        lambda timeout: _maker(pool.connection_class, options, timeout),
+        provider=options.get("credential_provider"),
+    )
+
+
+def _options(pool: Any, credentials: object) -> dict[str, Any]:
+    """The options of a pool's connections that say where the server is, and who we are."""
+    from redis.connection import SSLConnection
+
+    options = {name: value for name, value in pool.connection_kwargs.items() if _is_ours(name)}
+    given = options.get("credential_provider") if credentials is None else credentials
+    if given is not None:
+        beside = credentials is not None and own_credentials(options)
+        encrypted = issubclass(pool.connection_class, SSLConnection)
+        options["credential_provider"] = checked_provider(given, beside=beside, encrypted=encrypted)
+    return options
 
 
 def _from_sentinel(pool: Any, options: dict[str, Any]) -> Address:
@@ -176,7 +213,8 @@ def _from_sentinel(pool: Any, options: dict[str, Any]) -> Address:
         finder = _in_time(options["connection_pool"], timeout)
         return _maker(pool.connection_class, options | {"connection_pool": finder}, timeout)
 
-    return Address(f"redis.Redis at Sentinel's {pool.service_name}", maker)
+    shown_place = f"redis.Redis at Sentinel's {pool.service_name}"
+    return Address(shown_place, maker, provider=options.get("credential_provider"))
 
 
 def _in_time(finder: Any, timeout: float) -> Any:
@@ -209,12 +247,12 @@ def _in_time(finder: Any, timeout: float) -> Any:
     return found
 
 
-def _from_cluster_client(client: Any) -> Address:
+def _from_cluster_client(client: Any, credentials: object) -> Address:
     nodes = client.nodes_manager
     startup = tuple((node.host, node.port) for node in nodes.startup_nodes.values())
     # redis-py itself turns a cluster's options into those of a connection.
     pool = nodes.create_redis_node(*startup[0], **nodes.connection_kwargs).connection_pool
-    options = {name: value for name, value in pool.connection_kwargs.items() if _is_ours(name)}
+    options = _options(pool, credentials)
     options["redis_connect_func"] = _greeting(client.user_on_connect_func)
     host, port = startup[0]
     return Address(
@@ -222,6 +260,7 @@ def _from_cluster_client(client: Any) -> Address:
         lambda timeout: _maker(pool.connection_class, options, timeout),
         startup,
         lambda place: nodes.remap_host_port(*place),
+        options.get("credential_provider"),
     )
 
 
@@ -276,11 +315,12 @@ def _require_redis() -> None:
         raise ImportError("RedisTier needs the package redis: pip install 'tiered-cache[redis]'")
 
 
-def _maker_from_url(url: str, timeout: float) -> Callable[..., Any]:
+def _maker_from_url(url: str, timeout: float, provider: CredentialProvider | None) -> Callable[..., Any]:
     from redis.connection import Connection, parse_url
 
     options: dict[str, Any] = parse_url(url)  # type: ignore[no-untyped-call]
     kind = options.pop("connection_class", Connection)
+    options["credential_provider"] = provider
     return _maker(kind, {name: value for name, value in options.items() if _is_ours(name)}, timeout)
 
 
@@ -306,5 +346,8 @@ def _maker(kind: type[Any], options: dict[str, Any], timeout: float) -> Callable
     known = signature(AbstractConnection.__init__).parameters
     for name in ("driver_info",) if "driver_info" in known else ("lib_name", "lib_version"):
         how[name] = None  # no CLIENT SETINFO, which would be two messages more
+    provider = options.get("credential_provider")
+    if provider is not None:
+        how["credential_provider"] = Asked(provider)
     bounded = deadline_connection(kind)
-    return lambda **place: bounded(**(options | place), **how)
+    return lambda **place: bounded(**(options | how | place))

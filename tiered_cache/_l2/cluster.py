@@ -60,9 +60,11 @@ class ClusterLink:
         startup: Sequence[Place],
         timeout: float,
         remap: Callable[[Place], Place] | None = None,
+        max_age: float = inf,
     ) -> None:
         self._make = make
         self._timeout = timeout
+        self._max_age = max_age
         self._remap = remap or (lambda place: place)
         self._startup = tuple(startup)
         self._nodes: dict[Place, Node] = {}
@@ -272,7 +274,8 @@ class ClusterLink:
         with self._nodes_lock:
             if place not in self._nodes:
                 host, port = place
-                self._nodes[place] = Node(place, Link(lambda: self._make(host=host, port=port), self._timeout))
+                link = Link(lambda: self._make(host=host, port=port), self._timeout, self._max_age)
+                self._nodes[place] = Node(place, link)
             return self._nodes[place]
 
     def _let_go(self, places: set[Place]) -> None:

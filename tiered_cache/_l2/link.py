@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from contextlib import suppress
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import ResponseError
@@ -94,6 +95,7 @@ def deadline_connection(kind: type[Any]) -> type[Any]:
 
     class DeadlineConnection(kind):  # type: ignore[misc]  # the class is redis-py's, or one made from it
         deadline: Deadline
+        made_at: float
         used_at: float
         home: deque[Any]
 
@@ -109,9 +111,10 @@ class Link:
     ordered = True
     """The commands of one call are executed in the order given."""
 
-    def __init__(self, make: Callable[[], Connection], timeout: float) -> None:
+    def __init__(self, make: Callable[[], Connection], timeout: float, max_age: float = inf) -> None:
         self._make = make
         self._timeout = timeout
+        self._max_age = max_age
         self._idle: deque[Any] = deque()
         self._connecting = threading.Lock()
         self.connects = 0
@@ -168,7 +171,7 @@ class Link:
                     if classify(error).failure is not Failure.RESET:
                         raise
             # There was none, or it died while it idled: a new one, once, in the time that is left.
-            return self._exchange(self._connect(ends), commands, ends, now)
+            return self._exchange(self._connect(ends, now), commands, ends, now)
         except Unavailable:
             raise
         except Exception as error:
@@ -184,7 +187,7 @@ class Link:
     def thawed(self, now: float) -> None:
         """The process may have been frozen until `now`: close what has idled for long, and wait for no attempt of before."""
         for connection in self._idle.copy():
-            if _is_old(connection, now):
+            if self._is_old(connection, now):
                 with suppress(ValueError):  # another thread has taken it, and will find out by itself
                     self._idle.remove(connection)
                     connection.disconnect()
@@ -226,11 +229,15 @@ class Link:
                 connection = self._idle.pop()
             except IndexError:
                 return None
-            if not _is_old(connection, now):
+            if not self._is_old(connection, now):
                 return connection
             connection.disconnect()
 
-    def _connect(self, ends: float) -> Any:
+    def _is_old(self, connection: Any, now: float) -> bool:
+        """Whether it has idled for so long that it may have died unseen, or is to be closed for its age; or who knows."""
+        return not (abs(now - connection.used_at) < IDLE_LIMIT and now - connection.made_at < self._max_age)
+
+    def _connect(self, ends: float, now: float) -> Any:
         """A new connection, made by a worker, since name resolution has no timeout of its own. Raises Unavailable.
 
         One worker at a time may be stuck; while it is, there is no second attempt.
@@ -240,14 +247,9 @@ class Link:
             raise TimeoutError("an earlier attempt to connect still hangs")
         home = self._idle  # that of now: who drops all connections meanwhile means this one too
         connection = _Attempt(self._make, Deadline(self._timeout, ends), slot).result()
-        connection.home = home
+        connection.home, connection.made_at = home, now
         self.connects += 1
         return connection
-
-
-def _is_old(connection: Any, now: float) -> bool:
-    """Whether it has not been used for so long that it may have died unseen."""
-    return not abs(now - connection.used_at) < IDLE_LIMIT
 
 
 def is_unknown_script(reply: Any) -> bool:
@@ -304,6 +306,7 @@ class _Attempt:
             raise
 
     def _run(self) -> None:
+        connection = None
         try:
             connection = self._make()
             connection.deadline = self._deadline
@@ -313,7 +316,9 @@ class _Attempt:
                 if self._abandoned:
                     connection.disconnect()
         except Exception as error:  # noqa: BLE001  # raised again, as what it stands for, by who waits
-            self._error = classify_connecting(error)
+            self._error = error if isinstance(error, Unavailable) else classify_connecting(error)
+            if connection is not None:
+                connection.disconnect()  # redis-py does it after errors of its own only
         finally:
             self._slot.release()
             self._done.set()

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from tiered_cache._l2.cluster import ClusterLink
     from tiered_cache._l2.codec import Codec
+    from tiered_cache._l2.credentials import CredentialProvider
     from tiered_cache._l2.link import Link
 
 
@@ -39,6 +40,8 @@ class RedisTier:
     hash_keys: let no key or tag be readable in the server, outside of entries: its BLAKE2b hash stands there.
     lease: for how long a load may keep other containers from loading the same key, where no invocation's deadline is
         known, which counts otherwise. What a longer load brings is returned, and kept in no tier.
+    credentials: an object with `get_credentials()`, as redis-py's CredentialProvider, that gives `(user, password)` or
+        `(password,)` for each connection that is made, as `adapters.elasticache.ElastiCacheIAM` does.
 
     Constructing it connects to nothing. Raises ConfigurationError for an option that cannot mean anything, ImportError
     where redis is not installed.
@@ -59,6 +62,7 @@ class RedisTier:
         max_value_bytes: Size = "32 MiB",
         hash_keys: bool = False,
         lease: Duration = "5m",
+        credentials: CredentialProvider | None = None,
     ) -> None:
         self.freshness = Freshness(
             seconds("ttl", ttl),
@@ -72,7 +76,7 @@ class RedisTier:
         self.hash_keys = flag("hash_keys", hash_keys)
         self.lease = seconds("lease", lease)
         self.codec = _codec(codec)
-        self.address = address_of(url_or_client)
+        self.address = address_of(url_or_client, credentials)
         self._link: Link | ClusterLink | None = None
         self.suspend()
         _TIERS.add(self)
