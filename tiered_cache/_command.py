@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tiered_cache._errors import TieredCacheError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from tiered_cache._units import Duration
+    from tiered_cache.simulation import Experiment, Sessions
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,10 +26,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     demo = commands.add_parser("demo", help="a real handler on local services: the latency of each tier")
     demo.add_argument("--short", action="store_true", help="fewer calls, for a quick look")
     demo.add_argument("--examples", type=Path, default=None, help="folder with the module three_origins")
+    demo.set_defaults(run=lambda given: _demo(_examples(given.examples), short=given.short))
+    _add_sessions(commands.add_parser("sessions", help="how often a user meets the same container again"))
     given = parser.parse_args(arguments)
     try:
-        return _demo(_examples(given.examples), short=given.short)
-    except (ImportError, RuntimeError) as error:
+        return int(given.run(given))
+    except (ImportError, RuntimeError, TieredCacheError) as error:
         print(f"tiered-cache: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -54,3 +62,90 @@ def _demo(examples: Path, *, short: bool) -> int:
         rows, outages = demo.run(examples, told, short=short)
     demo.show(rows, outages, console)
     return 0
+
+
+def _add_sessions(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Users request, wait for the answer and pause, again and again: each user's best share, which is that of the "
+        "container that served it most, once in a simulator and with --real once on a local Lambda too."
+    )
+    add = parser.add_argument
+    add("--users", type=int, default=10, metavar="N")
+    add("--seconds", type=_duration, default=10, metavar="S", help="how long it lasts")
+    add("--pause", type=_duration, default=1, metavar="S", help="a user pauses up to this, uniformly")
+    add("--service", type=_duration, default=0.05, metavar="S", help="what the handler takes, the median")
+    add("--spread", type=float, default=0.0, metavar="X", help="lognormal service times: the logarithm's deviation")
+    add("--apart", action="store_true", help="each user begins with a pause, instead of all at once")
+    add("--routing", default="newest", metavar="HOW", help="newest, oldest, recent, random or rested, of those idle")
+    add("--containers", type=int, default=1000, metavar="N", help="at most so many at once")
+    add("--warm", type=int, default=0, metavar="N", help="so many are there at the beginning")
+    add("--cold-start", type=_duration, default=0.25, metavar="S", help="of the simulator's containers")
+    add("--ttl", type=_duration, default=300, metavar="S", help="how long L1 keeps a session")
+    add("--repeat", type=int, default=5, metavar="N", help="runs, each with the next seed")
+    add("--seed", type=int, default=1, metavar="N", help="of the first run")
+    add("--real", action="store_true", help="on the local Lambda too: real processes, in real time")
+    add("--json", action="store_true", help="print JSON, which needs nothing but the library")
+    parser.set_defaults(run=_sessions)
+
+
+def _duration(text: str) -> Duration:
+    """Seconds as a number, or text such as "50ms", which is checked where it is used."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _sessions(given: argparse.Namespace) -> int:
+    from tiered_cache.simulation import Containers, Experiment, simulated
+    from tiered_cache.simulation.fleet import whole
+
+    experiment = Experiment(
+        users=given.users,
+        lasts=given.seconds,
+        pause=given.pause,
+        service=given.service,
+        spread=given.spread,
+        ttl=given.ttl,
+        together=not given.apart,
+        containers=Containers(
+            most=given.containers, routing=given.routing, warm=given.warm, cold_start=given.cold_start
+        ),
+    )
+    seeds = range(given.seed, given.seed + whole("repeat", given.repeat, least=1))
+    found = {"simulator": [simulated(experiment, seed) for seed in seeds]}
+    if given.real:
+        found["local Lambda"] = _on_the_local_lambda(experiment, seeds)
+    if given.json:
+        print(json.dumps({where: [_as_json(run) for run in runs] for where, runs in found.items()}, indent=2))
+        return 0
+    from tiered_cache.local import sessions
+    from tiered_cache.local._needs import need
+
+    console = need("rich.console").Console()
+    for where, runs in found.items():
+        sessions.show(
+            f"{given.users} users, {given.routing} container first: {where}", runs, given.seed, given.users, console
+        )
+    return 0
+
+
+def _on_the_local_lambda(experiment: Experiment, seeds: Sequence[int]) -> list[Sessions]:
+    from tiered_cache.local.sessions import real
+
+    runs = []
+    for seed in seeds:
+        print(f"on the local Lambda, seed {seed}", file=sys.stderr, flush=True)
+        runs.append(real(experiment, seed))
+    return runs
+
+
+def _as_json(run: Sessions) -> dict[str, object]:
+    return {
+        "best_shares": {str(user): share for user, share in run.best_shares.items()},
+        "mean_best_share": run.mean_best_share,
+        "again": run.again,
+        "l1_hit_rate": run.l1_hit_rate,
+        "requests": run.requests,
+        "containers": run.containers,
+    }

@@ -73,17 +73,17 @@ class Sessions(NamedTuple):
     l1_hit_rate: float
 
     @property
-    def best_shares(self) -> list[float]:
-        """Each user's largest share, in the order in which the users first came."""
-        return [max(shares.values()) for shares in self.shares.values()]
+    def best_shares(self) -> dict[Hashable, float]:
+        """Each user's largest share."""
+        return {user: max(shares.values()) for user, shares in self.shares.items()}
 
     @property
     def mean_best_share(self) -> float:
-        return fmean(self.best_shares)
+        return fmean(self.best_shares.values())
 
 
 def sessions(requests: Iterable[Request | tuple[Hashable, Hashable, bool]]) -> Sessions:
-    """What `requests` show, given in the order of time. Raises ValueError where there is none."""
+    """What `requests` show, each user's given in the order of time. Raises ValueError where there is none."""
     counts: defaultdict[Hashable, Counter[Hashable]] = defaultdict(Counter)
     last: dict[Hashable, Hashable] = {}
     again = hits = 0
