@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -124,9 +125,7 @@ def _sessions(given: argparse.Namespace) -> int:
 
     console = need("rich.console").Console()
     for where, runs in found.items():
-        sessions.show(
-            f"{given.users} users, {given.routing} container first: {where}", runs, given.seed, given.users, console
-        )
+        sessions.show(f"{where}: {given.users} users, routing {given.routing}", runs, given.seed, given.users, console)
     return 0
 
 
@@ -144,8 +143,9 @@ def _as_json(run: Sessions) -> dict[str, object]:
     return {
         "best_shares": {str(user): share for user, share in run.best_shares.items()},
         "mean_best_share": run.mean_best_share,
-        "again": run.again,
+        "again": None if isnan(run.again) else run.again,
         "l1_hit_rate": run.l1_hit_rate,
+        "median_seconds": run.seconds,
         "requests": run.requests,
         "containers": run.containers,
     }

@@ -15,6 +15,7 @@ from tiered_cache.simulation import (
     Fleet,
     Freshness,
     Outcome,
+    Request,
     Tiers,
     constant,
     expected_hit_rate,
@@ -108,13 +109,13 @@ def test_the_hit_rate_that_a_users_shares_lead_to() -> None:
     rate, ttl, service = 4.0, 3.0, 0.2
     shares, differences = [], []
     for seed in range(12):
-        seen: list[tuple[Any, Any, bool]] = []
+        seen: list[Request] = []
         outcome = simulate(
             open_loop(rate, lasts=3_000, keys=1, seed=seed),
             Fleet(Containers(warm=20, idle_for="10d", max_age="10d"), seed),
             Tiers(Freshness(ttl), seed=seed),
             constant(service),
-            lambda key, container, tier, _asked, _ended: seen.append((key, container.number, tier == "l1")),
+            lambda key, container, tier, _asked, _ended: seen.append(Request(key, container.number, tier == "l1")),
         )
         found = sessions(seen)
         assert found.l1_hit_rate == outcome.l1_hit_rate

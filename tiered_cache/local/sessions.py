@@ -31,11 +31,12 @@ def real(experiment: Experiment, seed: int = 1) -> Sessions:
     leaves, is not asked of the options: the one takes what it takes here, and none leaves while the experiment lasts.
     """
     containers = experiment.containers
+    routing: Any = containers.routing  # which of the simulator's it has, the local Lambda knows
     with LocalLambda(
         "sessions.handler",
         directory=HANDLERS,
         containers=containers.most,
-        routing=containers.routing,
+        routing=routing,
         seed=seed,
         timeout=60.0,
         environment={"SESSION_TTL": str(seconds("ttl", experiment.ttl))},
@@ -55,21 +56,20 @@ def _user(function: LocalLambda, experiment: Experiment, user: int, seed: int, b
     answers: list[Request] = []
     if not experiment.together:
         time.sleep(next(waits))
-    while time.monotonic() < end:
+    while (asked := time.monotonic()) < end:
         try:
-            done = function.invoke({"user": user, "seconds": service("origin")})
+            told = function.invoke({"user": user, "seconds": service("origin")}).value
         except Throttled:
             pass  # all containers are busy: the user tries again after a pause
         else:
-            answers.append(Request(user, done.container, done.value == "l1"))
+            answers.append(Request(user, told["container"], told["tier"] == "l1", time.monotonic() - asked))
         time.sleep(next(waits))
     return answers
 
 
 def show(title: str, found: Sequence[Sessions], first_seed: int, users: int, console: Any) -> None:
     """Print each user's best share in each run, and the figures of the whole fleet."""
-    box = need("rich.box").SIMPLE_HEAD
-    table = need("rich.table").Table(title=title, title_justify="left", box=box, pad_edge=False, collapse_padding=True)
+    table = need("rich.table").Table(box=need("rich.box").SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("best share of", no_wrap=True)
     for run in range(len(found)):
         table.add_column(f"seed {first_seed + run}", justify="right", no_wrap=True)
@@ -83,6 +83,7 @@ def show(title: str, found: Sequence[Sessions], first_seed: int, users: int, con
     for name, value, form in _FLEET:
         values = [value(run) for run in found]
         table.add_row(name, *(form.format(one) for one in values), form.format(fmean(values)))
+    console.print(title, highlight=False)
     console.print(table)
 
 
@@ -90,6 +91,7 @@ _FLEET: tuple[tuple[str, Any, str], ...] = (
     ("all users, mean", lambda run: run.mean_best_share, "{:.2f}"),
     ("same container again", lambda run: run.again, "{:.2f}"),
     ("answered by L1", lambda run: run.l1_hit_rate, "{:.2f}"),
+    ("median seconds", lambda run: run.seconds, "{:.3f}"),
     ("requests", lambda run: run.requests, "{:.0f}"),
     ("containers", lambda run: run.containers, "{:.0f}"),
 )

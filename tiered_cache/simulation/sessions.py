@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from math import nan
-from statistics import fmean
+from statistics import fmean, median
 from typing import TYPE_CHECKING, NamedTuple
 
 from tiered_cache._rules import Freshness
@@ -57,6 +57,8 @@ class Request(NamedTuple):
     user: Hashable
     container: Hashable
     from_l1: bool
+    seconds: float = nan
+    """From the request to the answer, where that is known."""
 
 
 class Sessions(NamedTuple):
@@ -71,6 +73,8 @@ class Sessions(NamedTuple):
     """The share of requests that met the container of the user's last one: the hit rate of sessions that each request
     changes, so that only the last container holds what is current. NaN where nobody came twice."""
     l1_hit_rate: float
+    seconds: float
+    """The median of what a request took, a cold start included."""
 
     @property
     def best_shares(self) -> dict[Hashable, float]:
@@ -82,34 +86,41 @@ class Sessions(NamedTuple):
         return fmean(self.best_shares.values())
 
 
-def sessions(requests: Iterable[Request | tuple[Hashable, Hashable, bool]]) -> Sessions:
+def sessions(requests: Iterable[Request]) -> Sessions:
     """What `requests` show, each user's given in the order of time. Raises ValueError where there is none."""
     counts: defaultdict[Hashable, Counter[Hashable]] = defaultdict(Counter)
     last: dict[Hashable, Hashable] = {}
+    taken: list[float] = []
     again = hits = 0
-    for user, container, from_l1 in requests:
+    for user, container, from_l1, seconds_taken in requests:
         again += user in last and last[user] == container
         last[user] = container
         counts[user][container] += 1
         hits += from_l1
-    total = sum(count.total() for count in counts.values())
-    if not total:
+        taken.append(seconds_taken)
+    if not taken:
         raise ValueError("there is no request: nothing can be said of who served whom")
     shares = {
         user: {container: number / count.total() for container, number in count.most_common()}
         for user, count in counts.items()
     }
-    used = {container for count in counts.values() for container in count}
-    comebacks = total - len(counts)
-    return Sessions(shares, total, len(used), again / comebacks if comebacks else nan, hits / total)
+    comebacks = len(taken) - len(counts)
+    return Sessions(
+        shares,
+        requests=len(taken),
+        containers=len({container for count in counts.values() for container in count}),
+        again=again / comebacks if comebacks else nan,
+        l1_hit_rate=hits / len(taken),
+        seconds=median(taken),
+    )
 
 
 def simulated(experiment: Experiment, seed: int = 1) -> Sessions:
     """The experiment in the simulator; the same seed gives the same result."""
     requests: list[Request] = []
 
-    def watch(user: Hashable, container: Container, tier: Tier, _now: float, _ended: float) -> None:
-        requests.append(Request(user, container.number, tier == "l1"))
+    def watch(user: Hashable, container: Container, tier: Tier, now: float, ended: float) -> None:
+        requests.append(Request(user, container.number, tier == "l1", ended - now))
 
     traffic = closed_loop(
         experiment.users,

@@ -13,9 +13,9 @@ cache = TieredCache(MemoryTier(ttl=float(os.environ["SESSION_TTL"]), jitter=0))
 
 
 @lambda_handler(cache)
-def handler(event: dict[str, Any], _context: object) -> str:
-    """Answer with the tier that had the session of `event["user"]`, after work of `event["seconds"]`."""
+def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
+    """Tell which tier had the session of `event["user"]` and who answers, after work of `event["seconds"]`."""
     user = event["user"]
     answer = cache.get_entry_or_load(f"session:{user}", lambda: {"user": user})
     time.sleep(event["seconds"])
-    return answer.tier
+    return {"tier": answer.tier, "container": cache.stats().container.id}

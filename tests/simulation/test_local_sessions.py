@@ -1,0 +1,135 @@
+"""The simulator and the local Lambda agree: event by event where the order is set, and in their figures where it is not."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from concurrent.futures import Future
+from dataclasses import replace
+from operator import attrgetter
+from pathlib import Path
+from random import Random
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+
+from tiered_cache.local.awslambda import LocalLambda
+from tiered_cache.local.sessions import real
+from tiered_cache.simulation import Containers, Experiment, Fleet, Sessions, simulated
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the local Lambda needs Linux, where awslambdaric runs")
+
+MOST = 4
+
+
+class Step(NamedTuple):
+    """Event `number` begins, or it ends."""
+
+    number: int
+    begins: bool
+
+
+def script(length: int, seed: int) -> list[Step]:
+    """Events that begin and end in an order by chance, never more than there may be containers."""
+    random, under_way, steps = Random(seed), [], []
+    for number in range(length):
+        while under_way and (len(under_way) == MOST or random.random() < 0.5):
+            steps.append(Step(under_way.pop(random.randrange(len(under_way))), begins=False))
+        steps.append(Step(number, begins=True))
+        under_way.append(number)
+    return steps + [Step(number, begins=False) for number in under_way]
+
+
+def in_the_simulator(steps: list[Step], routing: str) -> list[int]:
+    """The container of each event, the first being 1; a step takes a second."""
+    fleet = Fleet(Containers(most=MOST, routing=routing, cold_start=0))
+    ends = {step.number: float(time) for time, step in enumerate(steps) if not step.begins}
+    taken = []
+    for time, step in enumerate(steps):
+        if step.begins:
+            container = fleet.begin(float(time))
+            assert container is not None
+            fleet.end(container, ends[step.number])
+            taken.append(container.number + 1)
+    return taken
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "gate"))
+        listening.listen()
+        listening.settimeout(30)
+        yield listening
+
+
+def on_the_local_lambda(steps: list[Step], routing: Any, gate: socket.socket) -> list[int]:
+    """The same: a step is over when the handler has said that it has begun, or its container waits for another event."""
+    asked: dict[int, Future[Any]] = {}
+    held: dict[int, socket.socket] = {}
+    taken: dict[int, int] = {}
+    with LocalLambda(
+        "gated.handler", directory=Path(__file__).parent / "handlers", containers=MOST, routing=routing, timeout=60
+    ) as function:
+        for step in steps:
+            if step.begins:
+                asked[step.number] = function.invoke_async({"gate": gate.getsockname(), "number": step.number})
+                held[step.number], _ = gate.accept()
+                assert int(held[step.number].recv(16)) == step.number
+            else:
+                held.pop(step.number).close()
+                taken[step.number] = asked[step.number].result(30).container
+    return [taken[number] for number in range(len(taken))]
+
+
+@pytest.mark.parametrize("routing", ["newest", "oldest"])
+def test_each_event_goes_to_the_same_container(routing: str, gate: socket.socket) -> None:
+    """Where the order of beginnings and ends is set, the simulator says of each event which real process takes it."""
+    steps = script(60, seed=4)
+    simulated_ones = in_the_simulator(steps, routing)
+    assert set(simulated_ones) == {1, 2, 3, 4}
+    assert on_the_local_lambda(steps, routing, gate) == simulated_ones
+
+
+EXPERIMENT = Experiment(users=6, lasts=4, pause=0.6, containers=Containers(most=6, warm=6))
+RUNS = 100
+
+
+def test_the_figures_of_real_processes_are_within_those_of_the_simulator() -> None:
+    """Each figure is within four deviations of what the simulator gives over many seeds, and out of reach of other routing.
+
+    The simulator is told what a request took here, so that a slow machine is a slow service and no disagreement.
+    """
+    run = real(EXPERIMENT, seed=1)
+    told = replace(EXPERIMENT, service=run.seconds)
+    alike = [simulated(told, seed) for seed in range(RUNS)]
+    in_turn = replace(EXPERIMENT.containers, routing="rested")
+    other = [simulated(replace(told, containers=in_turn), seed) for seed in range(RUNS)]
+
+    def away(figure: Callable[[Sessions], float], simulated_ones: list[Sessions]) -> float:
+        """Deviations between the figure of the real run and the mean of the simulated ones."""
+        figures = [figure(one) for one in simulated_ones]
+        return abs(figure(run) - fmean(figures)) / stdev(figures)
+
+    for figure in (attrgetter("mean_best_share"), attrgetter("l1_hit_rate"), attrgetter("requests")):
+        assert away(figure, alike) < 4
+    assert away(attrgetter("mean_best_share"), other) > 4
+
+
+def test_l1_has_the_session_wherever_its_user_was_before() -> None:
+    """Real caches in real processes: each user's first request to a container is a miss, and each other one a hit."""
+    run = real(Experiment(users=3, lasts=1.5, pause=0.2, service=0.02, together=False), seed=2)
+    first = sum(len(shares) for shares in run.shares.values())
+    assert run.l1_hit_rate == (run.requests - first) / run.requests
+    assert 1 <= run.containers <= 3
+
+
+def test_a_user_that_is_refused_tries_again() -> None:
+    """One container for three users: it serves whom it can, and the run goes on to its end."""
+    run = real(Experiment(users=3, lasts=1.5, pause=0.1, service=0.05, containers=Containers(most=1, warm=1)))
+    assert run.containers == 1
+    assert set(run.best_shares.values()) == {1.0}
