@@ -10,9 +10,8 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from tiered_cache._units import seconds
-from tiered_cache.local._lambda_errors import Throttled
 from tiered_cache.local._needs import need
-from tiered_cache.local.awslambda import LocalLambda
+from tiered_cache.local.awslambda import LocalLambda, Throttled
 from tiered_cache.simulation.sessions import Request, sessions
 from tiered_cache.simulation.traffic import lognormal, pauses
 
