@@ -356,6 +356,8 @@ class TieredCache:
                 seconds=self._reads.load_seconds,
                 refreshes=counts["refreshes"],
                 refresh_failures=counts["refresh_failures"],
+                pending=counts["pending"],
+                resumed=counts["resumed"],
             ),
             work=WorkStats(
                 deferred=counts["deferred"],

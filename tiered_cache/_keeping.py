@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
-from tiered_cache._entry import UNBORN, Birth, Entry
+from tiered_cache._entry import Birth, Entry
 from tiered_cache._errors import SerializationError
 from tiered_cache._flight import Flights
-from tiered_cache._load import stamp
+from tiered_cache._handles import Handles
+from tiered_cache._load import stamp, unloaded
 from tiered_cache._log import warn_once
 from tiered_cache._owed import Owed
 from tiered_cache._reply import Filled
-from tiered_cache._rules import Freshness, jittered
+from tiered_cache._rules import Freshness, jittered, pause_before_look
 from tiered_cache._values import Answer, Reason
 
 if TYPE_CHECKING:
@@ -24,23 +24,21 @@ if TYPE_CHECKING:
     from tiered_cache._l1.memory import MemoryStore
     from tiered_cache._load import Call
     from tiered_cache._options import Plan
-    from tiered_cache._reply import Lease
+    from tiered_cache._reply import Lease, Reply
     from tiered_cache._shared import NoShared, Shared
     from tiered_cache._stats import Counters
-    from tiered_cache._values import Loaded
+    from tiered_cache._values import Loaded, Pending
     from tiered_cache._watch import Watch
     from tiered_cache.interfaces import Carrier
 
 
-class Handle(NamedTuple):
-    """What a resumable load left, and when its first part began: on the wall clock, and in the log."""
+class Begun(NamedTuple):
+    """When a load began, or the first part of one that was taken up: on the wall clock, and in the log."""
 
-    handle: str | None
-    began: float
+    at: float
     birth: Birth
-
-
-NO_HANDLE = Handle(None, inf, UNBORN)
+    handle: str | None = None
+    """By which it was taken up."""
 
 
 class Keeping:
@@ -75,7 +73,7 @@ class Keeping:
         self._uniform = uniform
         self._counts = counts
         self._owed = Owed(carrier, counts, uniform, lambda: watch.last)
-        self._handles: dict[str, Handle] = {}
+        self._handles = Handles(memory)
         self.flights: Flights[Answer] = Flights()
         self.load_seconds = 0.0
 
@@ -85,6 +83,7 @@ class Keeping:
         value, now = entry.value, self._now()
         if not skip:
             self._store(call, entry, lease, now)
+        self._shared.release((lease,), now, ended=True)  # unless the fill has
         age = max(0.0, now - entry.loaded_at)
         return Answer(value, "origin", age, age >= entry.fresh_for, Reason.LOADED)
 
@@ -117,37 +116,63 @@ class Keeping:
         entry.held(self._local, call.now, call.plan.early_refresh, self._uniform)
         self._memory.store(call.key, entry)
 
-    def _stamped(self, call: Call, loaded: Loaded, load_time: float, birth: Birth) -> Entry:
+    def _left(self, call: Call, reply: Reply, held: Entry | None) -> Entry | None:
+        """What an earlier part of this load has left, in whatever container; not if `held` came of it, or of a later one."""
+        left = None if call.plan.force_refresh else self._handles.told(call.key, reply)
+        return None if left is None or (held is not None and held.loaded_at >= left.loaded_at) else left
+
+    def _leave(self, call: Call, lease: Lease, pending: Pending, begun: Begun) -> None:
+        """Keep the handle of a load that goes on where whoever loads next will find it."""
+        self._counts["pending"] += 1
+        is_same = pending.handle == begun.handle
+        left = unloaded(pending, call, self._policy, begun.at if is_same else call.now, begun.birth)
+        now = self._now()
+        kept = self._shared.leave(lease, left, pause_before_look(now - left.loaded_at), now)
+        if kept is Filled.REFUSED:
+            self._handles.forget(call.key)  # another loads, or it was invalidated meanwhile
+        else:
+            self._handles.keep(call.key, left, shared=kept is Filled.KEPT)
+
+    def _failed(self, call: Call, lease: Lease) -> None:
+        """The load has ended without an outcome: nobody is to take it up again."""
+        self._counts["failures"] += 1
+        self._handles.forget(call.key)
+        self._shared.release((lease,), call.now, ended=True)
+
+    def _stamped(self, call: Call, loaded: Loaded, load_time: float, begun: Begun) -> Entry:
         """The entry for what was loaded."""
-        loaded_at = self._settled(call, load_time)
+        loaded_at = self._settled(call, load_time, begun)
         ttl = loaded.ttl or call.plan.ttl or self._policy.ttl
         fresh_for = jittered(ttl, self._policy.jitter, self._uniform())
         return stamp(
-            loaded, call, self._policy, loaded_at=loaded_at, fresh_for=fresh_for, load_time=load_time, birth=birth
+            loaded, call, self._policy, loaded_at=loaded_at, fresh_for=fresh_for, load_time=load_time, birth=begun.birth
         )
 
-    def _absence(self, call: Call, error: NotFound, load_time: float, birth: Birth) -> Entry:
+    def _absence(self, call: Call, error: NotFound, load_time: float, begun: Begun) -> Entry:
         """The entry that says what `error` says."""
         self._counts["not_found"] += 1
         return Entry(
             str(error) or f"{type(error).__name__} for this key",
-            loaded_at=self._settled(call, load_time),
+            loaded_at=self._settled(call, load_time, begun),
             fresh_for=jittered(call.plan.negative_ttl or 0.0, self._policy.jitter, self._uniform()),
             tags=call.plan.tags,
             negative=True,
-            birth=birth,
+            birth=begun.birth,
         )
 
     def _remember_absence(self, call: Call, entry: Entry, lease: Lease) -> None:
+        now, is_gone = self._now(), False
         if call.plan.negative_ttl is not None:
-            self._store(call, entry, lease, self._now())
+            self._store(call, entry, lease, now)
         elif not self._memory.refuses(call.key, entry):
+            is_gone = True  # what L2 has is older
             self._memory.drop(call.key)
-            self._shared.release((lease,), self._now(), drop=True)  # what L2 has is older
+        self._shared.release((lease,), now, drop=is_gone, ended=True)
 
-    def _settled(self, call: Call, load_time: float) -> float:
+    def _settled(self, call: Call, load_time: float, begun: Begun) -> float:
         """A load came to an end: nothing is left of earlier ones. When it began, on the wall clock as it now goes; for a
         resumed one, when the first part did.
         """
         self._backoff.forget(call.key)
-        return min(call.now, self._now() - load_time, self._handles.pop(call.key, NO_HANDLE).began)
+        self._handles.forget(call.key)
+        return min(begun.at, self._now() - load_time)

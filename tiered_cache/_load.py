@@ -75,6 +75,8 @@ class Patience:
 def run_loader(loader: Any, context: LoadContext) -> Loaded | Outcome | Pending:
     """What the loader gives for `context`, a bare value wrapped. Raises what it raises, TypeError for an awaitable."""
     load = getattr(loader, "load", None)
+    if not callable(load):
+        context.handle = None  # it cannot go on from there
     given = load(context) if callable(load) else loader()
     if isinstance(given, Outcome | Pending):
         return given
@@ -141,11 +143,19 @@ def stamp(
     )
 
 
-def unloaded(call: Call, birth: Birth) -> Entry:
-    """What stands for the outcome of a load that goes on, as far as it is known."""
+def unloaded(pending: Pending, call: Call, policy: Freshness, began: float, birth: Birth) -> Entry:
+    """What stands for the outcome of a load that goes on: its handle, with what is known of that outcome already."""
     from tiered_cache._entry import Entry
 
-    return Entry(None, loaded_at=call.now, fresh_for=0.0, tags=call.plan.tags, birth=birth)
+    return Entry(
+        pending.handle,
+        loaded_at=began,
+        fresh_for=policy.ttl,
+        stale_while_revalidate=policy.stale_while_revalidate,
+        stale_if_error=policy.stale_if_error,
+        tags=call.plan.tags,
+        birth=birth,
+    )
 
 
 def renewed(held: Entry, ttl: float | None) -> Loaded:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tiered_cache._errors import NotFound, OriginMalformed
+from tiered_cache._keeping import Begun
 from tiered_cache._load import Call, checked_value, is_passing
 from tiered_cache._options import check_key, refuse_options
 from tiered_cache._read_through import REASONS, ReadThrough
@@ -179,7 +180,7 @@ class ReadMany(ReadThrough):
         calls = [call for call in calls if call.key not in late]
         if not calls:
             return late
-        birth, started = self._memory.birth(), self._steady()
+        begun, started = Begun(calls[0].now, self._memory.birth()), self._steady()
         by_key = {call.key: call for call in calls}
         try:
             given = _checked_answer(calls[0].loader(tuple(by_key)), by_key)
@@ -195,14 +196,14 @@ class ReadMany(ReadThrough):
             call = by_key[key]
             if value is NotFound or isinstance(value, NotFound):
                 absent = value if isinstance(value, NotFound) else NotFound()
-                entries.append((call, self._absence(call, absent, load_time, birth)))
+                entries.append((call, self._absence(call, absent, load_time, begun)))
                 found[key] = NotFound
                 continue
             if isinstance(value, Outcome | Pending):
                 raise TypeError("a batch loader gives values: 'not modified' and 'pending' are for loaders of one key")
             loaded = value if isinstance(value, Loaded) else Loaded(value)
             found[key] = checked_value(loaded.value)
-            entry = self._stamped(call, loaded, load_time, birth)
+            entry = self._stamped(call, loaded, load_time, begun)
             self._memory.measure(entry)  # L2 keeps the figure, as for one key
             entries.append((call, entry))
         loaded_entries += [(call.key, entry) for call, entry in entries]

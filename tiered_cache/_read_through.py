@@ -8,9 +8,10 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
+from tiered_cache._entry import START, Birth
 from tiered_cache._errors import LoadPending, LoadTimeout, NotFound
-from tiered_cache._keeping import NO_HANDLE, Handle, Keeping
-from tiered_cache._load import Call, Patience, is_passing, renewed, run_loader, stale_value, unloaded
+from tiered_cache._keeping import Begun, Keeping
+from tiered_cache._load import Call, Patience, is_passing, renewed, run_loader, stale_value
 from tiered_cache._log import log
 from tiered_cache._news import Invalidation, Kind
 from tiered_cache._options import check_key, check_loader
@@ -21,7 +22,7 @@ from tiered_cache._values import Answer, LoadContext, Outcome, Pending, Reason, 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from tiered_cache._entry import Birth, Entry
+    from tiered_cache._entry import Entry
     from tiered_cache._flight import Flight
     from tiered_cache._options import Limit
     from tiered_cache._reply import Lease, Reply
@@ -40,8 +41,6 @@ MOST_PATIENCE = 10.0
 """Seconds for which it waits where no limit is known."""
 MARGIN = 1.0
 """Seconds that a lease lasts beyond the deadline of its holder's invocation, for the fill."""
-MOST_HANDLES = 10_000
-"""Handles of resumable loads remembered; beyond it the oldest is forgotten, and its load begins anew."""
 
 
 class ReadThrough(Keeping):
@@ -51,7 +50,7 @@ class ReadThrough(Keeping):
         """The way of every call that is not a plain hit."""
         call = self._call(key, loader, options)
         if call.plan.scope == "invocation":
-            return self.invocation.obtain(call, self._context(call, None), call.plan.ttl or self._policy.ttl)
+            return self.invocation.obtain(call, self._context(call, None, None), call.plan.ttl or self._policy.ttl)
         held, move = self._look_into_l1(call)
         if move is not Move.ASK and self._shared.catch_up(call.now):
             held, move = self._look_into_l1(call)
@@ -140,38 +139,47 @@ class ReadThrough(Keeping):
                     break
                 call = call._replace(now=self._now())
             self._counts["waited"] += patience.waited
+            left = self._left(call, reply, newest)
             if move is Move.LOAD or move is Move.WAIT:
-                return self._load(call, newest, tier, flight, lease)
+                return self._load(call, newest, tier, flight, lease, left=left)
             flight.is_outdated = partial(self._memory.is_dead, call.key, cast("Entry", newest))
-            return self._serve(call, newest, tier, REASONS[move])
+            is_pending = move is Move.SERVE_MEANWHILE and left is not None
+            return self._serve(call, newest, tier, Reason.LOAD_PENDING if is_pending else REASONS[move])
         finally:
             self._shared.release((lease,), call.now)
 
-    def _load(self, call: Call, held: Entry | None, tier: Tier, flight: Flight[Answer], lease: Lease) -> Answer:
-        """Run the loader, and keep what it gives in L2 and L1. `held`: what is known so far, found in `tier`."""
+    def _load(
+        self, call: Call, held: Entry | None, tier: Tier, flight: Flight[Answer], lease: Lease, *, left: Entry | None
+    ) -> Answer:
+        """Run the loader, and keep what it gives in L2 and L1. `held`: what is known so far, found in `tier`. `left`: what an
+        earlier part of this load has left.
+        """
         if (instead := self._too_late(call, held, tier)) is not None:
             return instead
         flight.fallback = partial(self._instead, call, held, Reason.LOAD_SLOW, tier)
-        context = self._context(call, held)
-        birth, started = self._birth(call), self._steady()
+        birth, started = self._memory.birth(), self._steady()
+        context = self._context(call, held, left)
         try:
             outcome = run_loader(call.loader, context)
         except NotFound as error:
-            absence = self._absence(call, error, self._steady() - started, birth)
+            absence = self._absence(call, error, self._steady() - started, self._begun(call, context, left, birth))
             flight.is_outdated = partial(self._memory.is_dead, call.key, absence)
             self._remember_absence(call, absence, lease)
             raise
         except Exception as error:  # noqa: BLE001  # a loader may raise anything: it is covered for, or raised again
+            self._failed(call, lease)
             return self._cover(call, held, tier, error)
         finally:
             load_time = self._steady() - started
             self.load_seconds += load_time
+        begun = self._begun(call, context, left, birth)
         if isinstance(outcome, Pending):
-            return self._await(call, held, tier, outcome, birth)
+            self._leave(call, lease, outcome, begun)
+            return self._await(call, held, tier)
         if outcome is Outcome.NOT_MODIFIED:
             self._counts["not_modified"] += 1
             outcome = renewed(cast("Entry", held), context.renewed_ttl)  # not_modified() refuses where nothing is held
-        entry = self._stamped(call, outcome, load_time, birth)
+        entry = self._stamped(call, outcome, load_time, begun)
         flight.is_outdated = partial(self._memory.is_dead, call.key, entry)
         return self._keep(call, entry, lease, skip=context.skipped)
 
@@ -291,18 +299,12 @@ class ReadThrough(Keeping):
 
         return self._owed.owe(call.key, refresh, call.now, call.plan.error_backoff)
 
-    def _handle(self, call: Call) -> Handle:
-        """What the first part of a resumable load left, unless it has been invalidated since that began."""
-        left = self._handles.get(call.key, NO_HANDLE)
-        if left.handle is not None and self._memory.is_dead(call.key, unloaded(call, left.birth)):
-            self._handles.pop(call.key, None)
-            return NO_HANDLE
-        return left
-
-    def _birth(self, call: Call) -> Birth:
-        """The birth of what a load gives that goes on now: that of its first part."""
-        left = self._handle(call)
-        return self._memory.birth() if left.handle is None else left.birth
+    def _begun(self, call: Call, context: LoadContext, left: Entry | None, birth: Birth) -> Begun:
+        """When the load began that has just been run: if it was taken up by its handle, when the first part did."""
+        if left is None or context.handle is None:
+            return Begun(call.now, birth)
+        self._counts["resumed"] += 1
+        return Begun(min(left.loaded_at, call.now), Birth(left.born, left.since), context.handle)
 
     def _new_lease(self, key: str) -> Lease:
         remaining = self.invocation.remaining()
@@ -323,7 +325,7 @@ class ReadThrough(Keeping):
         self._counts["clipped"] += 1
         return remaining
 
-    def _context(self, call: Call, held: Entry | None) -> LoadContext:
+    def _context(self, call: Call, held: Entry | None, left: Entry | None) -> LoadContext:
         ends = self._within(call.plan.hard_timeout)
         started = time.monotonic()
 
@@ -337,17 +339,18 @@ class ReadThrough(Keeping):
             stale=stale_value(held),
             etag=None if held is None else held.etag,
             last_modified=None if held is None else held.last_modified,
-            handle=self._handle(call).handle,
+            handle=None if left is None else left.value,
+            generation=_generation(self._memory.birth()),  # not older than that of the load
             remaining=remaining,
         )
 
     def forget_loads(self, key: str | None) -> None:
         """Whatever loads of `key`, or of any key, have begun or failed does not count any longer."""
         if key is None:
-            self._handles.clear()
+            self._handles.forget(None)
         else:
             self._backoff.forget(key)
-            self._handles.pop(key, None)
+            self._handles.forget(key)
         self.flights.detach(key)
 
     def _too_late(self, call: Call, held: Entry | None, tier: Tier = "l1") -> Answer | None:
@@ -368,7 +371,6 @@ class ReadThrough(Keeping):
 
     def _cover(self, call: Call, held: Entry | None, tier: Tier, error: Exception) -> Answer:
         """The stale answer that covers for a failed load; raises the error where there is none, or it may not."""
-        self._counts["failures"] += 1
         answer = self._instead(call, held, Reason.LOAD_FAILED, tier) if is_passing(error) else None
         if answer is None:
             raise error
@@ -390,12 +392,8 @@ class ReadThrough(Keeping):
             return None  # invalidated meanwhile, or perhaps
         return self._serve(call._replace(now=now), held, tier, reason)
 
-    def _await(self, call: Call, held: Entry | None, tier: Tier, pending: Pending, birth: Birth) -> Answer:
-        before = self._handles.pop(call.key, NO_HANDLE)
-        first = before if before.handle == pending.handle else Handle(pending.handle, call.now, birth)
-        self._handles[call.key] = first
-        if len(self._handles) > MOST_HANDLES:
-            self._handles.pop(next(iter(self._handles)), None)
+    def _await(self, call: Call, held: Entry | None, tier: Tier) -> Answer:
+        """The stale answer while a load goes on elsewhere. Raises LoadPending where there is none."""
         answer = self._instead(call, held, Reason.LOAD_PENDING, tier)
         if answer is None:
             raise LoadPending(
@@ -409,3 +407,8 @@ def newest_of(held: Entry | None, shared: Entry | None) -> Entry | None:
     if held is None or shared is None:
         return shared or held
     return held if held.loaded_at > shared.loaded_at else shared
+
+
+def _generation(birth: Birth) -> str:
+    """The position in the log at which a load begins, as text; "" where no log is known."""
+    return "" if birth.born == START else "{}-{}".format(*birth.born)

@@ -69,6 +69,10 @@ class Reply(NamedTuple):
     """Whether the lease that was asked for is ours."""
     news: News | None = None
     """What the look that went along found; None where none was asked for, or it failed."""
+    left: Entry | None = None
+    """What a resumable load left that goes on: its handle is the value, and its time and birth are those of the load's
+    beginning. Told to who wanted the lease, whether it was to be had or not.
+    """
 
 
 ABSENT = Reply(None, True)

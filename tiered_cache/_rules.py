@@ -41,6 +41,10 @@ if TYPE_CHECKING:
 
 SKEW = 1.0
 """Seconds by which another host's clock may be ahead, or our own may step back, before an age counts as negative."""
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.5, 10.0
+"""Seconds between two looks at a load that goes on elsewhere."""
+LEAST_AWAITED = 3600.0
+"""Seconds for which such a load is waited for, however soon its data are past all windows."""
 
 
 class Freshness(NamedTuple):
@@ -175,6 +179,16 @@ def covers(data: Data, now: float) -> bool:
 def kept_for(data: Data) -> float:
     """Seconds from `loaded_at` after which no tier needs to keep the data: past all windows."""
     return data.fresh_for + max(data.stale_while_revalidate, data.stale_if_error)
+
+
+def pause_before_look(going_on: float) -> float:
+    """Seconds until anybody looks again at a load that goes on elsewhere, for so many seconds so far: a tenth of these."""
+    return min(LONGEST_PAUSE, max(SHORTEST_PAUSE, going_on / 10))
+
+
+def awaited_for(data: Data) -> float:
+    """Seconds from `loaded_at` for which data are awaited whose load goes on elsewhere: at least an hour."""
+    return max(kept_for(data), LEAST_AWAITED)
 
 
 def fresh_until(held: Held) -> float:

@@ -118,11 +118,19 @@ class Shared:
         self._counts["refused"] += sum(outcome is Filled.REFUSED for outcome in outcomes.values())
         return outcomes
 
-    def release(self, leases: Iterable[Lease], now: float, *, drop: bool = False) -> None:
-        """Give up those of the leases that are held; `drop`: with the values that stand there."""
+    def leave(self, lease: Lease, left: Entry, pause: float, now: float) -> Filled:
+        """Keep the handle of a load that goes on, and let nobody look at it for `pause`, if the lease is still ours."""
+        if not lease.held:
+            return Filled.NOT_KEPT
+        kept = self._store.leave(lease, left, pause, now)
+        self._counts["refused"] += kept is Filled.REFUSED
+        return kept
+
+    def release(self, leases: Iterable[Lease], now: float, *, drop: bool = False, ended: bool = False) -> None:
+        """Give up those of the leases that are held; `ended`: with what their loads have left, `drop`: with the values too."""
         held = [lease for lease in leases if lease.held]
         if held and not self._closed:
-            self._store.release(held, now, drop=drop)
+            self._store.release(held, now, drop=drop, ended=ended)
 
     def invalidate(self, what: Sequence[Invalidation], now: float, lease: Lease | None = None) -> bool:
         """Invalidate in the store, and here; whether the store took it. `lease`: to be held on its key from then on.
@@ -197,26 +205,45 @@ class Shared:
 
     def _known(self, key: str, reply: Reply, since: int, now: float) -> Reply:
         """`reply`, judged by all that can be known of it."""
+        if reply.left is not None:
+            reply = reply._replace(left=self._alive(key, reply.left, since, now))
         if reply.entry is None:
             return reply
         if reply.entry.tags:
             self._look_for(self._memory.invalidated.unknown(reply.entry), now)
         return self._judged(key, reply, since, now)
 
+    def _alive(self, key: str, left: Entry, since: int, now: float) -> Entry | None:
+        """What a load has left, unless it was invalidated since that began, or nobody can tell: rule 4 for handles."""
+        left.since = since
+        invalidated = self._memory.invalidated
+        if left.tags:
+            self._look_for(invalidated.unknown(left), now)
+        if not self._may_be_told(key, left):
+            return None
+        if self._memory.is_dead(key, left) or invalidated.expires(key, left):
+            self._counts["dead"] += 1
+            return None
+        return left
+
+    def _may_be_told(self, key: str, entry: Entry) -> bool:
+        """Whether all is known and delivered that may invalidate the entry; else the look for it came to nothing."""
+        if self._undelivered and not self._undelivered.keys().isdisjoint(_names(key, entry)):
+            return False
+        invalidated = self._memory.invalidated
+        return invalidated.position != START and not invalidated.unknown(entry)
+
     def _judged(self, key: str, reply: Reply, since: int, now: float) -> Reply:
         """Rule 4: `reply`, without its entry where that is dead; or as if unreached, if its invalidation is not delivered."""
         entry = reply.entry
         assert entry is not None  # noqa: S101  # the callers look
         entry.since = since
-        if self._undelivered and not self._undelivered.keys().isdisjoint(_names(key, entry)):
+        if not self._may_be_told(key, entry):
             return UNREACHED
-        invalidated = self._memory.invalidated
-        if invalidated.position == START or invalidated.unknown(entry):
-            return UNREACHED  # the look that would have told came to nothing
         if self._memory.is_dead(key, entry):
             self._counts["dead"] += 1
             return reply._replace(entry=None)
-        if invalidated.expires(key, entry):
+        if self._memory.invalidated.expires(key, entry):
             entry.expire(now)
         return reply
 
@@ -309,7 +336,10 @@ class NoShared:
     def fill_many(self, filled: Sequence[tuple[Lease, Entry]], now: float) -> dict[str, Filled]:  # noqa: ARG002
         return {lease.key: Filled.KEPT for lease, _ in filled}
 
-    def release(self, leases: Iterable[Lease], now: float, *, drop: bool = False) -> None:
+    def leave(self, lease: Lease, left: Entry, pause: float, now: float) -> Filled:  # noqa: ARG002
+        return Filled.NOT_KEPT
+
+    def release(self, leases: Iterable[Lease], now: float, *, drop: bool = False, ended: bool = False) -> None:
         pass
 
     def invalidate(self, what: Sequence[Invalidation], now: float, lease: Lease | None = None) -> bool:  # noqa: ARG002

@@ -95,6 +95,10 @@ class OriginStats(NamedTuple):
     """Refreshes owed by stale hits."""
     refresh_failures: int
     """Refreshes handed to a carrier that came to nothing."""
+    pending: int = 0
+    """Loader runs that answered 'pending': their loads go on elsewhere."""
+    resumed: int = 0
+    """Loader runs that took up what an earlier one had left, in whatever container."""
 
 
 class WorkStats(NamedTuple):

@@ -126,10 +126,23 @@ class LoadContext:
     key: the key as the caller wrote it.
     stale: the value held so far, though no longer fresh, or `MISSING`.
     etag, last_modified: its validators, or None.
-    handle: what an earlier `pending(handle)` left for this key, or None.
+    handle: what an earlier `pending(handle)` left for this key, in whatever container, or None. A loader that finds it of
+        no use and begins anew sets it to None: what it gives is then as old as this load, and not as that one.
+    generation: how far this container knows the log of invalidations, as text; "" without a log. A load that begins after
+        an invalidation, and knows of it, has another one than any that began before it.
     """
 
-    __slots__ = ("_remaining", "etag", "handle", "key", "last_modified", "renewed_ttl", "skipped", "stale")
+    __slots__ = (
+        "_remaining",
+        "etag",
+        "generation",
+        "handle",
+        "key",
+        "last_modified",
+        "renewed_ttl",
+        "skipped",
+        "stale",
+    )
 
     def __init__(
         self,
@@ -139,6 +152,7 @@ class LoadContext:
         etag: str | None = None,
         last_modified: str | None = None,
         handle: str | None = None,
+        generation: str = "",
         remaining: Callable[[], float | None] = lambda: None,
     ) -> None:
         self.key = key
@@ -146,6 +160,7 @@ class LoadContext:
         self.etag = etag
         self.last_modified = last_modified
         self.handle = handle
+        self.generation = generation
         self.skipped = False
         self.renewed_ttl: float | None = None
         self._remaining = remaining

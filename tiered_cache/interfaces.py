@@ -107,6 +107,7 @@ class SharedStore(Protocol):
     def ask(self, lease: Lease, claim: Claim, now: float, since: Position | None) -> Reply:
         """As `read`, for the lease's key; and take the lease as `claim` says, if it is to be had, in the same step.
 
+        Whoever wants the lease is told what `leave` has kept, too.
         Sets `lease.held`. A lease ends by itself `lease.seconds` later, and may end at any time before.
         """
         ...
@@ -136,8 +137,18 @@ class SharedStore(Protocol):
         """The same for several. What cannot be carried is counted, not raised."""
         ...
 
-    def release(self, leases: Sequence[Lease], now: float, *, drop: bool) -> None:
-        """Give up each lease that is still held by its token; `drop`: and forget what stands under its key."""
+    def leave(self, lease: Lease, left: Entry, pause: float, now: float) -> Filled:
+        """Keep what a load left that goes on, and let the lease end after `pause`, if that is still held by its token.
+
+        One step. `left` has the handle as its value, and is kept as long as an entry, but for an hour at least; any fill
+        or invalidation of the key forgets it in its own step.
+        """
+        ...
+
+    def release(self, leases: Sequence[Lease], now: float, *, drop: bool, ended: bool = False) -> None:
+        """Give up each lease that is still held by its token; `ended`: and forget what its load has left; `drop`: and the
+        value under its key too.
+        """
         ...
 
     def takes_writes(self, now: float) -> bool:
@@ -145,7 +156,7 @@ class SharedStore(Protocol):
         ...
 
     def invalidate(self, what: Sequence[Invalidation], since: Position, now: float, lease: Lease | None) -> News | None:
-        """Invalidate: each key's value and lease in one step, and only then the records in the log, with tags' markers.
+        """Invalidate: each key's value, lease and handle in one step, and only then the records in the log, with tags' markers.
 
         Gives what is new in the log after `since`, with the own records; None if any of it may not have been done.
         lease: is taken, whoever holds it, in the step that forgets the value.

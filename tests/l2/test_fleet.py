@@ -532,11 +532,6 @@ def test_a_holder_that_fails_lets_the_next_one_load(fleet: Fleet) -> None:
     assert (two.stats().origin.waited, l2(two).writes) == (1, 1)
 
 
-class Resumable:
-    def load(self, context: LoadContext) -> Any:
-        return context.pending("handle")
-
-
 class Skipping:
     def load(self, context: LoadContext) -> Any:
         context.skip()
@@ -549,11 +544,10 @@ class Skipping:
         (Origin("v"), None),
         (Origin(OSError()), OSError),
         (Origin(NotFound("no")), NotFound),
-        (Resumable(), LoadPending),
         (Skipping(), None),
         (lambda: iter("v"), TypeError),
     ],
-    ids=["a value", "a failure", "absence", "pending", "skipped", "no value"],
+    ids=["a value", "a failure", "absence", "skipped", "no value"],
 )
 def test_no_lease_outlives_its_load(fleet: Fleet, loader: Any, error: type[Exception] | None) -> None:
     """However it ends."""

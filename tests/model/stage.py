@@ -230,7 +230,7 @@ class Stage:
         """An exchange with the server was made: what it means for the truth."""
         for command in part:
             if command[0] == b"EVALSHA" and gate_of(command) == "ask" and isinstance(actor.who, Thread):
-                self.tokens[command[5]] = actor.who
+                self.tokens[command[6]] = actor.who
             elif command[0] == b"SET":
                 self.tokens[command[2]] = SETTER
             if command[0] in {b"HGET", b"HMGET"} and not actor.lose_reply:

@@ -892,13 +892,13 @@ def test_the_handle_of_a_pending_load_goes_with_what_ends_it(end: str) -> None:
 
 def test_handles_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest is forgotten first."""
-    monkeypatch.setattr("tiered_cache._read_through.MOST_HANDLES", 3)
+    monkeypatch.setattr("tiered_cache._handles.MOST", 3)
     world = World(l2=False)
     world.origin.value = lambda context: context.pending("q")
     for number in range(6):
         with pytest.raises(LoadPending):
             world.get(str(number))
-    assert ["3", "4", "5"] == list(world.cache._reads._handles)
+    assert ["3", "4", "5"] == list(world.cache._reads._handles._by_key)
 
 
 # Time limits

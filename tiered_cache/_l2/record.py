@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tiered_cache._entry import Birth, Entry
 from tiered_cache._errors import SerializationError
@@ -15,43 +15,72 @@ if TYPE_CHECKING:
 def sealed(key: str, entry: Entry, codec: Codec, *, compress_above: int | None) -> bytes:
     """`entry` in its envelope. Raises SerializationError, and nothing else, for what cannot be carried."""
     try:
-        stored = Stored(
-            key=key,
-            kind=Kind.NEGATIVE if entry.negative else Kind.VALUE,
-            loaded_at=entry.loaded_at,
-            fresh_for=entry.fresh_for,
-            stale_while_revalidate=entry.stale_while_revalidate,
-            stale_if_error=entry.stale_if_error,
-            load_time=entry.load_time,
-            born=entry.born,
-            etag=entry.etag,
-            last_modified=entry.last_modified,
-            tags=entry.tags,
-            codec_id=codec.id,
-            payload=codec.encode(entry.value),
-            memory_size=entry.value_size,
-        )
-        return seal(stored, compress_above=compress_above)
+        kind = Kind.NEGATIVE if entry.negative else Kind.VALUE
+        return seal(_stored(key, entry, kind, codec.id, codec.encode(entry.value)), compress_above=compress_above)
     except SerializationError:
         raise
     except Exception as error:  # a codec of one's own may fail in any way, and a read must not fail with it
         raise SerializationError(f"the codec failed with {type(error).__name__}") from error
 
 
+def sealed_handle(key: str, left: Entry) -> bytes:
+    """What a resumable load left, in an envelope; the value of `left` is the handle. Raises SerializationError."""
+    payload = left.value.encode("utf-8", "surrogatepass")
+    return seal(_stored(key, left, Kind.PENDING, 0, payload), compress_above=None)
+
+
+def opened_handle(key: str, data: object, *, max_bytes: int) -> Entry:
+    """What a resumable load left under `key`. Raises Unreadable, and nothing else, if `data` are not that."""
+    stored = _unsealed(key, data, max_bytes)
+    if stored.kind is not Kind.PENDING or stored.codec_id != 0:
+        raise Unreadable(Fault.CODEC)
+    try:
+        handle = str(stored.payload, "utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        raise Unreadable(Fault.SHAPE) from None
+    return _entry(stored, handle)
+
+
 def opened(key: str, data: object, codec: Codec, *, max_bytes: int) -> Entry:
     """The entry in `data`. Raises Unreadable, and nothing else, if it is not one of ours, or not this key's, or damaged."""
-    if not isinstance(data, bytes):
-        raise Unreadable(Fault.NOT_OURS)
-    stored = unseal(data, key, max_bytes=max_bytes)
+    stored = _unsealed(key, data, max_bytes)
     if stored.codec_id != codec.id or stored.kind is Kind.PENDING:  # a load's handle is nobody's value
         raise Unreadable(Fault.CODEC)
     try:
         value = codec.decode(stored.payload)
     except Exception:  # noqa: BLE001  # a codec may fail in any way on bytes that it did not write
         raise Unreadable(Fault.CODEC) from None
-    negative = stored.kind is Kind.NEGATIVE
-    if negative and type(value) is not str:
+    if stored.kind is Kind.NEGATIVE and type(value) is not str:
         raise Unreadable(Fault.SHAPE)
+    return _entry(stored, value)
+
+
+def _unsealed(key: str, data: object, max_bytes: int) -> Stored:
+    if not isinstance(data, bytes):
+        raise Unreadable(Fault.NOT_OURS)
+    return unseal(data, key, max_bytes=max_bytes)
+
+
+def _stored(key: str, entry: Entry, kind: Kind, codec_id: int, payload: bytes) -> Stored:
+    return Stored(
+        key=key,
+        kind=kind,
+        loaded_at=entry.loaded_at,
+        fresh_for=entry.fresh_for,
+        stale_while_revalidate=entry.stale_while_revalidate,
+        stale_if_error=entry.stale_if_error,
+        load_time=entry.load_time,
+        born=entry.born,
+        etag=entry.etag,
+        last_modified=entry.last_modified,
+        tags=entry.tags,
+        codec_id=codec_id,
+        payload=payload,
+        memory_size=entry.value_size,
+    )
+
+
+def _entry(stored: Stored, value: Any) -> Entry:
     return Entry(
         value,
         loaded_at=stored.loaded_at,
@@ -62,7 +91,7 @@ def opened(key: str, data: object, codec: Codec, *, max_bytes: int) -> Entry:
         etag=stored.etag,
         last_modified=stored.last_modified,
         tags=stored.tags,
-        negative=negative,
+        negative=stored.kind is Kind.NEGATIVE,
         birth=Birth(stored.born, 0),
         value_size=stored.memory_size,
     )

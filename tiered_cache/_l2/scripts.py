@@ -51,11 +51,12 @@ ASK = Script(
         taken = redis.pcall('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2])
     end
     if not taken and redis.pcall('GET', KEYS[2]) == ARGV[1] then taken = redis.status_reply('OK') end
-    return {value, taken}
+    return {value, taken, taken ~= 'unasked' and redis.pcall('GET', KEYS[3])}
     """
 )
-"""Keys: value, lease. Arguments: token, milliseconds, claim. Gives [value or nil, "OK" or nil or "unasked"].
+"""Keys: value, lease, pending. Arguments: token, milliseconds, claim.
 
+Gives [value or nil, "OK" or nil or "unasked", handle or nil]; the handle only to who wants the lease, taken or not.
 Asked again with the same token, as after a reply that was lost, it gives the same: the lease is ours.
 """
 
@@ -63,32 +64,49 @@ FILL = Script(
     """
     if redis.call('GET', KEYS[2]) ~= ARGV[1] then return 0 end
     local stored = redis.pcall('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
-    redis.call('DEL', KEYS[2])
+    redis.call('DEL', KEYS[2], KEYS[3])
     if stored['err'] then return stored end
     return 1
     """
 )
-"""Keys: value, lease. Arguments: token, envelope, milliseconds. Gives 1, or 0 where the lease is not ours any more."""
+"""Keys: value, lease, pending. Arguments: token, envelope, milliseconds. Gives 1, or 0 where the lease is not ours any more."""
+
+LEAVE = Script(
+    """
+    if redis.call('GET', KEYS[2]) ~= ARGV[1] then return 0 end
+    local stored = redis.pcall('SET', KEYS[3], ARGV[2], 'PX', ARGV[3])
+    if stored['err'] then return stored end
+    redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[4])
+    return 1
+    """
+)
+"""Keys: value, lease, pending. Arguments: token, envelope of a handle, its milliseconds, those until the next look at it.
+
+The lease goes on as the pause until that look. Gives 1, or 0 where the lease is not ours any more.
+"""
 
 RELEASE = Script(
     """
     if redis.call('GET', KEYS[2]) ~= ARGV[1] then return 0 end
     if ARGV[2] == 'drop' then redis.call('DEL', KEYS[1]) end
+    if ARGV[2] ~= 'keep' then redis.call('DEL', KEYS[3]) end
     return redis.call('DEL', KEYS[2])
     """
 )
-"""Keys: value, lease. Arguments: token, "drop" or "keep" the value. Gives 1, or 0 where the lease is not ours any more."""
+"""Keys: value, lease, pending. Arguments: token, and "keep" the others, or "end" the load and its handle with it, or "drop"
+the value too. Gives 1, or 0 where the lease is not ours any more.
+"""
 
 REWRITE = Script(
     """
-    redis.call('DEL', KEYS[2])
+    redis.call('DEL', KEYS[2], KEYS[3])
     local held = redis.call('GETRANGE', KEYS[1], 0, #ARGV[1] - 1)
     if held ~= ARGV[1] then return held == '' and 1 or 0 end
     redis.call('SETRANGE', KEYS[1], 0, ARGV[2])
     return 1
     """
 )
-"""Keys: value, lease. Arguments: the header that was read, and the one in its place. Gives 0 where another stands there."""
+"""Keys: value, lease, pending. Arguments: the header that was read, and the one in its place. Gives 0 where another is there."""
 
 LOG = Script(
     """

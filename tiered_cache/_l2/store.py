@@ -13,12 +13,12 @@ from tiered_cache._l2.calls import Calls
 from tiered_cache._l2.envelope import HEADER_SIZE, TIMES, TIMES_AT, Unreadable, rewritten_header
 from tiered_cache._l2.faults import HARMLESS, Failure, Unavailable, classify
 from tiered_cache._l2.log import LogKeys, glimpse_of, news_of
-from tiered_cache._l2.record import opened, sealed
-from tiered_cache._l2.scripts import ASK, FILL, RELEASE, REWRITE
+from tiered_cache._l2.record import opened, opened_handle, sealed, sealed_handle
+from tiered_cache._l2.steps import Steps
 from tiered_cache._log import warn_once
 from tiered_cache._news import Kind, News
-from tiered_cache._reply import ABSENT, UNREACHED, Claim, Filled, Reply, Right
-from tiered_cache._rules import expired, kept_for
+from tiered_cache._reply import ABSENT, UNREACHED, Filled, Reply, Right
+from tiered_cache._rules import awaited_for, expired, kept_for
 from tiered_cache._stats import Counters, SharedStats
 
 if TYPE_CHECKING:
@@ -28,20 +28,15 @@ if TYPE_CHECKING:
     from tiered_cache._l2.scripts import Command
     from tiered_cache._l2.tier import RedisTier
     from tiered_cache._news import Invalidation
-    from tiered_cache._reply import Lease
+    from tiered_cache._reply import Claim, Lease
 
-LONGEST_KEY = 512
-"""Bytes of a key above which its hash stands in its place; the whole key is inside the envelope and is compared."""
 MOST_AT_ONCE = 1_000
 """Invalidations in one round trip."""
-LONGEST = 3e9
-"""Seconds after which everything is forgotten: about a century, the most of which no server loses count."""
 MOST_STRAYS = 100
 """Leases remembered that could not be given up, to be given up with the next that is asked for."""
 TRIES = 3
 """How often a header is rewritten before the value is given up, since others rewrite it at the same time."""
 
-_CLAIMS = {Claim.MISSING: b"missing", Claim.ALWAYS: b"always", Claim.SEIZE: b"seize"}
 _RIGHTS = {b"OK": Right.MINE, None: Right.TAKEN, b"unasked": Right.UNASKED}
 
 
@@ -50,9 +45,8 @@ class RedisStore:
 
     def __init__(self, tier: RedisTier, namespace: str) -> None:
         self._tier = tier
-        self._owner = f"{namespace}|"  # stands before the key inside the envelope too: no entry is another namespace's
-        self._prefix = f"tc1:{{{self._owner}".encode()
-        self._log = LogKeys(self._prefix)
+        self._steps = Steps(namespace, hash_keys=tier.hash_keys)
+        self._log = LogKeys(self._steps.prefix)
         self._counts = Counters()
         self._calls = Calls(tier, self._counts)
         self._strays: deque[Lease] = deque(maxlen=MOST_STRAYS)  # leases that may be held in the server, by nobody here
@@ -61,20 +55,13 @@ class RedisStore:
 
     def alias(self, name: str) -> str:
         """What stands in the server for a key or a tag: itself, or its hash."""
-        if not self._tier.hash_keys and len(name) <= LONGEST_KEY // 4:
-            return name
-        encoded = name.encode()
-        if not self._tier.hash_keys and len(encoded) <= LONGEST_KEY:
-            return name
-        from hashlib import blake2b
-
-        return "#" + blake2b(encoded, digest_size=20).hexdigest()
+        return self._steps.alias(name)
 
     # Reading.
 
     def read(self, key: str, now: float, since: Position | None) -> Reply:
         """What L2 holds under `key`, and what is new in the log after `since`."""
-        command = (b"GET", self._name(key))
+        command = (b"GET", self._steps.value(key))
         if since is None:
             replies = self._calls.call((command,), now)
             return self._opened(key, replies[0]) if replies else UNREACHED
@@ -85,7 +72,7 @@ class RedisStore:
         self, keys: Sequence[str], now: float, since: Position | None
     ) -> tuple[dict[str, Reply], News | None]:
         """The same for several keys, in one round trip."""
-        replies, news = self._look_and([(b"GET", self._name(key)) for key in keys], now, since)
+        replies, news = self._look_and([(b"GET", self._steps.value(key)) for key in keys], now, since)
         if not replies:
             return dict.fromkeys(keys, UNREACHED), None
         return {key: self._opened(key, reply) for key, reply in zip(keys, replies, strict=True)}, news
@@ -96,7 +83,7 @@ class RedisStore:
             self._counts["skipped"] += 1
             return self.read(lease.key, now, since)._replace(right=Right.NONE)
         strays = self._taken_strays()
-        replies, news = self._look_and([*map(self._releasing, strays), self._asking(lease, claim)], now, since)
+        replies, news = self._look_and([*map(self._steps.release, strays), self._steps.ask(lease, claim)], now, since)
         if not replies:
             self._strays.extend((*strays, lease))  # it may be ours, and nobody would know
             return UNREACHED
@@ -110,7 +97,7 @@ class RedisStore:
             self._counts["skipped"] += 1
             replies, news = self.read_many([lease.key for lease in leases], now, since)
             return {key: reply._replace(right=Right.NONE) for key, reply in replies.items()}, news
-        answers, news = self._look_and([self._asking(lease, claim) for lease in leases], now, since)
+        answers, news = self._look_and([self._steps.ask(lease, claim) for lease in leases], now, since)
         if not answers:
             self._strays.extend(leases)
             return {lease.key: UNREACHED for lease in leases}, None
@@ -152,11 +139,24 @@ class RedisStore:
         self.release([lease for lease, _ in filled if lease.held], now, drop=True)
         return {lease.key: outcomes.get(lease.key, Filled.NOT_KEPT) for lease, _ in filled}
 
-    def release(self, leases: Sequence[Lease], now: float, *, drop: bool) -> None:
-        """Give up the leases that are still ours; `drop`: and forget what stands under their keys."""
+    def leave(self, lease: Lease, left: Entry, pause: float, now: float) -> Filled:
+        """Keep the handle of a load that goes on, and let nobody look at it for `pause`, if the lease is still ours."""
+        lasting = left.loaded_at + awaited_for(left) - now
+        try:
+            data = sealed_handle(self._steps.owner + lease.key, left)
+        except SerializationError:
+            self._counts["unserializable"] += 1
+            return Filled.NOT_KEPT
+        if lasting <= 0 or self._is_too_large(data):
+            return Filled.NOT_KEPT
+        return self._filled([lease], [self._steps.leave(lease, data, lasting, pause)], now)[lease.key]
+
+    def release(self, leases: Sequence[Lease], now: float, *, drop: bool, ended: bool = False) -> None:
+        """Give up the leases that are still ours; `ended`: with their loads' handles, `drop`: with the values too."""
         for lease in leases:
             lease.held = False
-        if leases and self._calls.call([self._releasing(lease, drop=drop) for lease in leases], now) is None:
+        commands = [self._steps.release(lease, drop=drop, ended=ended) for lease in leases]
+        if commands and self._calls.call(commands, now) is None:
             self._strays.extend(leases)
 
     def takes_writes(self, now: float) -> bool:
@@ -180,7 +180,7 @@ class RedisStore:
         if not all(self._expire(one.name, now) for one in what if one.kind is Kind.EXPIRED):
             return None
         keys = [one.name for one in what if one.kind is Kind.KEY]
-        forgetting = [command for key in keys for command in self._forgetting(key, lease)]
+        forgetting = [command for key in keys for command in self._steps.forget(key, lease)]
         if forgetting and not self._tier.link().ordered:  # the record must not come before the deletion
             if not self._all_done(self._calls.call(forgetting, now, urgent=True)):
                 return None
@@ -196,7 +196,7 @@ class RedisStore:
 
     def _expire(self, key: str, now: float) -> bool:
         """Take the lease away and let the value be fresh no longer, by its header alone; whether that was done."""
-        name = self._name(key)
+        name = self._steps.value(key)
         for _ in range(TRIES):
             replies = self._calls.call([(b"GETRANGE", name, b"0", b"%d" % (HEADER_SIZE - 1))], now, urgent=True)
             if replies is None:
@@ -212,19 +212,19 @@ class RedisStore:
                 new = rewritten_header(header, loaded_at=loaded_at, fresh_for=fresh_for, stale_while_revalidate=0.0)
             except (struct.error, TypeError, Unreadable, SerializationError):
                 break  # nothing there that may be served
-            done = self._calls.call([REWRITE(self._value_and_lease(key), header, new)], now, urgent=True)
+            done = self._calls.call([self._steps.rewrite(key, header, new)], now, urgent=True)
             if not self._all_done(done):
                 return False
             if done and done[0] == 1:
                 return True
-        return self._all_done(self._calls.call(self._forgetting(key, None), now, urgent=True))
+        return self._all_done(self._calls.call(self._steps.forget(key, None), now, urgent=True))
 
     # What else a tier does.
 
     def warm_up(self, now: float) -> bool:
         """Import redis and msgpack, and have a connection ready."""
         self._tier.codec.decode(self._tier.codec.encode(None))
-        replies = self._calls.call([(b"GET", self._name("warm_up"))], now)  # not PING, which an ACL may forbid
+        replies = self._calls.call([(b"GET", self._steps.value("warm_up"))], now)  # not PING, which an ACL may forbid
         return replies is not None and not isinstance(replies[0], Unavailable)
 
     def thawed(self, now: float) -> None:
@@ -264,13 +264,6 @@ class RedisStore:
 
     # Commands, and what their replies mean.
 
-    def _name(self, key: str) -> bytes:
-        return self._prefix + self.alias(key).encode() + b"}"
-
-    def _value_and_lease(self, key: str) -> tuple[bytes, bytes]:
-        name = self._name(key)
-        return name, name + b":lease"
-
     def _taken_strays(self) -> list[Lease]:
         """The leases that are to be given up, which no other thread then gives up too."""
         taken: list[Lease] = []
@@ -279,20 +272,14 @@ class RedisStore:
                 taken.append(self._strays.popleft())
         return taken
 
-    def _releasing(self, lease: Lease, *, drop: bool = False) -> Command:
-        return RELEASE(self._value_and_lease(lease.key), lease.token, b"drop" if drop else b"keep")
-
-    def _asking(self, lease: Lease, claim: Claim) -> Command:
-        return ASK(self._value_and_lease(lease.key), lease.token, _milliseconds(lease.seconds), _CLAIMS[claim])
-
     def _granted(self, lease: Lease, answer: Any, now: float, news: News | None = None) -> Reply:
         """The value and the right in what ASK gave."""
         if isinstance(answer, Unavailable):
             return self._opened(lease.key, answer, news)._replace(right=Right.NONE)
-        if not isinstance(answer, list) or len(answer) != 2:
+        if not isinstance(answer, list) or len(answer) != 3:
             self._counts[f"errors.{Failure.PROTOCOL.value}"] += 1
             return Reply(None, True, Right.NONE, news)
-        value, taken = answer
+        value, taken, left = answer
         right = Right.NONE if isinstance(taken, Exception) else _RIGHTS.get(taken, Right.NONE)
         lease.held = right is Right.MINE
         if lease.held:
@@ -300,7 +287,17 @@ class RedisStore:
             self._calls.wrote()
         reply = self._opened(lease.key, self._plain(value, now, writes=False), news)
         self._plain(taken, now, writes=True)  # the server takes no writes now: the value is good all the same
-        return reply._replace(right=right)
+        return reply._replace(right=right, left=self._left(lease.key, self._plain(left, now, writes=False)))
+
+    def _left(self, key: str, data: Any) -> Entry | None:
+        """What a load left that goes on; one that cannot be read is none, and is counted."""
+        if data is None or isinstance(data, Unavailable):
+            return None
+        try:
+            return opened_handle(self._steps.owner + key, data, max_bytes=self._tier.max_value_bytes)
+        except Unreadable as error:
+            self._counts[f"unreadable.{error.reason.value}"] += 1
+            return None
 
     def _plain(self, part: Any, now: float, *, writes: bool) -> Any:
         """A part of a script's reply: an error in it as the Unavailable that it stands for, and counted."""
@@ -316,10 +313,14 @@ class RedisStore:
         if left <= 0:
             return None
         data = self._sealed(lease.key, entry)
-        if len(data) > self._tier.max_value_bytes:
-            self._counts["errors.too_large"] += 1
-            return None
-        return FILL(self._value_and_lease(lease.key), lease.token, data, _milliseconds(left))
+        return None if self._is_too_large(data) else self._steps.fill(lease, data, left)
+
+    def _is_too_large(self, data: bytes) -> bool:
+        """Whether that is not to be sent, and counted so."""
+        if len(data) <= self._tier.max_value_bytes:
+            return False
+        self._counts["errors.too_large"] += 1
+        return True
 
     def _filled(self, leases: Sequence[Lease], commands: Sequence[Command], now: float) -> dict[str, Filled]:
         """Send the commands of fills, and tell what became of each."""
@@ -339,13 +340,6 @@ class RedisStore:
         for lease, outcome in zip(leases, outcomes, strict=True):
             lease.held = lease.held and outcome is Filled.NOT_KEPT
         return {lease.key: outcome for lease, outcome in zip(leases, outcomes, strict=True)}
-
-    def _forgetting(self, key: str, lease: Lease | None) -> list[Command]:
-        value, leased = self._value_and_lease(key)
-        if lease is None:
-            return [(b"DEL", value, leased)]
-        # In this order: from the first on, no other's fill is taken.
-        return [(b"SET", leased, lease.token, b"PX", _milliseconds(lease.seconds)), (b"DEL", value)]
 
     def _all_done(self, replies: Sequence[Any] | None) -> bool:
         """Whether there are replies, and each is one that such a command has."""
@@ -412,7 +406,7 @@ class RedisStore:
 
     def _sealed(self, key: str, entry: Entry) -> bytes:
         try:
-            return sealed(self._owner + key, entry, self._tier.codec, compress_above=self._tier.compress_above)
+            return sealed(self._steps.owner + key, entry, self._tier.codec, compress_above=self._tier.compress_above)
         except SerializationError:
             self._counts["unserializable"] += 1
             raise
@@ -426,13 +420,9 @@ class RedisStore:
             reply = ABSENT if data.failure in HARMLESS and data.failure is not Failure.NODE else UNREACHED
             return reply._replace(news=news)
         try:
-            entry = opened(self._owner + key, data, self._tier.codec, max_bytes=self._tier.max_value_bytes)
+            entry = opened(self._steps.owner + key, data, self._tier.codec, max_bytes=self._tier.max_value_bytes)
         except Unreadable as error:
             self._counts[f"unreadable.{error.reason.value}"] += 1
             return ABSENT._replace(news=news)
         self._counts["hits"] += 1
         return Reply(entry, True, Right.UNASKED, news)
-
-
-def _milliseconds(seconds: float) -> bytes:
-    return b"%d" % max(1, int(1000 * min(seconds, LONGEST)))

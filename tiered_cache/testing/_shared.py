@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from tiered_cache._entry import START, Position
 from tiered_cache._errors import SerializationError
 from tiered_cache._l2.codec import MsgpackCodec
-from tiered_cache._l2.record import opened, sealed
+from tiered_cache._l2.record import opened, opened_handle, sealed, sealed_handle
 from tiered_cache._news import EVERYTHING, Invalidation, Kind, News
 from tiered_cache._reply import ABSENT, UNREACHED, Claim, Filled, Lease, Reply, Right
-from tiered_cache._rules import Freshness, kept_for
+from tiered_cache._rules import Freshness, awaited_for, kept_for
 from tiered_cache._stats import Counters, SharedStats
 from tiered_cache._units import Duration, seconds
 
@@ -78,6 +78,7 @@ class InMemorySharedTier:
         self.down = False
         self.entries: dict[tuple[str, str], bytes] = {}
         self.leases: dict[tuple[str, str], tuple[bytes, float]] = {}
+        self.handles: dict[tuple[str, str], bytes] = {}
         self.logs: dict[str, _Log] = {}
         self.lock = threading.RLock()
         self.codec = MsgpackCodec()
@@ -130,6 +131,7 @@ class InMemorySharedStore:
             if not reply.reached or (reply.entry is not None and claim is Claim.MISSING):
                 return reply
             name = (self._namespace, lease.key)
+            reply = reply._replace(left=self._left(lease.key, now))
             _, until = self._tier.leases.get(name, (b"", 0.0))
             if claim is not Claim.SEIZE and time.monotonic() < until:
                 return reply._replace(right=Right.TAKEN)
@@ -166,6 +168,7 @@ class InMemorySharedStore:
             if not self._given_up(lease):
                 return Filled.REFUSED
             self._tier.entries[self._namespace, lease.key] = data
+            self._tier.handles.pop((self._namespace, lease.key), None)
         self._counts["writes"] += 1
         return Filled.KEPT
 
@@ -179,14 +182,31 @@ class InMemorySharedStore:
                 outcomes[lease.key] = Filled.NOT_KEPT
         return outcomes
 
-    def release(self, leases: Sequence[Lease], now: float, *, drop: bool) -> None:  # noqa: ARG002
+    def leave(self, lease: Lease, left: Entry, pause: float, now: float) -> Filled:  # noqa: ARG002
+        """Keep the handle in `left`."""
+        if not self._reached():
+            return Filled.NOT_KEPT
+        with self._tier.lock:
+            if not self._given_up(lease):
+                return Filled.REFUSED
+            name = (self._namespace, lease.key)
+            self._tier.handles[name] = sealed_handle(lease.key, left)
+            self._tier.leases[name] = (lease.token, time.monotonic() + pause)
+        return Filled.KEPT
+
+    def release(self, leases: Sequence[Lease], now: float, *, drop: bool, ended: bool = False) -> None:  # noqa: ARG002
         """Give up the leases."""
         if not self._reached():
             return
         with self._tier.lock:
             for lease in leases:
-                if self._given_up(lease) and drop:
-                    self._tier.entries.pop((self._namespace, lease.key), None)
+                name = (self._namespace, lease.key)
+                if not self._given_up(lease):
+                    continue
+                if drop or ended:
+                    self._tier.handles.pop(name, None)
+                if drop:
+                    self._tier.entries.pop(name, None)
 
     def takes_writes(self, now: float) -> bool:  # noqa: ARG002
         """Always: there is no breaker."""
@@ -203,7 +223,9 @@ class InMemorySharedStore:
                     self._counts["deletes"] += 1
                 elif kind is Kind.EXPIRED:
                     self._expire(name, now)
-                self._tier.leases.pop((self._namespace, name), None)
+                if kind is Kind.KEY or kind is Kind.EXPIRED:
+                    self._tier.leases.pop((self._namespace, name), None)
+                    self._tier.handles.pop((self._namespace, name), None)
             if lease is not None:
                 self._tier.leases[self._namespace, lease.key] = (lease.token, time.monotonic() + lease.seconds)
                 lease.held = True
@@ -245,6 +267,12 @@ class InMemorySharedStore:
 
     def _log(self) -> _Log:
         return self._tier.logs.setdefault(self._namespace, _Log())
+
+    def _left(self, key: str, now: float) -> Entry | None:
+        """What a load has left that goes on."""
+        found = self._tier.handles.get((self._namespace, key))
+        left = None if found is None else opened_handle(key, found, max_bytes=len(found))
+        return None if left is None or now >= left.loaded_at + awaited_for(left) else left
 
     def _given_up(self, lease: Lease) -> bool:
         """Whether the lease was still held; it is not any more."""
