@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tiered_cache._reply import Lease, Reply
     from tiered_cache._shared import NoShared, Shared
     from tiered_cache._stats import Counters
-    from tiered_cache._values import Loaded, Pending
+    from tiered_cache._values import LoadContext, Loaded, Pending
     from tiered_cache._watch import Watch
     from tiered_cache.interfaces import Carrier
 
@@ -121,6 +121,13 @@ class Keeping:
         left = None if call.plan.force_refresh else self._handles.told(call.key, reply)
         return None if left is None or (held is not None and held.loaded_at >= left.loaded_at) else left
 
+    def _begun(self, call: Call, context: LoadContext, left: Entry | None, birth: Birth) -> Begun:
+        """When the load began that has just been run: if it was taken up by its handle, when the first part did."""
+        if left is None or context.handle is None:
+            return Begun(call.now, birth)
+        self._counts["resumed"] += 1
+        return Begun(min(left.loaded_at, call.now), Birth(left.born, left.since), context.handle)
+
     def _leave(self, call: Call, lease: Lease, pending: Pending, begun: Begun) -> None:
         """Keep the handle of a load that goes on where whoever loads next will find it."""
         self._counts["pending"] += 1
@@ -176,3 +183,12 @@ class Keeping:
         self._backoff.forget(call.key)
         self._handles.forget(call.key)
         return min(begun.at, self._now() - load_time)
+
+    def forget_loads(self, key: str | None) -> None:
+        """Whatever loads of `key`, or of any key, have begun or failed does not count any longer."""
+        if key is None:
+            self._handles.forget(None)
+        else:
+            self._backoff.forget(key)
+            self._handles.forget(key)
+        self.flights.detach(key)

@@ -8,9 +8,9 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-from tiered_cache._entry import START, Birth
+from tiered_cache._entry import START
 from tiered_cache._errors import LoadPending, LoadTimeout, NotFound
-from tiered_cache._keeping import Begun, Keeping
+from tiered_cache._keeping import Keeping
 from tiered_cache._load import Call, Patience, is_passing, renewed, run_loader, stale_value
 from tiered_cache._log import log
 from tiered_cache._news import Invalidation, Kind
@@ -22,7 +22,7 @@ from tiered_cache._values import Answer, LoadContext, Outcome, Pending, Reason, 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from tiered_cache._entry import Entry
+    from tiered_cache._entry import Birth, Entry
     from tiered_cache._flight import Flight
     from tiered_cache._options import Limit
     from tiered_cache._reply import Lease, Reply
@@ -154,7 +154,7 @@ class ReadThrough(Keeping):
         """Run the loader, and keep what it gives in L2 and L1. `held`: what is known so far, found in `tier`. `left`: what an
         earlier part of this load has left.
         """
-        if (instead := self._too_late(call, held, tier)) is not None:
+        if (instead := self._too_late(call, held, tier, goes_on=left is not None)) is not None:
             return instead
         flight.fallback = partial(self._instead, call, held, Reason.LOAD_SLOW, tier)
         birth, started = self._memory.birth(), self._steady()
@@ -299,13 +299,6 @@ class ReadThrough(Keeping):
 
         return self._owed.owe(call.key, refresh, call.now, call.plan.error_backoff)
 
-    def _begun(self, call: Call, context: LoadContext, left: Entry | None, birth: Birth) -> Begun:
-        """When the load began that has just been run: if it was taken up by its handle, when the first part did."""
-        if left is None or context.handle is None:
-            return Begun(call.now, birth)
-        self._counts["resumed"] += 1
-        return Begun(min(left.loaded_at, call.now), Birth(left.born, left.since), context.handle)
-
     def _new_lease(self, key: str) -> Lease:
         remaining = self.invocation.remaining()
         return self._shared.lease(key, self._lease_seconds if remaining is None else remaining + MARGIN)
@@ -344,22 +337,14 @@ class ReadThrough(Keeping):
             remaining=remaining,
         )
 
-    def forget_loads(self, key: str | None) -> None:
-        """Whatever loads of `key`, or of any key, have begun or failed does not count any longer."""
-        if key is None:
-            self._handles.forget(None)
-        else:
-            self._backoff.forget(key)
-            self._handles.forget(key)
-        self.flights.detach(key)
-
-    def _too_late(self, call: Call, held: Entry | None, tier: Tier = "l1") -> Answer | None:
+    def _too_late(self, call: Call, held: Entry | None, tier: Tier = "l1", *, goes_on: bool = False) -> Answer | None:
         """What is served in place of a load that the invocation has no time for; None where it has.
 
-        The last load's time is held against a load only where there is something to serve. Raises LoadTimeout.
+        The last load's time is held against a load only where there is something to serve, and not against one that may
+        go on elsewhere, or does already. Raises LoadTimeout.
         """
-        remaining = self.invocation.remaining()
-        if has_time(remaining, 0.0 if held is None else held.load_time):
+        remaining, in_parts = self.invocation.remaining(), goes_on or getattr(call.loader, "resumable", False)
+        if has_time(remaining, 0.0 if held is None or in_parts else held.load_time):
             return None
         answer = self._instead(call, held, Reason.NO_TIME, tier)
         if answer is None and has_time(remaining, 0.0):

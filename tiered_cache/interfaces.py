@@ -45,6 +45,9 @@ class Clock(Protocol):
 class ObjectLoader(Protocol):
     """A loader that wants to know more; every adapter's request is one.
 
+    One that may answer 'pending' says so by an attribute `resumable` that is true: it is run however little time is left,
+    since its load goes on elsewhere.
+
     `load` may be called from any thread, several at once for different keys. It returns the value, a `Loaded`, or what
     one of the context's verbs returns; it raises `NotFound` only where the origin surely has no such thing.
     """
