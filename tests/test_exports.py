@@ -16,8 +16,10 @@ from tiered_cache import TieredCache
 NAMES = {
     "MISSING",
     "Answer",
+    "AsyncTieredCache",
     "ClosedError",
     "ConfigurationError",
+    "ContainerStats",
     "InvalidationNotDelivered",
     "LoadContext",
     "LoadPending",
@@ -40,6 +42,7 @@ NAMES = {
     "Stats",
     "TieredCache",
     "TieredCacheError",
+    "WorkStats",
 }
 METHODS = {
     "after_response",

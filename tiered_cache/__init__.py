@@ -24,17 +24,20 @@ from tiered_cache._errors import (
     TieredCacheError,
 )
 from tiered_cache._l1.memory import MemoryTier
-from tiered_cache._stats import MemoryStats, OriginStats, SharedStats, Stats
+from tiered_cache._stats import ContainerStats, MemoryStats, OriginStats, SharedStats, Stats, WorkStats
 from tiered_cache._values import MISSING, Answer, LoadContext, Loaded, Reason
 
 if TYPE_CHECKING:
+    from tiered_cache._asynchronous import AsyncTieredCache
     from tiered_cache._l2.tier import RedisTier
 
 __all__ = [
     "MISSING",
     "Answer",
+    "AsyncTieredCache",
     "ClosedError",
     "ConfigurationError",
+    "ContainerStats",
     "InvalidationNotDelivered",
     "LoadContext",
     "LoadPending",
@@ -57,17 +60,19 @@ __all__ = [
     "Stats",
     "TieredCache",
     "TieredCacheError",
+    "WorkStats",
 ]
+_LATER = {"AsyncTieredCache": "_asynchronous", "RedisTier": "_l2.tier"}
 
 
 def __getattr__(name: str) -> Any:
-    """RedisTier, imported when first asked for: who has no L2 does not pay for it at the cold start (PEP 562)."""
-    if name != "RedisTier":
+    """What is imported when first asked for: who has no L2 does not pay for it at the cold start (PEP 562)."""
+    if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from tiered_cache._l2.tier import RedisTier
+    from importlib import import_module
 
-    globals()[name] = RedisTier
-    return RedisTier
+    globals()[name] = found = getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
+    return found
 
 
 def __dir__() -> list[str]:

@@ -12,6 +12,7 @@ from tiered_cache._units import shown
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tiered_cache._asynchronous import AsyncTieredCache
     from tiered_cache._cache import TieredCache
 
 P = ParamSpec("P")
@@ -26,8 +27,16 @@ _PLAIN_ELSEWHERE = frozenset(
 class CachedFunction(Generic[P, R]):
     """A function behind a cache. Called as it was; `cache_key(...)` gives the key of the same call."""
 
-    def __init__(self, function: Callable[P, R], cache: TieredCache, key: object, options: dict[str, Any]) -> None:
-        check_loader_kind(function, "cached()")
+    def __init__(
+        self,
+        function: Callable[P, R],
+        cache: TieredCache | AsyncTieredCache,
+        key: object,
+        options: dict[str, Any],
+        *,
+        asynchronous: bool = False,
+    ) -> None:
+        check_loader_kind(function, "cached()", asynchronous=asynchronous)
         self._function = function
         self._cache = cache
         self._options = options
@@ -37,7 +46,7 @@ class CachedFunction(Generic[P, R]):
 
     def __call__(self, *args: P.args, **named: P.kwargs) -> R:
         key = self._key(*args, **named)
-        return self._cache.get_or_load(key, lambda: self._function(*args, **named), **self._options)  # type: ignore[no-any-return]
+        return self._cache.get_or_load(key, lambda: self._function(*args, **named), **self._options)  # type: ignore[return-value]
 
     def cache_key(self, *args: P.args, **named: P.kwargs) -> str:
         """The key under which the result of this call is kept, for `cache.delete` and the like."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import threading
 import time
-from contextvars import copy_context
+from contextlib import contextmanager
+from contextvars import ContextVar, copy_context
 from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
 from tiered_cache._errors import LoadTimeout, OriginError, ReentrantLoadError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
 T = TypeVar("T")
 Key: TypeAlias = str | tuple[str, ...]
@@ -70,6 +71,19 @@ class Flight(Generic[T]):
         raise self.error
 
 
+_ACTING_FOR: ContextVar[int] = ContextVar("tiered_cache_acting_for")
+
+
+@contextmanager
+def acting_for(thread: int) -> Generator[None]:
+    """What runs in this context, in whatever threads, is done on behalf of `thread`, which waits for it."""
+    before = _ACTING_FOR.set(thread)
+    try:
+        yield
+    finally:
+        _ACTING_FOR.reset(before)
+
+
 class Flights(Generic[T]):
     """The flights of a cache by key."""
 
@@ -77,6 +91,9 @@ class Flights(Generic[T]):
         self._lock = threading.Lock()
         self._by_key: dict[Key, Flight[T]] = {}
         self._awaited: dict[int, Flight[T]] = {}  # by the thread that waits: who waits for whom must have no circle
+        self._acts_for: dict[
+            int, int
+        ] = {}  # by the thread that works for another, which waits for it outside of a flight
         self._pid = os.getpid()
 
     def busy(self, key: Key) -> bool:
@@ -91,9 +108,9 @@ class Flights(Generic[T]):
 
     def waits_for_itself(self, key: str, own: Flight[T]) -> bool:
         """Whether this thread is loading `key` already, in another flight than `own`, and so must not wait for it."""
-        me = threading.get_ident()
+        mine = self._chain(threading.get_ident(), _ACTING_FOR.get(None))
         return any(
-            flight.leader == me and flight is not own and (name == key or (type(name) is tuple and key in name))
+            flight.leader in mine and flight is not own and (name == key or (type(name) is tuple and key in name))
             for name, flight in list(self._by_key.items())
         )
 
@@ -113,6 +130,18 @@ class Flights(Generic[T]):
         goes on. `alone`: what began before this call would not do, so a flight of its own takes the place of any other.
         Raises ReentrantLoadError where waiting would be for ever, since the work waits for this very caller.
         """
+        acts_for, me = _ACTING_FOR.get(None), threading.get_ident()
+        if acts_for is None or acts_for == me or me in self._acts_for:
+            return self._run(key, work, soft, hard, alone=alone)
+        self._acts_for[me] = acts_for
+        try:
+            return self._run(key, work, soft, hard, alone=alone)
+        finally:
+            self._acts_for.pop(me, None)
+
+    def _run(
+        self, key: Key, work: Callable[[Flight[T]], T], soft: float | None, hard: float | None, *, alone: bool
+    ) -> tuple[T, Flight[T] | None]:
         while True:
             flight, joined = self._join_or_start(key, alone=alone)
             if not joined:
@@ -145,7 +174,7 @@ class Flights(Generic[T]):
     def _join_or_start(self, key: Key, *, alone: bool) -> tuple[Flight[T], bool]:
         with self._lock:
             if self._pid != os.getpid():  # a fork took the table along, but not the threads that would land the flights
-                self._by_key, self._awaited, self._pid = {}, {}, os.getpid()
+                self._by_key, self._awaited, self._acts_for, self._pid = {}, {}, {}, os.getpid()
             me, flight = threading.get_ident(), self._by_key.get(key)
             if flight is not None:
                 self._refuse_circle(flight, me)
@@ -157,16 +186,27 @@ class Flights(Generic[T]):
             return flight, False
 
     def _refuse_circle(self, flight: Flight[T], me: int) -> None:
-        ahead = flight
-        while ahead.leader != me:
-            following = self._awaited.get(ahead.leader)
-            if following is None:
-                return
-            ahead = following
-        raise ReentrantLoadError(
-            "the loader of this key asks the cache for a key whose load waits for it: "
-            "let the inner value have a key of its own, or call the inner loader directly"
-        )
+        mine, ahead, seen = self._chain(me, _ACTING_FOR.get(None)), [flight], [flight]
+        while ahead:
+            leader = ahead.pop().leader
+            if leader in mine:
+                raise ReentrantLoadError(
+                    "the loader of this key asks the cache for a key whose load waits for it: "
+                    "let the inner value have a key of its own, or call the inner loader directly"
+                )
+            for waiter, awaited in self._awaited.items():
+                if awaited not in seen and leader in self._chain(waiter):
+                    seen.append(awaited)
+                    ahead.append(awaited)
+
+    def _chain(self, thread: int, acts_for: int | None = None) -> list[int]:
+        """The thread, the one on whose behalf it works, and so on."""
+        chain = [thread]
+        following = acts_for or self._acts_for.get(thread)
+        while following is not None and following not in chain:
+            chain.append(following)
+            following = self._acts_for.get(following)
+        return chain
 
     def _perform(self, flight: Flight[T], work: Callable[[Flight[T]], T]) -> None:
         try:

@@ -217,19 +217,24 @@ def refuse_unknown_options(init: Callable[Concatenate[S, P], None]) -> Callable[
     return checked
 
 
-def check_loader_kind(function: object, what: str) -> None:
-    """Refuse a coroutine or generator function, and anything that is no function at all. Raises TypeError."""
+def check_loader_kind(function: object, what: str, *, asynchronous: bool = False) -> None:
+    """Refuse a generator function, a coroutine function unless `asynchronous`, and what is no function. Raises TypeError."""
     code = getattr(function, "__code__", None)
     if code is None:
         raise TypeError(f"{what} needs a plain function; got {shown(function)}")
-    if code.co_flags & 0x80:  # inspect.CO_COROUTINE, without importing inspect
-        raise TypeError(f"{what} got a coroutine function, and this cache is synchronous: pass a plain function")
+    if code.co_flags & 0x80 and not asynchronous:  # inspect.CO_COROUTINE, without importing inspect
+        raise TypeError(
+            f"{what} got a coroutine function, and this cache is synchronous: pass a plain function, or use AsyncTieredCache"
+        )
     if code.co_flags & 0x220:  # inspect.CO_GENERATOR | CO_ASYNC_GENERATOR
         raise TypeError(f"{what} got a generator function, which has no one value: return a list or a tuple instead")
 
 
-def check_loader(loader: object) -> None:
-    """Refuse what cannot load: neither callable without arguments nor an object with `load(context)`. Raises TypeError."""
+def check_loader(loader: object, *, asynchronous: bool = False) -> None:
+    """Refuse what cannot load: neither callable without arguments nor an object with `load(context)`. Raises TypeError.
+
+    asynchronous: coroutine functions will do.
+    """
     code = getattr(loader, "__code__", None)
     if code is not None and not (code.co_argcount or code.co_kwonlyargcount or code.co_flags & 0x2A0):
         return  # nearly always: a plain function without parameters
@@ -246,7 +251,7 @@ def check_loader(loader: object) -> None:
     code = getattr(plain, "__code__", None)
     if code is None:
         return  # a class, a partial or a builtin: what it takes is seen when it is called
-    check_loader_kind(plain, "loader")
+    check_loader_kind(plain, "loader", asynchronous=asynchronous)
     given = (plain is not target) + wants_context
     needed = code.co_argcount - len(getattr(plain, "__defaults__", None) or ())
     required_names = code.co_kwonlyargcount - len(getattr(plain, "__kwdefaults__", None) or ())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Literal, assert_type
@@ -11,6 +12,7 @@ import cachetools
 from tiered_cache import (
     MISSING,
     Answer,
+    AsyncTieredCache,
     ClosedError,
     ConfigurationError,
     InvalidationNotDelivered,
@@ -200,3 +202,31 @@ also: list[type[KeyError | TimeoutError | ValueError | RuntimeError]] = [
     ConfigurationError,
     ClosedError,
 ]
+
+# In an event loop
+
+asynchronous = AsyncTieredCache(MemoryTier(ttl=60), tier, namespace="orders", refresh="after_response")
+
+
+async def rates() -> dict[str, float]:
+    return {"EUR": 1.0}
+
+
+@asynchronous.cached("customer:{number}")
+async def customer_of(number: int) -> str:
+    return str(number)
+
+
+@lambda_handler(asynchronous)
+def handle(event: Any, context: Any) -> str:
+    return asyncio.run(main())
+
+
+async def main() -> str:
+    found: dict[str, float] = await asynchronous.get_or_load("rates", rates, ttl="5m")
+    assert_type(await asynchronous.get_entry_or_load("rates", rates), Answer)
+    assert_type(await asynchronous.get_many_or_load(["a"], lambda keys: dict.fromkeys(keys, 1)), dict[str, Any])
+    assert_type(await customer_of(7), str)
+    await asynchronous.delete(customer_of.cache_key(7))
+    await asynchronous.get_or_load("rates", rates, tll=5)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    return str(found)

@@ -17,6 +17,7 @@ from tiered_cache._units import seconds
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tiered_cache._asynchronous import AsyncTieredCache
     from tiered_cache._cache import TieredCache
     from tiered_cache._units import Duration
     from tiered_cache.aws_lambda._extension import Extension
@@ -46,7 +47,7 @@ RESERVE = 0.3
 
 
 def lambda_handler(
-    cache: TieredCache, *, after_response: bool | None = None, reserve: Duration = RESERVE
+    cache: TieredCache | AsyncTieredCache, *, after_response: bool | None = None, reserve: Duration = RESERVE
 ) -> Callable[[Handler], Handler]:
     """Decorate a handler: `@lambda_handler(cache)` above `def handler(event, context)`, below or above other decorators.
 
@@ -101,7 +102,7 @@ def _registered() -> Extension:
     return EXTENSION
 
 
-def _register_hooks(cache: TieredCache) -> None:
+def _register_hooks(cache: TieredCache | AsyncTieredCache) -> None:
     if os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") == "snap-start":
         from tiered_cache.aws_lambda import _snapstart
 

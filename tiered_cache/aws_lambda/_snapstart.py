@@ -13,10 +13,11 @@ from tiered_cache._log import log
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tiered_cache._asynchronous import AsyncTieredCache
     from tiered_cache._cache import TieredCache
 
 
-def register(cache: TieredCache) -> bool:
+def register(cache: TieredCache | AsyncTieredCache) -> bool:
     """Have `cache` made ready before the snapshot, and anew in each copy; whether there is somebody to do so."""
     try:
         from snapshot_restore_py import register_after_restore, register_before_snapshot

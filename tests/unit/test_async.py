@@ -1,0 +1,410 @@
+"""The cache in event loops: the loop is never held up, loads are shared, and the rules are those of the other shell."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import os
+import threading
+from typing import Any
+
+import pytest
+
+from tiered_cache import (
+    AsyncTieredCache,
+    ConfigurationError,
+    LoadContext,
+    Loaded,
+    MemoryTier,
+    NotFound,
+    OriginError,
+    Reason,
+    ReentrantLoadError,
+    TieredCache,
+)
+from tiered_cache.testing import FakeClock, InMemorySharedTier
+
+WAIT = 20.0
+
+
+def make(**options: Any) -> tuple[AsyncTieredCache, FakeClock]:
+    clock = FakeClock()
+    l1 = MemoryTier(ttl=60, stale_while_revalidate=600, jitter=0)
+    return AsyncTieredCache(l1, clock=clock, **{"refresh": "inline"} | options), clock
+
+
+def answering(value: Any, calls: list[Any] | None = None) -> Any:
+    async def load() -> Any:
+        await asyncio.sleep(0)
+        if calls is not None:
+            calls.append(value)
+        return value
+
+    return load
+
+
+def test_it_has_every_method_of_the_other_shell() -> None:
+    """Awaited, but for those that wait for nothing."""
+    cache, _ = make()
+    for name in (name for name in dir(TieredCache) if not name.startswith("_")):
+        assert callable(getattr(cache, name)), name
+    plain = {"stats", "invocation", "after_response", "run_deferred", "before_snapshot", "after_restore", "cached"}
+    methods = {name for name in dir(TieredCache) if not name.startswith("_")}
+    assert methods - plain == {name for name in methods if asyncio.iscoroutinefunction(getattr(cache, name))}
+
+
+def test_a_value_is_loaded_once_and_then_held() -> None:
+    """By an asynchronous loader, a plain one, or an object with an asynchronous `load(context)`."""
+    cache, _ = make()
+
+    class Origin:
+        async def load(self, context: LoadContext) -> Loaded:
+            await asyncio.sleep(0)
+            return Loaded(f"value of {context.key}", ttl=5)
+
+    async def main() -> None:
+        calls: list[Any] = []
+        for _ in range(3):
+            assert 1 == await cache.get_or_load("a", answering(1, calls))
+        assert [1] == calls
+        assert "plain" == await cache.get_or_load("b", lambda: "plain")
+        assert "value of c" == await cache.get_or_load("c", Origin())
+        answer = await cache.get_entry_or_load("c", Origin())
+        assert ("value of c", "l1", Reason.FRESH) == (answer.value, answer.tier, answer.reason)
+
+    asyncio.run(main())
+    assert (3, 3) == (cache.stats().l1.hits, cache.stats().l1.misses)
+
+
+def test_all_that_is_asked_of_the_other_shell() -> None:
+    """Reading, writing and invalidating, with an L2 behind."""
+    cache = AsyncTieredCache(MemoryTier(ttl=60), InMemorySharedTier(ttl=600, stale_if_error=600), clock=FakeClock())
+
+    async def batch(keys: Any) -> dict[str, Any]:
+        return {key: key.upper() for key in keys}
+
+    async def main() -> None:
+        async with cache:
+            assert await cache.warm_up()
+            await cache.set("k", 1, tags=("t",))
+            assert 1 == await cache.get("k")
+            await cache.expire("k")
+            assert "none" == await cache.get("k", "none")
+            await cache.set("k", 2, tags=("t",))
+            await cache.invalidate_tag("t")
+            assert "none" == await cache.get("k", "none")
+            assert {"a": "A", "b": "B"} == await cache.get_many_or_load(["a", "b"], batch)
+            assert {"b": "B", "c": "c"} == await cache.get_many_or_load(
+                ["b", "c"], lambda keys: {key: key for key in keys}
+            )
+            await cache.delete("a")
+            await cache.clear()
+            assert {"b": "b"} == await cache.get_many_or_load(["b"], lambda keys: {key: key for key in keys})
+        with pytest.raises(Exception, match="closed"):
+            await cache.get("k")
+
+    asyncio.run(main())
+
+
+def test_callers_share_one_load_and_the_loop_goes_on_meanwhile() -> None:
+    """A hundred tasks, one load; the loader is let go by the loop itself, asynchronous or not."""
+    cache, _ = make()
+    calls: list[str] = []
+
+    async def main() -> None:
+        gate, plain_gate = asyncio.Event(), threading.Event()
+
+        async def slow() -> str:
+            calls.append("async")
+            await gate.wait()
+            return "a"
+
+        def plain() -> str:
+            calls.append("plain")
+            assert plain_gate.wait(WAIT)
+            return "p"
+
+        tasks = [asyncio.create_task(cache.get_or_load("k", slow)) for _ in range(100)]
+        others = [asyncio.create_task(cache.get_or_load("p", plain)) for _ in range(20)]
+        while len(calls) < 2:
+            await asyncio.sleep(0.001)
+        gate.set()
+        plain_gate.set()
+        assert ["a"] * 100 == await asyncio.gather(*tasks)
+        assert ["p"] * 20 == await asyncio.gather(*others)
+
+    asyncio.run(main())
+    assert ["async", "plain"] == sorted(calls)
+
+
+def test_loads_within_loads_at_any_number_at_once() -> None:
+    """More than any pool of threads has: none waits for a thread that waits for it."""
+    cache, _ = make()
+
+    async def leaf(number: int) -> int:
+        return await cache.get_or_load(f"leaf:{number}", answering(number))
+
+    async def main() -> list[int]:
+        return await asyncio.gather(
+            *(cache.get_or_load(f"node:{number}", lambda number=number: leaf(number)) for number in range(150))
+        )
+
+    assert list(range(150)) == asyncio.run(main())
+
+
+def test_a_loader_that_waits_for_itself_is_told_so() -> None:
+    """Directly, in a circle of two tasks, or behind a time limit: an error, and not a wait for ever."""
+    cache, _ = make()
+
+    async def own() -> Any:
+        return await cache.get_or_load("k", own)
+
+    async def limited() -> Any:
+        return await cache.get_or_load("b", lambda: cache.get_or_load("a", limited), hard_timeout=WAIT)
+
+    async def circle() -> None:
+        both = asyncio.Barrier(2)
+
+        async def of(other: str) -> Any:
+            await both.wait()
+            return await cache.get_or_load(other, answering("never asked"))
+
+        found = await asyncio.gather(
+            cache.get_or_load("x", lambda: of("y")), cache.get_or_load("y", lambda: of("x")), return_exceptions=True
+        )
+        assert any(isinstance(one, ReentrantLoadError) for one in found)
+
+    async def main() -> None:
+        with pytest.raises(ReentrantLoadError):
+            await cache.get_or_load("k", own)
+        with pytest.raises(ReentrantLoadError):
+            await cache.get_or_load("a", limited)
+        await asyncio.wait_for(circle(), WAIT)
+
+    asyncio.run(main())
+
+
+def test_two_inner_loads_may_share_a_third() -> None:
+    """That is no circle: who leads the third waits for neither."""
+    cache, _ = make()
+    calls: list[Any] = []
+
+    async def through(name: str) -> Any:
+        return await cache.get_or_load(name, lambda: cache.get_or_load("shared", answering("s", calls)))
+
+    async def outer() -> list[Any]:
+        return list(
+            await asyncio.gather(through("one"), through("two"), cache.get_or_load("shared", answering("s", calls)))
+        )
+
+    async def main() -> None:
+        assert ["s", "s", "s"] == await cache.get_or_load("outer", outer)
+
+    asyncio.run(main())
+    assert ["s"] == calls
+
+
+def test_cancelling_a_caller_does_not_cancel_the_load() -> None:
+    """Others get its value, and it is held."""
+    cache, _ = make()
+
+    async def main() -> None:
+        gate, begun = asyncio.Event(), asyncio.Event()
+
+        async def slow() -> str:
+            begun.set()
+            await gate.wait()
+            return "v"
+
+        first = asyncio.create_task(cache.get_or_load("k", slow))
+        await begun.wait()
+        second = asyncio.create_task(cache.get_or_load("k", slow))
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        gate.set()
+        assert "v" == await second
+        assert "v" == await cache.get("k")
+
+    asyncio.run(main())
+
+
+def test_errors_are_the_callers() -> None:
+    """The loader's own, NotFound, and those of arguments; a StopIteration, which no future carries, is told as such."""
+    cache, _ = make(negative_ttl=60)
+
+    async def fails() -> None:
+        raise KeyError("own")
+
+    async def missing() -> None:
+        raise NotFound("nothing")
+
+    def stops() -> None:
+        raise StopIteration
+
+    async def main() -> None:
+        with pytest.raises(KeyError, match="own"):
+            await cache.get_or_load("k", fails)
+        for _ in range(2):
+            with pytest.raises(NotFound, match="nothing"):
+                await cache.get_or_load("m", missing)
+        with pytest.raises(RuntimeError, match="StopIteration"):
+            await cache.get_or_load("s", stops)
+        with pytest.raises(TypeError, match="key must be a non-empty str"):
+            await cache.get_or_load(5, fails)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="loader must be a callable"):
+            await cache.get_or_load("k", 5)
+        with pytest.raises(ConfigurationError, match="did you mean ttl"):
+            await cache.get_or_load("k", fails, tll=5)  # type: ignore[call-arg]
+        with pytest.raises(TypeError, match="loader must be a callable of the missing keys"):
+            await cache.get_many_or_load(["k"], 5)  # type: ignore[arg-type]
+
+    asyncio.run(main())
+
+
+def test_a_time_limit_is_the_callers_and_the_load_goes_on() -> None:
+    """A stale value is served after soft_timeout; the value comes in when the load has ended."""
+    cache, clock = make()
+
+    async def main() -> None:
+        await cache.get_or_load("k", answering("old"))
+        clock.advance(61)
+        gate = asyncio.Event()
+
+        async def slow() -> str:
+            await gate.wait()
+            return "new"
+
+        answer = await cache.get_entry_or_load("k", slow, soft_timeout=0.01)
+        assert ("old", True) == (answer.value, answer.stale)
+        gate.set()
+        while await cache.get("k") != "new":
+            await asyncio.sleep(0.001)
+
+    asyncio.run(asyncio.wait_for(main(), WAIT))
+
+
+def test_one_cache_serves_a_thousand_loops() -> None:
+    """One after another, as asyncio.run in each invocation makes them: no thread is left over for each, and none waits."""
+    cache, _ = make()
+    before = threading.active_count()
+
+    async def main(number: int) -> tuple[int, int]:
+        first = await cache.get_or_load("held", answering(-1))
+        return first, await cache.get_or_load(f"k{number}", answering(number))
+
+    for number in range(1000):
+        assert (-1, number) == asyncio.run(main(number))
+    assert threading.active_count() - before <= 8
+
+
+def test_a_load_whose_loop_ends_fails_and_the_next_loop_loads() -> None:
+    """asyncio.run cancels what is left when its main function returns."""
+    cache, _ = make()
+    begun = threading.Event()
+
+    async def never() -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    async def leave() -> None:
+        task = asyncio.create_task(cache.get_or_load("k", never))
+        while not begun.is_set():
+            await asyncio.sleep(0.001)
+        task.cancel()
+
+    asyncio.run(leave())
+    assert "v" == asyncio.run(cache.get_or_load("k", answering("v"), force_refresh=True))
+
+
+def test_who_waits_for_a_load_in_a_loop_that_ends_is_told() -> None:
+    """From another loop, in another thread."""
+    cache, _ = make()
+    begun, waits = threading.Event(), threading.Event()
+
+    async def never() -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    async def leave() -> None:
+        task = asyncio.create_task(cache.get_or_load("k", never))
+        while not waits.is_set() or cache._core._reads.flights._awaited == {}:
+            await asyncio.sleep(0.001)
+        task.cancel()
+
+    leaving = threading.Thread(target=lambda: asyncio.run(leave()))
+    leaving.start()
+    assert begun.wait(WAIT)
+    waits.set()
+    with pytest.raises(OriginError, match="the event loop in which the loader ran has ended"):
+        asyncio.run(asyncio.wait_for(cache.get_or_load("k", never), WAIT))
+    leaving.join(WAIT)
+
+
+def test_a_refresh_after_the_response_runs_in_a_loop_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The handler's loop has ended by then."""
+    monkeypatch.setenv("AWS_LAMBDA_RUNTIME_API", "127.0.0.1:9001")
+    cache, clock = make(refresh="after_response")
+    asyncio.run(cache.get_or_load("k", answering("old")))
+    clock.advance(61)
+    with cache.invocation(lambda: 3.0, works_after_response=True):
+        assert "old" == asyncio.run(cache.get_or_load("k", answering("new")))
+    assert 0 == cache.run_deferred(lambda: 3.0)
+    assert "new" == asyncio.run(cache.get("k"))
+
+
+def test_a_loader_sees_the_context_of_its_caller() -> None:
+    """Tracing and log correlation go with the load."""
+    cache, _ = make()
+    request: contextvars.ContextVar[str] = contextvars.ContextVar("request")
+
+    async def load() -> str:
+        return request.get()
+
+    async def main() -> None:
+        request.set("r1")
+        assert "r1" == await cache.get_or_load("async", load)
+        assert "r1" == await cache.get_or_load("plain", request.get)
+
+    asyncio.run(main())
+
+
+def test_a_decorated_coroutine_function_is_read_through_the_cache() -> None:
+    """Its key is made as for a plain one; a plain function becomes awaitable."""
+    cache, _ = make()
+    calls: list[int] = []
+
+    @cache.cached("customer:{number}")
+    async def customer(number: int) -> str:
+        calls.append(number)
+        return f"c{number}"
+
+    @cache.cached()
+    def plain(number: int) -> int:
+        return number + 1
+
+    async def main() -> None:
+        assert ["c7", "c7"] == [await customer(7), await customer(number=7)]
+        assert 3 == await plain(2)  # type: ignore[misc]
+        await cache.delete(customer.cache_key(7))
+        await customer(7)
+
+    asyncio.run(main())
+    assert [7, 7] == calls
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_forked_process_has_threads_of_its_own() -> None:
+    """Those of the parent did not come along."""
+    cache, _ = make()
+    asyncio.run(cache.get_or_load("before", answering(1)))
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if asyncio.run(cache.get_or_load("k", answering(1))) == 1 else 1)
+    assert 0 == os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_the_text_of_it_is_short_and_safe() -> None:
+    """As that of the other shell."""
+    assert "AsyncTieredCache(namespace='default', l2=False)" == repr(make()[0])

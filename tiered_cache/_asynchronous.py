@@ -1,0 +1,254 @@
+"""AsyncTieredCache: the same cache for code that runs in an event loop.
+
+What L1 may answer is answered in the loop. For all else a thread goes the one way of a read that there is, and comes back
+to the loop to await an asynchronous loader: so the loop never waits for L2, and freshness, leases and invalidation have
+one implementation. docs/decisions/0010-async.md weighs that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from concurrent.futures import CancelledError
+from contextlib import suppress
+from contextvars import copy_context
+from functools import partial
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from tiered_cache._cache import TieredCache
+from tiered_cache._errors import OriginError
+from tiered_cache._flight import acting_for
+from tiered_cache._options import Plan, check_key, check_loader
+from tiered_cache._values import MISSING
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from types import TracebackType
+    from typing import ParamSpec, Self, Unpack
+
+    from tiered_cache._cached import CachedFunction
+    from tiered_cache._invocation import Running
+    from tiered_cache._l1.memory import MemoryTier
+    from tiered_cache._options import LoadOptions
+    from tiered_cache._stats import Stats
+    from tiered_cache._units import Duration
+    from tiered_cache._values import Answer, LoadContext
+    from tiered_cache.interfaces import SharedTier
+
+    P = ParamSpec("P")
+    R = TypeVar("R")
+
+T = TypeVar("T")
+LOOK = 1.0
+"""Seconds after which a thread that waits for an event loop looks whether that is still there."""
+MOST_IDLE = 8
+"""Threads kept for the next call; more are started when all are busy, and end when there is no work for them."""
+
+
+class _Core(TieredCache):
+    """The cache itself, whose `get_or_load` says `_MISSED` where the long way is to be gone."""
+
+    def _long_way(self, key: str, loader: Any, options: dict[str, Any]) -> Any:  # noqa: ARG002
+        return _MISSED
+
+
+_MISSED = object()
+
+
+class AsyncTieredCache:
+    """`TieredCache` for an event loop: the same options, and the same methods, awaited. Loaders may be asynchronous.
+
+    `stats`, `invocation`, `after_response`, `run_deferred` and the hooks for snapshots wait for nothing, and are plain
+    methods as there. A loader that is not asynchronous runs in a thread. An asynchronous one runs in the loop of the
+    caller that leads the load; where that loop has ended, as for work after the response, in one of its own. Cancelling a
+    caller does not cancel the load, which others may wait for. Any number of loops may use one cache, one after another or
+    at once.
+    """
+
+    def __init__(self, l1: MemoryTier | None = None, l2: SharedTier | None = None, **options: Any) -> None:
+        self._core = _Core(l1, l2, **options)
+        self._threads = Threads()
+        self.refresh = self._core.refresh
+        self.stats: Callable[[], Stats] = self._core.stats
+        self.invocation: Callable[..., Running] = self._core.invocation
+        self.after_response = self._core.after_response
+        self.run_deferred = self._core.run_deferred
+        self.before_snapshot = self._core.before_snapshot
+        self.after_restore = self._core.after_restore
+
+    async def get_or_load(self, key: str, loader: Any, **options: Unpack[LoadOptions]) -> Any:
+        """As `TieredCache.get_or_load`; the loader may be a coroutine function, or have an asynchronous `load(context)`."""
+        found = self._core.get_or_load(key, loader, **options)
+        return (await self.get_entry_or_load(key, loader, **options)).value if found is _MISSED else found
+
+    async def get_entry_or_load(self, key: str, loader: Any, **options: Unpack[LoadOptions]) -> Answer:
+        """As `TieredCache.get_entry_or_load`."""
+        check_key(key)
+        check_loader(loader, asynchronous=True)
+        bridge = Bridge(loader, asyncio.get_running_loop())
+        return await self._threads.run(partial(self._core.get_entry_or_load, key, bridge, **options))
+
+    async def get_many_or_load(
+        self, keys: Iterable[str], loader: Callable[[Sequence[str]], Any], **options: Unpack[LoadOptions]
+    ) -> dict[str, Any]:
+        """As `TieredCache.get_many_or_load`; the loader may be a coroutine function."""
+        bridge = Bridge(loader, asyncio.get_running_loop())
+        load = bridge.many if callable(loader) else loader
+        return await self._threads.run(partial(self._core.get_many_or_load, keys, load, **options))
+
+    def cached(
+        self, key: str | Callable[..., str] | None = None, **options: Unpack[LoadOptions]
+    ) -> Callable[[Callable[P, Awaitable[R]]], CachedFunction[P, Awaitable[R]]]:
+        """As `TieredCache.cached`, for a coroutine function; a plain one runs in a thread, and is awaited all the same."""
+        from tiered_cache._cached import CachedFunction
+
+        checked = cast("dict[str, Any]", options)
+        Plan().with_options(checked)
+        return lambda function: CachedFunction(function, self, key, checked, asynchronous=True)
+
+    async def get(self, key: str, default: Any = MISSING) -> Any:
+        """As `TieredCache.get`."""
+        return await self._threads.run(partial(self._core.get, key, default))
+
+    async def set(self, key: str, value: Any, *, ttl: Duration | None = None, tags: Iterable[str] = ()) -> None:
+        """As `TieredCache.set`."""
+        await self._threads.run(partial(self._core.set, key, value, ttl=ttl, tags=tags))
+
+    async def delete(self, key: str) -> None:
+        """As `TieredCache.delete`."""
+        await self._threads.run(partial(self._core.delete, key))
+
+    async def expire(self, key: str) -> None:
+        """As `TieredCache.expire`."""
+        await self._threads.run(partial(self._core.expire, key))
+
+    async def invalidate_tag(self, *tags: str) -> None:
+        """As `TieredCache.invalidate_tag`."""
+        await self._threads.run(partial(self._core.invalidate_tag, *tags))
+
+    async def clear(self) -> None:
+        """As `TieredCache.clear`."""
+        await self._threads.run(self._core.clear)
+
+    async def warm_up(self) -> bool:
+        """As `TieredCache.warm_up`."""
+        return await self._threads.run(self._core.warm_up)
+
+    async def close(self) -> None:
+        """As `TieredCache.close`."""
+        self._core.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"Async{super(_Core, self._core).__repr__()}"
+
+
+class Bridge:
+    """A user's loader, as one that a thread can run: what is awaitable is awaited in the loop that it came from."""
+
+    def __init__(self, loader: Any, loop: asyncio.AbstractEventLoop) -> None:
+        self._loader = loader
+        self._loop = loop
+
+    def load(self, context: LoadContext, /) -> Any:
+        load = getattr(self._loader, "load", None)
+        return self._landed(partial(load, context) if callable(load) else self._loader)
+
+    def many(self, keys: Sequence[str], /) -> Any:
+        return self._landed(partial(self._loader, keys))
+
+    def _landed(self, call: Callable[[], Any]) -> Any:
+        with acting_for(threading.get_ident()):
+            given = call()
+            if not hasattr(type(given), "__await__"):
+                return given
+            return self._awaited(given)
+
+    def _awaited(self, given: Any) -> Any:
+        outcome = _outcome(given)
+        if not self._loop.is_running():
+            return asyncio.run(outcome)
+        try:
+            waiting = asyncio.run_coroutine_threadsafe(outcome, self._loop)
+        except RuntimeError:  # it has been closed this very moment
+            return asyncio.run(outcome)
+        while True:
+            try:
+                return waiting.result(LOOK)
+            except CancelledError as error:
+                raise OriginError("the event loop in which the loader ran has ended, or cancelled it") from error
+            except TimeoutError as error:
+                if waiting.done():
+                    raise  # the loader's own
+                if self._loop.is_closed():
+                    raise OriginError("the event loop in which the loader ran was closed before it ended") from error
+
+
+async def _outcome(given: Any) -> Any:
+    return await given
+
+
+class Threads:
+    """Threads for calls from event loops: as many as there are calls at once, since one may wait for another."""
+
+    def __init__(self) -> None:
+        self._forget()
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """What `work` gives, or raises, in a thread and in the context of the caller. It goes on if that is cancelled."""
+        loop = asyncio.get_running_loop()
+        landed: asyncio.Future[T] = loop.create_future()
+        within = copy_context()
+        self._submit(lambda: within.run(_do, work, loop, landed))
+        return await landed
+
+    def _submit(self, job: Callable[[], None]) -> None:
+        if self._pid != os.getpid():  # a fork takes no threads along
+            self._forget()
+        with self._lock:
+            is_idle = self._idle > 0
+            self._idle -= is_idle
+        if is_idle:
+            self._jobs.put(job)
+        else:
+            threading.Thread(target=self._serve, args=(job,), name="tiered_cache-async", daemon=True).start()
+
+    def _serve(self, job: Callable[[], None]) -> None:
+        while True:
+            job()
+            with self._lock:
+                if self._idle >= MOST_IDLE:
+                    return
+                self._idle += 1
+            job = self._jobs.get()
+
+    def _forget(self) -> None:
+        self._jobs: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._idle = 0
+        self._pid = os.getpid()
+
+
+def _do(work: Callable[[], T], loop: asyncio.AbstractEventLoop, landed: asyncio.Future[T]) -> None:
+    try:
+        result = work()
+    except StopIteration as error:  # which no future can carry
+        _tell(loop, landed, partial(landed.set_exception, RuntimeError(f"the loader raised {error!r}")))
+    except BaseException as error:  # noqa: BLE001  # whatever it is, it is the caller's
+        _tell(loop, landed, partial(landed.set_exception, error))
+    else:
+        _tell(loop, landed, partial(landed.set_result, result))
+
+
+def _tell(loop: asyncio.AbstractEventLoop, landed: asyncio.Future[Any], land: Callable[[], None]) -> None:
+    with suppress(RuntimeError):  # the loop is closed, and nobody waits
+        loop.call_soon_threadsafe(lambda: None if landed.done() else land())
