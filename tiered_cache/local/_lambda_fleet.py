@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from tiered_cache.local._lambda_clock import build
 from tiered_cache.local._lambda_environment import Environment
 from tiered_cache.local._lambda_errors import LambdaError, Throttled
 from tiered_cache.local._lambda_function import VERSION, Function
@@ -62,9 +63,12 @@ class Fleet:
         self._choose = choose
         self._processes = Processes(directory)
         self._made = 0
+        self._still_clock: Path | None = None
         self._tasks: dict[asyncio.Task[None], Invocation | None] = {}
 
     def open(self) -> None:
+        if self._function.still_clock:
+            self._still_clock = build(self._directory)
         self._processes.open()
 
     async def invoke(self, invocation: Invocation, *, wait: bool) -> None:
@@ -117,19 +121,19 @@ class Fleet:
             environment = self._choose(idle)
         elif free:  # one that was started ahead, and is not up yet
             environment = free[0]
-        elif self._room():
+        elif self._room(tenant):
             environment = self._make()
         else:
             return None
         environment.take(tenant)
         return environment
 
-    def _room(self) -> bool:
-        """True if one more may be made. One that waits for another tenant has to go: it is busy ones that are limited."""
+    def _room(self, tenant: str | None) -> bool:
+        """True if one more may be made. One that waits for another tenant goes for it: it is busy ones that are limited."""
         alive = self._alive()
         if len(alive) < self._function.containers:
             return True
-        unused = [one for one in alive if not one.taken and one.state != "starting"]
+        unused = [one for one in alive if not one.taken and not one.suits(tenant)]
         if unused:
             given_up = min(unused, key=lambda one: one.last_used)
             given_up.gone = True
@@ -142,7 +146,7 @@ class Fleet:
         scratch = folder / "tmp"
         scratch.mkdir(parents=True)
         stream = f"{time.strftime('%Y/%m/%d', time.gmtime())}/[{VERSION}]{uuid.uuid4().hex}"
-        place = Place(self._made, scratch, folder / "log", stream, None)
+        place = Place(self._made, scratch, folder / "log", stream, self._still_clock)
         environment = Environment(self._function, self._processes, place, self.changes)
         self.environments.append(environment)
         return environment

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tiered_cache.local._lambda_api import Api
+from tiered_cache.local._lambda_clock import new_clock, variables
 from tiered_cache.local._lambda_errors import ContainerCrashed, InitFailed, LambdaError
 from tiered_cache.local._lambda_http import ApiServer
 from tiered_cache.local._lambda_participants import Extension, Seat
@@ -32,13 +34,15 @@ SHUTDOWN_GRACE = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a container's processes live: folders, the file of their output, and the stream's name."""
+    """Where a container's processes live: folders, the file of their output, the stream's name, and the library of the
+    still clock, if they are to have one.
+    """
 
     number: int
     scratch: Path
     log: Path
     stream: str
-    clock: Path | None
+    still_clock: Path | None
 
     def tail(self, characters: int = 2000) -> str:
         """The end of what the processes have written."""
@@ -99,16 +103,20 @@ class Life:
         return waits and all(extension.waits for extension in self.extensions.values())
 
     async def _start(self, command: Sequence[str]) -> Process:
+        place = self._place
+        environment = self.function.variables(address=self._server.address, scratch=place.scratch, stream=place.stream)
+        clock: Path | None = None
+        if place.still_clock is not None:
+            clock = new_clock(place.log.with_name(f"clock-{uuid.uuid4().hex}"))  # one each: each pauses by itself
+            environment |= variables(place.still_clock, clock)
         try:
             process = await self._processes.start(
                 command,
-                environment=self.function.variables(
-                    address=self._server.address, scratch=self._place.scratch, stream=self._place.stream
-                ),
+                environment=environment,
                 directory=self.function.directory,
-                log=self._place.log,
+                log=place.log,
                 changed=self._look,
-                clock=self._place.clock,
+                clock=clock,
             )
         except OSError as error:
             raise InitFailed("Runtime.InvalidEntrypoint", f"{command[0]} cannot be started: {error}") from error

@@ -13,7 +13,7 @@ Where it is not Lambda, as far as is known:
 
 - The Python is yours and so is the machine: no share of a CPU by `memory`, no limit on memory, a writable file system.
 - `/tmp` is a folder of each container's own by the name in `TMPDIR`.
-- SIGSTOP stops no clock: `time.monotonic()` goes on, as on Lambda it must be assumed not to.
+- SIGSTOP stops no clock. On Lambda `time.monotonic()` must be assumed to stand still; `still_clock=True` sees to that.
 - With SnapStart each container runs its own init: its memory is not a copy of one snapshot.
 - No permissions, no quotas, no queue for asynchronous events, no retries, no idle lifetime, no Logs or Telemetry API.
 - `billed_seconds` has neither init nor rounding.
@@ -148,11 +148,15 @@ class LocalLambda:
     many events at once, is never frozen, and goes on after a timeout, of which its caller hears. An init that fails
     or takes longer than `init_timeout` is tried once more as a part of the invocation, on demand only.
 
-    `freeze=False` leaves containers running. `extensions`: commands of external extensions. `python_version`: what
-    `AWS_EXECUTION_ENV` says, by which the client decides how it waits; this interpreter's where None.
+    `freeze=False` leaves containers running. `still_clock`: the monotonic clock, and the waits that are reckoned by it,
+    stand still in a freeze, by a library that is built with the C compiler and preloaded; `_still_clock.c` says which
+    calls that covers: what Python itself uses for `time`, sleeps, locks, events, selectors and sockets.
+
+    `extensions`: commands of external extensions, run in `directory`. `python_version`: what `AWS_EXECUTION_ENV` says,
+    by which the client decides how it waits; this interpreter's where None. `name`: the function's.
 
     A context manager; or `start()` and `stop()`. Its processes end with it, and with this process whatever ends that.
-    Raises ServiceUnavailable at start where there is no awslambdaric.
+    Raises ServiceUnavailable at start where there is no awslambdaric, or no C compiler for `still_clock`.
     """
 
     def __init__(
@@ -214,7 +218,12 @@ class LocalLambda:
             started: Future[None] = Future()
             self._thread = threading.Thread(target=lambda: asyncio.run(self._run(started)), daemon=True)
             self._thread.start()
-            started.result()
+            try:
+                started.result()
+            except BaseException:
+                self._thread.join()
+                self._thread = None
+                raise
         if containers:
             self._call(self._running().start_ahead(containers))
         return self

@@ -1,51 +1,62 @@
 """A handler with an internal extension, whose thread works after each answer for as long as the event says."""
 
-import http.client
-import json
-import os
+import signal
+import sys
 import threading
 import time
 
+from extension_api import ask, next_event, register
+
 answered = threading.Event()
 log = []
-seconds = [0.0]
-
-
-def ask(method, path, body=None, **headers):
-    connection = http.client.HTTPConnection(os.environ["AWS_LAMBDA_RUNTIME_API"])
-    connection.request(method, "/2020-01-01/extension" + path, body and json.dumps(body), headers)
-    reply = connection.getresponse()
-    got = reply.read()
-    connection.close()
-    return reply.status, dict(reply.headers), json.loads(got or b"null")
-
-
-def register(name, *events):
-    return ask("POST", "/register", {"events": list(events)}, **{"Lambda-Extension-Name": name})
+event_now = {}
 
 
 def work():
     while True:
-        _, _, event = ask("GET", "/event/next", **{"Lambda-Extension-Identifier": own})
+        event = next_event(own)
         answered.wait()
         answered.clear()
-        time.sleep(seconds[0])
+        if "give-up" in event_now:
+            ask(
+                "POST",
+                "/exit/error",
+                {"errorMessage": "the disk is full"},
+                Lambda_Extension_Identifier=own,
+                Lambda_Extension_Function_Error_Type="Extension.Full",
+            )
+        time.sleep(event_now.get("after", 0.0))
         log.append(event)
 
 
-refused = {"SHUTDOWN": register("too-much", "SHUTDOWN"), "name": ask("POST", "/register", {"events": []})}
+refused = {
+    "shutdown": register("too-much", "SHUTDOWN"),
+    "nameless": ask("POST", "/register", {"events": []}),
+    "formless": ask("POST", "/register", {}, Lambda_Extension_Name="formless"),
+}
 status, headers, registered = register("worker", "INVOKE")
 own = headers["Lambda-Extension-Identifier"]
 refused["again"] = register("worker", "INVOKE")
-refused["unknown"] = ask("GET", "/event/next", **{"Lambda-Extension-Identifier": "nobody"})
+refused["unknown"] = ask("GET", "/event/next", Lambda_Extension_Identifier="nobody")
 refused["anonymous"] = ask("GET", "/event/next")
+refused["untyped"] = ask("POST", "/exit/error", {}, Lambda_Extension_Identifier=own)
+refused["elsewhere"] = ask("GET", "/logs")
 threading.Thread(target=work, daemon=True).start()
 
 
+def last_word(*_):
+    sys.stdout.write("SIGTERM heard\n")
+    sys.exit(0)
+
+
+signal.signal(signal.SIGTERM, last_word)
+
+
 def handler(event, context):
-    seconds[0] = event.get("after", 0.0)
+    event_now.clear()
+    event_now.update(event)
     late = register("late", "INVOKE")
     try:
-        return {"log": list(log), "refused": refused, "registered": registered, "late": late, "pid": os.getpid()}
+        return {"log": list(log), "refused": refused, "registered": [status, registered], "late": late}
     finally:
         answered.set()

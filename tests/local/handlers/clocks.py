@@ -1,0 +1,71 @@
+"""A handler that reads the clocks, and threads that wait by them while the process is frozen."""
+
+import os
+import select
+import socket
+import threading
+import time
+
+ended = {}
+
+
+def read():
+    return {
+        "monotonic": time.monotonic(),
+        "perf_counter": time.perf_counter(),
+        "raw": time.clock_gettime(time.CLOCK_MONOTONIC_RAW),
+        "coarse": time.clock_gettime(6),  # CLOCK_MONOTONIC_COARSE, which Python has no name for
+        "wall": time.time(),
+        "boot": time.clock_gettime(time.CLOCK_BOOTTIME),
+    }
+
+
+def on_socket(seconds):
+    ours, theirs = socket.socketpair()
+    ours.settimeout(seconds)
+    try:
+        ours.recv(1)
+    except TimeoutError:
+        theirs.close()
+
+
+def on_epoll(seconds):
+    with select.epoll() as epoll:
+        epoll.poll(seconds)
+
+
+def on_condition(seconds):
+    with (condition := threading.Condition()):
+        condition.wait(seconds)
+
+
+def on_lock(seconds):
+    lock = threading.Lock()
+    lock.acquire()
+    lock.acquire(timeout=seconds)
+
+
+WAITS = {
+    "sleep": time.sleep,
+    "event": lambda seconds: threading.Event().wait(seconds),
+    "condition": on_condition,
+    "lock": on_lock,
+    "select": lambda seconds: select.select([], [], [], seconds),
+    "poll": lambda seconds: select.poll().poll(seconds * 1000),
+    "epoll": on_epoll,
+    "socket": on_socket,
+}
+
+
+def wait(name, seconds):
+    before = time.monotonic()
+    WAITS[name](seconds)
+    ended[name] = time.monotonic() - before
+
+
+def handler(event, context):
+    if "wait" in event:
+        for name in WAITS:
+            threading.Thread(target=wait, args=(name, event["wait"]), daemon=True).start()
+    time.sleep(event.get("sleep", 0.0))
+    return {"clocks": read(), "ended": ended, "preloaded": os.environ.get("LD_PRELOAD", "")}

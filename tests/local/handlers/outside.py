@@ -1,0 +1,24 @@
+"""An external extension: writes what it hears to its output; `slow` takes its time after each event, `crash` ends."""
+
+import sys
+import time
+
+from extension_api import ask, next_event, register
+
+mode = sys.argv[1]
+if mode == "no-register":
+    time.sleep(60)
+status, headers, _ = register("outside", "INVOKE", "SHUTDOWN")
+own = headers["Lambda-Extension-Identifier"]
+if mode == "fail":
+    named = {"Lambda_Extension_Identifier": own, "Lambda_Extension_Function_Error_Type": "Extension.NoKey"}
+    ask("POST", "/init/error", {"errorMessage": "no licence key"}, **named)
+while True:
+    event = next_event(own)
+    sys.stdout.write(f"{event['eventType']} {event.get('requestId') or event.get('shutdownReason')}\n")
+    sys.stdout.flush()
+    if event["eventType"] == "SHUTDOWN":
+        break
+    if mode == "crash":
+        sys.exit(7)
+    time.sleep(float(mode))
