@@ -202,6 +202,24 @@ def test_kill_all_resets_every_open_connection(proxy: FaultProxy, client: socket
         assert ask(again) == REPLY
 
 
+def test_forget_all_silences_open_connections_and_no_new_one(
+    proxy: FaultProxy, upstream: Upstream, client: socket.socket
+) -> None:
+    """Nothing arrives at either end, and neither is told; who connects anew is served."""
+    assert ask(client) == REPLY
+    upstream.asked.clear()  # type: ignore[attr-defined]
+    proxy.forget_all()
+    client.sendall(b"ask\n")
+    client.settimeout(0.3)
+    with pytest.raises(TimeoutError):
+        client.recv(1)
+    assert not upstream.asked.is_set()  # type: ignore[attr-defined]
+    with socket.create_connection((proxy.host, proxy.port), 5) as another:
+        assert ask(another) == REPLY
+        client.close()
+        assert poll(lambda: proxy.open_connections == 1, seconds=5)
+
+
 def test_the_clients_end_reaches_the_server_and_its_last_reply_the_client(client: socket.socket) -> None:
     """A client that shuts its sending side still gets the reply, and then the end."""
     client.sendall(b"ask\n")

@@ -48,6 +48,7 @@ class _Connection:
 
     def __init__(self, writer: asyncio.StreamWriter) -> None:
         self.writer = writer
+        self.forgotten = False
         self._mode: _Mode | None = None
         self._passed = 0
 
@@ -178,6 +179,12 @@ class FaultProxy:
         """Reset every open connection now. The mode stays."""
         self._call(self._kill())
 
+    def forget_all(self) -> None:
+        """Let every open connection lead nowhere from now on, in either direction, as when a NAT has forgotten it: neither
+        end is told. New connections are served by the mode.
+        """
+        self._call(self._forget())
+
     @property
     def open_connections(self) -> int:
         """Clients' connections that are open now."""
@@ -229,6 +236,10 @@ class FaultProxy:
         for connection in self._connections:
             connection.reset()
 
+    async def _forget(self) -> None:
+        for connection in self._connections:
+            connection.forgotten = True
+
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1
         self._writers.add(writer)
@@ -249,7 +260,7 @@ class FaultProxy:
                 await self._mode.wait()
             replies, upstream = await asyncio.open_connection(*self._upstream)
             async with asyncio.TaskGroup() as pumps:
-                pumps.create_task(self._pump_requests(reader, upstream))
+                pumps.create_task(self._pump_requests(reader, upstream, connection))
                 pumps.create_task(self._pump_replies(replies, connection))
         except* (OSError, _CutError):
             pass
@@ -258,19 +269,23 @@ class FaultProxy:
             if upstream is not None:
                 upstream.close()
 
-    async def _pump_requests(self, reader: asyncio.StreamReader, upstream: asyncio.StreamWriter) -> None:
+    async def _pump_requests(
+        self, reader: asyncio.StreamReader, upstream: asyncio.StreamWriter, connection: _Connection
+    ) -> None:
         while data := await reader.read(1 << 16):
             while self._mode.kind == "blackhole":
                 await self._mode.wait()
-            upstream.write(data)
-            await upstream.drain()
+            if not connection.forgotten:
+                upstream.write(data)
+                await upstream.drain()
         upstream.write_eof()
 
     async def _pump_replies(self, replies: asyncio.StreamReader, connection: _Connection) -> None:
         while data := await replies.read(1 << 16):
-            while data:
+            while data and not connection.forgotten:
                 data = await self._deliver(data, connection)
-        connection.writer.write_eof()
+        if not connection.forgotten:
+            connection.writer.write_eof()
 
     async def _deliver(self, data: bytes, connection: _Connection) -> bytes:
         """Do to `data` what the mode says; gives what is left of it when the mode ended on the way."""
