@@ -6,7 +6,9 @@ Each container is a cache of its own with a tier of its own; a load that is unde
 from __future__ import annotations
 
 import threading
-from contextlib import ExitStack
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -847,3 +849,23 @@ def test_an_invalidation_is_not_for_want_of_budget_undelivered(server: ValkeySer
             cache.delete("k")
             cache.expire("other")
             assert (l2(cache).deletes, l2(cache).undelivered) == (1, 0)
+
+
+@pytest.mark.parametrize("then", ["nothing", "the next invocation"])
+def test_a_call_that_outlasts_its_invocation(
+    then: str, valkey: ValkeyServer, proxy: FaultProxy, clock: FakeClock
+) -> None:
+    """One of a thread, as when the container is frozen in the middle: it succeeds, at the cost of no later invocation."""
+    tier = RedisTier(f"redis://127.0.0.1:{proxy.port}", ttl=100, timeout=60)
+    with TieredCache(MemoryTier(ttl=50, jitter=0), tier, clock=clock) as cache, ThreadPoolExecutor(1) as thread:
+        cache.warm_up()
+        with cache.invocation(lambda: 60.0):
+            proxy.hang()
+            late = thread.submit(cache.get_or_load, "late", lambda: 1)
+            wait_until(lambda: cache._reads.flights.busy("late"))
+            time.sleep(0.6)
+        with nullcontext() if then == "nothing" else cache.invocation(lambda: 2.0):  # of which L2 may take 0.5 s
+            proxy.ok()
+            assert late.result(30) == 1
+            assert cache.get_or_load("next", lambda: 2) == 2
+        assert (l2(cache).errors, l2(cache).over_budget, l2(cache).writes) == ({}, 0, 2)

@@ -22,28 +22,43 @@ _READS = _VALUES | {b"GETRANGE", b"HGET", b"HMGET", b"XRANGE"}
 """Commands that a server answers though it takes no writes."""
 
 
+class Budget:
+    """Seconds that all calls of one invocation together may still take. A call that outlasts the invocation, frozen in the
+    middle perhaps, is charged to this one, and not to that of a later invocation.
+    """
+
+    __slots__ = ("left",)
+
+    def __init__(self, seconds: float) -> None:
+        self.left = seconds
+
+
 class Calls:
-    """The way of one namespace to the server. `allowed`: seconds that all calls together may still take; None: no limit."""
+    """The way of one namespace to the server."""
 
     def __init__(self, tier: RedisTier, counts: Counters) -> None:
         self._tier = tier
         self._counts = counts
-        self.allowed: float | None = None
+        self._budget: Budget | None = None
+
+    def allow(self, seconds: float | None) -> None:
+        """All calls together may take so many seconds from now on; None: no limit."""
+        self._budget = None if seconds is None else Budget(seconds)
 
     def call(self, commands: Sequence[Command], now: float, *, urgent: bool = False) -> list[Any] | None:
         """The replies, or None where L2 could not be asked. Each way in which that can be is counted.
 
         urgent: for what must be done though the invocation's budget is spent: it has `timeout` all the same.
         """
-        tier = self._tier
+        tier, budget = self._tier, self._budget
         if not tier.breaker.allows(now):
             self._counts["skipped"] += 1
             return None
         try:
-            if self.allowed is None or urgent:
+            if budget is None or urgent:
                 replies: list[Any] | None = tier.link().call(commands, now)
             else:
-                replies = self._within_budget(commands, now)
+                replies = self._within(budget, commands, now)
         except Unavailable as error:
             self._failed(error, tier.breaker, now)
             if error.failure is Failure.TIMEOUT and not all(command[0] in _READS for command in commands):
@@ -59,16 +74,16 @@ class Calls:
             log().info("L2 %s answers again", tier.address.shown)
         return replies
 
-    def _within_budget(self, commands: Sequence[Command], now: float) -> list[Any] | None:
+    def _within(self, budget: Budget, commands: Sequence[Command], now: float) -> list[Any] | None:
         """The call, within what is left of the invocation's budget; None where that is spent."""
-        if self.allowed is None or self.allowed <= 0.0:
+        if budget.left <= 0.0:
             self._counts["over_budget"] += 1
             return None
         began = time.monotonic()
         try:
-            return self._tier.link().call(commands, now, self.allowed)
+            return self._tier.link().call(commands, now, budget.left)
         finally:
-            self.allowed -= time.monotonic() - began
+            budget.left -= time.monotonic() - began
 
     def may_write(self, now: float) -> bool:
         """Whether a lease is worth asking for, and a value worth encoding: not before a read has closed the breaker, and

@@ -238,7 +238,7 @@ class RedisStore:
 
     def allow(self, seconds: float | None) -> None:
         """All calls together may take so many seconds from now on; None: no limit."""
-        self._calls.allowed = seconds
+        self._calls.allow(seconds)
 
     def stats(self, now: float) -> SharedStats:
         """The counters of this namespace."""
