@@ -150,6 +150,18 @@ def test_routing_chooses_among_idle_containers(routing, expected):
         assert sorted(taken) == expected
 
 
+def test_a_routing_that_fails_is_told_to_the_caller():
+    """What it raised, and a container that it was not given."""
+    with function(routing=lambda idle: idle[5]) as fn:
+        fn.invoke({})
+        with pytest.raises(LambdaError, match="IndexError"):
+            fn.invoke({})
+    with function(routing=lambda idle: None) as fn:
+        fn.invoke({})
+        with pytest.raises(LambdaError, match="routing must choose"):
+            fn.invoke({})
+
+
 def test_the_most_recently_used_is_taken():
     """The rule "recent" follows the use, not the age."""
     with function(containers=2, routing="recent") as fn:
@@ -211,6 +223,19 @@ def test_a_killed_container_never_serves_again():
         assert container.state == "gone"
         assert fn.containers == []
         assert fn.invoke({}).container == 2
+
+
+def test_a_container_killed_on_its_way_up_stays_dead(tmp_path):
+    """The second try that a failed init has is not made in a container that is gone."""
+    (tmp_path / "slow.py").write_text("import time\nprint('trying')\ntime.sleep(60)\n")
+    with LocalLambda("slow.handler", directory=tmp_path) as fn:
+        running = fn.invoke_async({})
+        assert poll(lambda: fn.containers and "trying" in fn.containers[0].log, seconds=10)
+        (container,) = fn.containers
+        container.kill()
+        with pytest.raises(ContainerCrashed, match="killed"):
+            running.result(10)
+        assert container.log.count("trying") == 1
 
 
 def test_a_process_that_died_in_its_sleep_is_replaced():
@@ -294,12 +319,24 @@ def test_both_ways_of_the_client_to_wait_are_served(version):
         assert len(pids) == 1
 
 
-def test_large_events_and_answers_pass():
-    """Half a megabyte in and out, through the client's chunks."""
+def test_large_events_answers_and_errors_pass():
+    """Megabytes in and out; the cause of an error goes in a header."""
     with function() as fn:
+        assert len(fn.invoke({"say": "x" * 5_000_000}).value["environment"]) > 10
+        assert len(fn.invoke({"answer": 5_000_000}).value["answer"]) == 5_000_000
         with pytest.raises(HandlerError) as caught:
             fn.invoke({"raise": "x" * 500_000})
         assert len(caught.value.message) == 500_000
+
+
+def test_an_answer_above_six_megabytes_is_refused():
+    """Lambda's limit; the client takes the refusal for a reason to end."""
+    with function() as fn:
+        with pytest.raises(HandlerError) as caught:
+            fn.invoke({"answer": 7_000_000})
+        assert caught.value.kind == "Function.ResponseSizeTooLarge"
+        fn.settle()
+        assert fn.invoke({}).cold
 
 
 def test_many_threads_invoke_at_once():
@@ -387,6 +424,7 @@ def test_containers_do_not_outlive_a_test_that_was_killed():
         ({"initialization": "warm"}, "initialization"),
         ({"processes": 0}, "processes"),
         ({"extensions": ["python ext.py"]}, "extensions"),
+        ({"environment": {"A": 1}}, "environment"),
         ({"initialization": "lambda-managed-instances", "still_clock": True}, "still_clock"),
     ],
 )
@@ -401,6 +439,8 @@ def test_bad_calls_are_named():
     with function() as fn:
         with pytest.raises(TypeError, match="event"):
             fn.invoke({"set": {1}})
+        with pytest.raises(ConfigurationError, match="event"):
+            fn.invoke("x" * (6 << 20))
         with pytest.raises(ConfigurationError, match="timeout"):
             fn.invoke({}, timeout=-1)
         with pytest.raises(ConfigurationError, match="0 to 1"):

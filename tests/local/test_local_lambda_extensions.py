@@ -132,6 +132,14 @@ def test_an_external_extension_hears_of_a_timeout():
         assert fn.invoke({}).value["calls"] == 1
 
 
+def test_an_external_extension_that_is_busy_hears_of_the_end_when_it_asks():
+    """Its next call of `next` gives SHUTDOWN, while its two seconds last."""
+    with outside("0.5") as fn:
+        with pytest.raises(FunctionTimedOut):
+            fn.invoke({"sleep": 20}, timeout=0.25)
+        assert "SHUTDOWN timeout" in fn.containers[0].log
+
+
 def test_an_external_extension_that_ends_is_a_crash():
     """Extension.Crash, with its status."""
     with outside("crash") as fn:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -132,6 +134,20 @@ def test_a_worker_that_dies_leaves_the_others_serving():
         with pytest.raises(Throttled):
             fn.invoke({})
         assert running.result().value["calls"] >= 3
+
+
+def test_a_worker_that_dies_while_it_waits_is_missed():
+    """The container takes one event less at once."""
+    with managed(processes=2) as fn:
+        place = [fn.invoke_async({"meet": "here", "of": 2}) for _ in range(2)]
+        pids = {one.result().value["pid"] for one in place}
+        os.kill(pids.pop(), signal.SIGKILL)
+        assert poll(lambda: fn._fleet.environments[0]._life.lost == 1, seconds=10)
+        running = fn.invoke_async({"sleep": 2.0})
+        assert poll(lambda: fn.containers[0].state == "busy", seconds=10)
+        with pytest.raises(Throttled):
+            fn.invoke({})
+        assert running.result().value["pid"] in pids
 
 
 def test_when_all_workers_are_dead_the_container_comes_up_anew():

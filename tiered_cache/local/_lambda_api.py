@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 RUNTIME = "/2018-06-01/runtime/"
 EXTENSION = "/2020-01-01/extension/"
 MOST_EXTENSIONS = 10
+MOST_BYTES = (6 << 20) + 100
+"""Of an answer."""
 
 _ACCEPTED = Reply(202, {"status": "OK"})
 
@@ -66,8 +68,7 @@ class Api:
         try:
             invocation = await seat.given
         finally:
-            if seat in life.seats:  # the runtime has hung up
-                life.seats.remove(seat)
+            life.leave(seat)
         request.line.on_close.add(life.changes.tell)
         return Reply(200, invocation.event, invocation.headers(life.function.arn))
 
@@ -75,6 +76,11 @@ class Api:
         invocation = self._life.invocations.pop(request_id, None)
         if invocation is None:
             return Reply(400, _error("InvalidRequestID", "Invalid request ID"))
+        if what == "response" and len(request.body) > MOST_BYTES:
+            text = f"Response payload size exceeded maximum allowed payload size ({MOST_BYTES} bytes)."
+            invocation.take_error(HandlerError("Function.ResponseSizeTooLarge", text))
+            self._life.changes.tell()
+            return Reply(413, _error("RequestEntityTooLarge", text))
         if what == "response":
             invocation.take(request.body)
         else:
@@ -145,6 +151,8 @@ class Api:
         if extension.waits:
             return _forbidden("InvalidExtensionState", f"extension {extension.id} waits for an event already")
         seat = extension.seat = asyncio.get_running_loop().create_future()
+        if self._life.farewell is not None:  # it was busy when the others were told
+            extension.say_farewell(self._life.farewell)
         self._life.changes.tell()
         event = await seat
         return Reply(200, event, {"Lambda-Extension-Event-Identifier": str(uuid.uuid4())})

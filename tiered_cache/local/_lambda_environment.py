@@ -6,7 +6,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from tiered_cache.local._lambda_errors import FunctionTimedOut, InitFailed, LambdaError
+from tiered_cache.local._lambda_errors import ContainerCrashed, FunctionTimedOut, InitFailed, LambdaError
 from tiered_cache.local._lambda_life import Life, Place
 
 if TYPE_CHECKING:
@@ -119,6 +119,9 @@ class Environment:
             if self._life is not None and self._life.failure is not None:
                 await self._reset("failure")
             invocation.take_error(error)
+        except BaseException as error:
+            invocation.abandon(LambdaError(f"not served: {error!r}"))
+            raise
         finally:
             invocation.container = self.place.number
             self.taken -= 1
@@ -192,6 +195,8 @@ class Environment:
     async def _come_up(self, limit: float | None) -> None:
         begun = time.monotonic()
         await self._end_life("failure")
+        if self.gone:
+            raise ContainerCrashed("the container was killed before it was up", status=-9)
         life = self._life = Life(self._function, self._processes, self.place, self.changes)
         self._lives += 1
         try:

@@ -17,6 +17,8 @@ Initialization: TypeAlias = Literal["on-demand", "provisioned-concurrency", "sna
 
 ACCOUNT = "123456789012"
 VERSION = "$LATEST"
+MOST_BYTES = 6 << 20
+"""Of a synchronous invocation's event (Developer Guide, "Lambda quotas")."""
 _INHERITED = ("PATH", "HOME", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
 """Of the test's own environment, what a container's processes need to start here; nothing else gets to them."""
 
@@ -48,6 +50,9 @@ class Function:
         if self.initialization not in get_args(Initialization):
             allowed = ", ".join(map(repr, get_args(Initialization)))
             raise ConfigurationError(f"initialization must be one of {allowed}; got {self.initialization!r}")
+        for name, value in dict[Any, Any](self.environment).items():
+            if not (isinstance(name, str) and isinstance(value, str)):
+                raise ConfigurationError(f"environment must have text for names and values; {name!r} has not")
         for command in self.extensions:
             if isinstance(command, str) or not command:
                 raise ConfigurationError(f"each of extensions must be a command as a list of words; got {command!r}")
@@ -125,8 +130,11 @@ def checked_seconds(name: str, given: float) -> float:
 
 
 def encoded(name: str, value: Any) -> bytes:
-    """`value` as JSON. Raises TypeError, naming the argument, where JSON cannot carry it."""
+    """`value` as JSON. Raises TypeError, naming the argument, where JSON cannot carry it; ConfigurationError if too long."""
     try:
-        return json.dumps(value).encode()
+        text = json.dumps(value).encode()
     except (TypeError, ValueError) as error:
         raise TypeError(f"{name} must be something that JSON can carry: {error}") from error
+    if len(text) > MOST_BYTES:
+        raise ConfigurationError(f"{name} must be at most {MOST_BYTES} bytes of JSON; got {len(text)}")
+    return text

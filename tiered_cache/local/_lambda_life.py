@@ -66,6 +66,8 @@ class Life:
         self.runtime: Process | None = None
         self.snapshot: asyncio.Future[None] | None = None
         """The runtime's call of `restore/next`, while it waits there."""
+        self.farewell: dict[str, Any] | None = None
+        """The SHUTDOWN event, once the extensions are told."""
         self.lost = 0
         """Workers of a Managed Instance that have died."""
         self.ready = False
@@ -174,12 +176,21 @@ class Life:
 
     async def exchange_on_worker(self, invocation: Invocation) -> None:
         """Deliver the event to one worker of a Managed Instance, and wait for its answer or its end."""
-        await self._until(lambda: self.seats)
+        await self._until(lambda: self.seats or invocation.answered)
+        if invocation.answered:  # its time was over before a worker was free
+            return
         line = self._deliver(invocation)
         await self._until(lambda: invocation.answered or line.closed)
         if not invocation.answered:
             self.lost += 1
             raise ContainerCrashed(f"Runtime.ExitError: a worker ended before its answer\n{self._place.tail()}".strip())
+
+    def leave(self, seat: Seat) -> None:
+        """The call of `next` on this seat is over. A worker that hangs up without an event is dead."""
+        if seat in self.seats:
+            self.seats.remove(seat)
+            self.lost += self.function.managed
+            self.changes.tell()
 
     def _deliver(self, invocation: Invocation) -> Line:
         invocation.begin()
@@ -236,14 +247,13 @@ class Life:
             runtime.signal("SIGKILL")
             await self._gone([runtime], None)
         if self._externals:
-            event = {
+            self.farewell = event = {
                 "eventType": "SHUTDOWN",
                 "shutdownReason": reason,
                 "deadlineMs": int((time.time() + SHUTDOWN_GRACE) * 1000),
             }
             for extension in self.extensions.values():
-                if "SHUTDOWN" in extension.events:
-                    extension.give(event)
+                extension.say_farewell(event)
             await self._gone(self._externals, deadline - time.monotonic())
         self.kill()
         await self._gone(self._externals, None)

@@ -26,6 +26,11 @@ class Extension:
     def waits(self) -> bool:
         return self.seat is not None and not self.seat.done()
 
+    def say_farewell(self, event: dict[str, Any]) -> None:
+        """Give it the SHUTDOWN event, if it has asked for such events."""
+        if "SHUTDOWN" in self.events:
+            self.give(event)
+
     def give(self, event: dict[str, Any]) -> None:
         if self.waits:
             assert self.seat is not None

@@ -15,6 +15,8 @@ from typing import Any
 
 from tiered_cache.local._needs import ServiceUnavailable
 
+_GONE = "the process that holds the local Lambda's containers was ended by somebody"
+
 
 class Changes:
     """Something others wait for: `until(true)` looks again whenever `tell` is called."""
@@ -79,6 +81,7 @@ class Processes:
         self._starting: dict[int, asyncio.Future[Mapping[str, Any]]] = {}
         self._pending = b""
         self._closed = False
+        self._gone = False
 
     def open(self) -> None:
         script = Path(__file__).with_name("_lambda_warden.py")
@@ -105,6 +108,8 @@ class Processes:
         clock: Path | None = None,
     ) -> Process:
         """Start `command` with its output at the end of `log`. Raises OSError where there is no such program."""
+        if self._gone:
+            raise ServiceUnavailable(_GONE)
         key = next(self._keys)
         process = self._known[key] = Process(key, self._tell, changed, clock)
         started = self._starting[key] = asyncio.get_running_loop().create_future()
@@ -160,9 +165,9 @@ class Processes:
 
     def _lost(self) -> None:
         asyncio.get_running_loop().remove_reader(self._reports.fileno())
-        trouble = ServiceUnavailable("the process that holds the local Lambda's containers was ended by somebody")
+        self._gone = True
         for started in self._starting.values():
-            started.set_exception(trouble)
+            started.set_exception(ServiceUnavailable(_GONE))
         for process in self._known.values():
             process.hear({"ended": -9})
         self._known.clear()

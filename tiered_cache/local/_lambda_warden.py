@@ -91,7 +91,7 @@ class Warden:
                     stderr=log,
                     process_group=0,
                 )
-        except OSError as error:
+        except (OSError, ValueError) as error:  # no such program, or a NUL in a word or a variable
             say({"key": order["key"], "error": str(error)})
             return
         self._groups[order["key"]] = Group(process)

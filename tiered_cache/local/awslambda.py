@@ -174,7 +174,7 @@ class LocalLambda:
         processes: int = 1,
         freeze: bool = True,
         still_clock: bool = False,
-        extensions: Sequence[Sequence[str]] = (),
+        extensions: Sequence[Sequence[str | os.PathLike[str]]] = (),
         python_version: str | None = None,
         init_timeout: float = 10.0,
         name: str = "local",
@@ -190,7 +190,7 @@ class LocalLambda:
             processes=processes,
             freeze=freeze,
             still_clock=still_clock,
-            extensions=[command if isinstance(command, str) else list(command) for command in extensions],
+            extensions=[one if isinstance(one, str) else [os.fspath(word) for word in one] for one in extensions],
             python_version=python_version,
             init_timeout=init_timeout,
             name=name,
@@ -216,7 +216,9 @@ class LocalLambda:
         if self._thread is None:
             _check_runtime()
             started: Future[None] = Future()
-            self._thread = threading.Thread(target=lambda: asyncio.run(self._run(started)), daemon=True)
+            self._thread = threading.Thread(
+                target=lambda: asyncio.run(self._run(started)), name="tiered_cache-lambda", daemon=True
+            )
             self._thread.start()
             try:
                 started.result()
@@ -352,7 +354,7 @@ class LocalLambda:
         def choose(idle: Sequence[Environment]) -> Environment:
             chosen = routing([self._handle(environment) for environment in idle])
             for environment in idle:
-                if environment.place.number == chosen.number:
+                if self._handle(environment) is chosen:
                     return environment
             raise ConfigurationError(f"routing must choose one of the containers it is given; got {chosen!r}")
 
