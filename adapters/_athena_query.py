@@ -16,6 +16,7 @@ from tiered_cache.adapters._athena_service import (
     STOP_TIME,
     Execution,
     QueryStatistics,
+    ResultGoneError,
     Service,
     Start,
     UnknownExecutionError,
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("tiered_cache.adapters.athena")
 
+_PASSING = (OriginError, OriginThrottled, LoadTimeout)
+"""Why rows cannot be had just now, though they are there; not the kinds of OriginError that say something else."""
 _STARTS = 4
 _KEPT = 64
 
@@ -37,18 +40,19 @@ _KEPT = 64
 class QueryRequest:
     """One query with its parameters, as a loader; made by `AthenaOrigin.query`, used as often as you like.
 
-    `last_statistics` is what Athena said about the execution that served the latest load, or None.
+    last_statistics: what Athena said about the execution that served the latest load, or None.
+    resumable: whether it may answer 'pending'.
     """
 
     __slots__ = (
         "_bucket_seconds",
         "_collected",
         "_parameters",
-        "_resumable",
         "_service",
         "_sql",
         "_wait",
         "last_statistics",
+        "resumable",
     )
 
     def __init__(
@@ -66,7 +70,7 @@ class QueryRequest:
         self._collected = collected
         self._sql = sql
         self._parameters = parameters
-        self._resumable = resumable
+        self.resumable = resumable
         self._wait = wait
         self._bucket_seconds = bucket_seconds
         self.last_statistics: QueryStatistics | None = None
@@ -79,14 +83,18 @@ class QueryRequest:
         LoadTimeout when the time is up; the query is then stopped.
         """
         left = self._left(context)
-        execution_id, execution = self._taken_up(context, left) or self._run(context, left)
-        if execution is None or not execution.over:
-            return context.pending(execution_id)
-        return self._outcome(execution, left)
+        taken_up = self._taken_up(context, left)
+        if taken_up is not None:
+            try:
+                return self._answer(context, *taken_up, left)
+            except ResultGoneError:
+                _log.warning("the result of query %s is gone: it is run anew", taken_up[0])
+        context.handle = None  # what it leads to, if to anything, is of no use
+        return self._answer(context, *self._run(context, left), left)
 
     def start(self, context: LoadContext) -> str:
         """Start the query, or join one that was started within the same `bucket_seconds`, and give its execution id."""
-        return self._service.start(self._sql, self._parameters, self._token(), self._left(context)).execution_id
+        return self._service.start(self._sql, self._parameters, self._token(context), self._left(context)).execution_id
 
     def collect(self, execution_id: str, context: LoadContext) -> list[dict[str, Any]]:
         """The rows of the execution, waiting for it as `load` does. Raises LoadTimeout if it is not done by then."""
@@ -96,9 +104,23 @@ class QueryRequest:
             raise LoadTimeout(self._service.where.call("the query").says("not done in the time left; it goes on"))
         return self._outcome(execution, left)
 
+    def _answer(
+        self, context: LoadContext, execution_id: str, execution: Execution | None, left: Callable[[], float]
+    ) -> Any:
+        """The rows if the execution is over and they can be had just now, else 'pending'."""
+        if execution is None or not execution.over:
+            return context.pending(execution_id)
+        try:
+            return self._outcome(execution, left)
+        except (OriginError, LoadTimeout) as error:
+            if self.resumable and execution.state == "SUCCEEDED" and type(error) in _PASSING:
+                self._collected.pop(execution_id, None)
+                return context.pending(execution_id)  # the query is paid for, and its rows are there
+            raise
+
     def _taken_up(self, context: LoadContext, left: Callable[[], float]) -> tuple[str, Execution | None] | None:
         """The execution that an earlier load left behind, if it is still worth waiting for."""
-        if not self._resumable or context.handle is None:
+        if not self.resumable or context.handle is None:
             return None
         try:
             execution = self._await(context.handle, 0.0, left, context)
@@ -110,7 +132,7 @@ class QueryRequest:
 
     def _run(self, context: LoadContext, left: Callable[[], float]) -> tuple[str, Execution | None]:
         """An execution that serves this load: over, or (if resumable) still going on."""
-        token = self._token()
+        token = self._token(context)
         for more in reversed(range(_STARTS)):
             start = self._service.start(self._sql, self._parameters, token, left)
             execution_id = start.execution_id
@@ -133,7 +155,7 @@ class QueryRequest:
 
         def rest() -> float:
             most = left() - STOP_TIME
-            return min(most, end - time.monotonic()) if self._resumable else most
+            return min(most, end - time.monotonic()) if self.resumable else most
 
         last: Execution | None = None
         try:
@@ -143,7 +165,7 @@ class QueryRequest:
         except BaseException:
             self._give_up(execution_id, last, asked)
             raise
-        if self._resumable:
+        if self.resumable:
             return last
         self._give_up(execution_id, last, asked)
         raise LoadTimeout(self._service.where.call("the query").says("not done in time, and stopped"))
@@ -164,7 +186,7 @@ class QueryRequest:
     def _give_up(self, execution_id: str, last: Execution | None, asked: float) -> None:
         """Stop the execution, unless it may go on: it is resumable, or another's who was first and waits for it."""
         others = last is not None and last.submitted < asked
-        if not (self._resumable or others):
+        if not (self.resumable or others):
             self._service.stop(execution_id)
 
     def _look(self, execution_id: str, left: Callable[[], float]) -> Execution | None:
@@ -176,7 +198,7 @@ class QueryRequest:
         except OriginThrottled:
             return None
         except (OriginError, LoadTimeout):
-            if self._resumable:
+            if self.resumable:
                 return None
             raise
 
@@ -201,12 +223,12 @@ class QueryRequest:
 
         return left
 
-    def _token(self) -> str:
-        """The token that containers share which start this query at about the same time."""
+    def _token(self, context: LoadContext) -> str:
+        """The token that containers share which start this query at about the same time, and know the same invalidations."""
         if not self._bucket_seconds:
             return _unique()
-        bucket = int(time.time() // self._bucket_seconds)
-        facts = json.dumps([self._sql, self._parameters, self._service.where, self._bucket_seconds, bucket])
+        when = self._bucket_seconds, int(time.time() // self._bucket_seconds), context.generation
+        facts = json.dumps([self._sql, self._parameters, self._service.where, *when])
         return hashlib.sha256(facts.encode(errors="surrogatepass")).hexdigest()
 
     def __repr__(self) -> str:

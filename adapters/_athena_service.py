@@ -39,6 +39,10 @@ class UnknownExecutionError(OriginError):
     """Athena does not know the execution id; it keeps them for 45 days."""
 
 
+class ResultGoneError(OriginError):
+    """The execution succeeded, and its result was deleted since."""
+
+
 class QueryStatistics(NamedTuple):
     """What Athena says about an execution; the bytes scanned are what it bills."""
 
@@ -138,7 +142,10 @@ class Service(NamedTuple):
         )
 
     def rows(self, execution: Execution, remaining: Remaining) -> list[dict[str, Any]]:
-        """The rows of a succeeded execution: from its file in S3 in one go, or by pages where there is no CSV."""
+        """The rows of a succeeded execution: from its file in S3 in one go, or by pages where there is no CSV.
+
+        Raises ResultGoneError if they were deleted.
+        """
         call = self.where.call("GetQueryResults")
         in_file = execution.output.endswith(".csv")
         first = self._page(call, execution.id, 2 if in_file else _PAGE, None, remaining)
@@ -161,7 +168,7 @@ class Service(NamedTuple):
             answer: dict[str, Any] = self.athena.run(call, remaining, lambda client: client.get_query_results(**wish))
         except ConfigurationError as error:
             if _invalid_request(error):
-                raise OriginError(call.says("Athena cannot find the result")) from error.__cause__
+                raise ResultGoneError(call.says("Athena cannot find the result")) from error.__cause__
             raise
         if "ResultSet" not in answer:
             raise OriginMalformed(call.says("the answer has no result set"))
@@ -197,7 +204,7 @@ class Service(NamedTuple):
         try:
             text = self.s3.run(call, remaining, get).decode()
         except NotFound as error:
-            raise OriginError(call.says("the result file is gone")) from error
+            raise ResultGoneError(call.says("the result file is gone")) from error
         except UnicodeDecodeError as error:
             raise OriginMalformed(call.says("the result file is not UTF-8")) from error
         cells = cells_of_csv(text, call)
