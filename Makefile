@@ -36,7 +36,8 @@ examples: $(STAMP)  ## every example, on local services
 	$(BIN)/python examples/run.py
 
 bench: $(STAMP)  ## the tiers compared, and the peers
-	$(BIN)/python -m benchmarks
+	mkdir -p build
+	$(BIN)/tiered-cache bench --json build/bench.json
 
 fuzz: $(STAMP)  ## ten minutes of altered entries: each must be a miss
 	$(BIN)/python tests/fuzz/run.py --minutes 10

@@ -1,70 +1,255 @@
-"""Interleaved timing in one process: machines are noisy, so what counts is a ratio within one run."""
+"""Interleaved timing, and its results as data: machines are noisy, so what counts is a ratio within one run.
 
-import os
-import platform
+What is compared takes turns, each turn in another order. The base is measured twice, under two names: how far it is from itself
+is the noise, and no smaller difference is worth a word.
+"""
+
 import statistics
 import sys
 import time
-from importlib.metadata import PackageNotFoundError, version
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tiered_cache.benchmarks.progress import turns
 
 
-class Timing(NamedTuple):
-    """Seconds per operation: the median of the rounds, and the distance between their quartiles."""
+class Skipped(Exception):
+    """A part cannot be measured here; the text says why."""
+
+
+AGAIN = "{}, again"
+LEVELS = (0, 1, 5, 10, 25, 50, 75, 90, 95, 99, 99.9, 100)
+"""The percentiles that are kept of each distribution."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds per operation: one figure for each turn and, where a call takes long enough to be timed alone, for each call."""
 
     name: str
+    rounds: Sequence[float]
+    calls: Sequence[float] = ()
+
+    @property
+    def median(self):
+        return statistics.median(self.rounds)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """A figure, with the distribution that it is the median of.
+
+    unit: "s", "bytes", "loads" (a count), "share" (of 1) or "ratio". per: what one of the `n` samples is of.
+    ratio: to `base`, turn by turn. noise: how far the base was from itself, as a share; None where it was measured once.
+    budget: what `ratio` may be at most or, where there is none, the median.
+    curve, at, axis: of which curve it is a point, where, and what is along it.
+    """
+
+    group: str
+    name: str
+    unit: str
     median: float
-    spread: float
+    low: float
+    high: float
+    n: int = 1
+    suite: str = ""
+    per: str = "turn"
+    ratio: float | None = None
+    base: str | None = None
+    noise: float | None = None
+    budget: float | None = None
+    percentiles: tuple[tuple[float, float], ...] = ()
+    curve: str = ""
+    at: float | None = None
+    axis: str = ""
+    note: str = ""
+
+    def percentile(self, level):
+        """The value at `level`, one of LEVELS; None where no distribution was kept."""
+        return dict(self.percentiles).get(level)
+
+    @property
+    def spent(self):
+        """What was used of the budget, as a share; None without one."""
+        measured = self.median if self.ratio is None else self.ratio
+        return None if self.budget is None else measured / self.budget
 
 
-def interleaved(operations, *, rounds, calls):
-    """Time each of `operations` (name -> function that does `calls` operations), taking turns for `rounds` rounds."""
-    seconds = {name: [] for name in operations}
-    for operation in operations.values():
+def figure(group, name, value, unit, **facts):
+    """A result that is one number: a count, a size, a share."""
+    return Result(group=group, name=name, unit=unit, median=value, low=value, high=value, **facts)
+
+
+def interleaved(operations, *, rounds, calls, base=None):
+    """Time each of `operations` (name -> function that does `calls` operations), taking turns for `rounds` rounds.
+
+    base: the name of the one that is measured a second time, as `<base>, again`.
+    """
+    measured = with_base_again(operations, base)
+    seconds = {name: [] for name in measured}
+    for operation in measured.values():
         operation()
-    for _ in range(rounds):
-        for name, operation in operations.items():
+    for turn in turns(rounds):
+        for name in in_turn(tuple(measured), turn):
+            operation = measured[name]
             started = time.perf_counter()
             operation()
             seconds[name].append((time.perf_counter() - started) / calls)
-    return [_timing(name, rounds) for name, rounds in seconds.items()]
+    return [Timing(name, values) for name, values in seconds.items()]
 
 
-def _timing(name, seconds):
-    quarters = statistics.quantiles(seconds, n=4)
-    return Timing(name, statistics.median(seconds), quarters[2] - quarters[0])
+def one_by_one(operations, *, rounds, calls, base=None):
+    """The same where one call takes some microseconds or more: each of the `calls` of a turn is timed alone."""
+    return sampled(
+        {name: each(operation) for name, operation in operations.items()}, rounds=rounds, calls=calls, base=base
+    )
 
 
-def machine():
-    """One line on what the figures were measured on."""
-    packages = []
-    for name in ("redis", "msgpack", "cachetools", "cachebox", "moka-py", "boto3"):
-        try:
-            packages.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            packages.append(f"{name} not installed")
-    load = f"load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-    python = f"{platform.python_implementation()} {platform.python_version()}"
-    return f"{python}, {os.cpu_count()} cores, {load}; {', '.join(packages)}"
+def each(call, clock=time.perf_counter):
+    """A function that calls `call` so many times and gives the seconds of each."""
+
+    def sample(calls):
+        seconds = []
+        for _ in range(calls):
+            started = clock()
+            call()
+            seconds.append(clock() - started)
+        return seconds
+
+    return sample
 
 
-def table(title, timings, base, note=""):
-    """Print timings with their ratio to the one named `base`."""
-    divisor = next(timing.median for timing in timings if timing.name == base)
+def sampled(samplers, *, rounds, calls, base=None):
+    """The same with functions that time themselves: they take a number of calls, and give the seconds of each."""
+    measured = with_base_again(samplers, base)
+    seconds = {name: [] for name in measured}
+    medians = {name: [] for name in measured}
+    for sample in measured.values():
+        sample(max(1, calls // 10))
+    for turn in turns(rounds):
+        for name in in_turn(tuple(measured), turn):
+            values = measured[name](calls)
+            seconds[name] += values
+            medians[name].append(statistics.median(values))
+    return [Timing(name, medians[name], seconds[name]) for name in measured]
+
+
+def with_base_again(operations, base):
+    return operations if base is None else operations | {AGAIN.format(base): operations[base]}
+
+
+def in_turn(names, turn):
+    """The names in the order of that turn: who follows whom stays, who is first moves on."""
+    first = turn % len(names)
+    return names[first:] + names[:first]
+
+
+def results_of(group, timings, base, budgets=None, **facts):
+    """A result for each timing, with its ratio to the one named `base`, turn by turn."""
+    of_base = next(timing.rounds for timing in timings if timing.name == base)
+    again = next((timing.rounds for timing in timings if timing.name == AGAIN.format(base)), None)
+    noise = None if again is None else distance_from_one(again, of_base)
+    return [
+        _result(group, timing, of_base, base=base, noise=noise, budget=(budgets or {}).get(timing.name), **facts)
+        for timing in timings
+    ]
+
+
+def distance_from_one(again, of_base):
+    """How far half of the turns were from a ratio of one, which they should all have been."""
+    low, _, high = quartiles([mine / its for mine, its in zip(again, of_base, strict=True)])
+    return max(abs(low - 1), abs(high - 1))
+
+
+def _result(group, timing, of_base, **facts):
+    samples = sorted(timing.calls or timing.rounds)
+    low, median, high = quartiles(samples)
+    return Result(
+        group=group,
+        name=timing.name,
+        unit="s",
+        median=median,
+        low=low,
+        high=high,
+        n=len(samples),
+        per="call" if timing.calls else "turn",
+        ratio=statistics.median(mine / its for mine, its in zip(timing.rounds, of_base, strict=True)),
+        percentiles=percentiles(samples),
+        **facts,
+    )
+
+
+def quartiles(values):
+    return statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
+
+
+def percentiles(ordered):
+    """Pairs of a level and the value there, of those levels that so many samples can tell apart."""
+    last = len(ordered) - 1
+    told = [level for level in LEVELS if level in (0, 50, 100) or round(min(level, 100 - level) * len(ordered)) >= 100]
+    return tuple((level, ordered[round(level / 100 * last)]) for level in told)
+
+
+def table(title, timings, base, note="", budgets=None, **facts):
+    """Print timings with their ratio to the one named `base`; gives them as results."""
+    results = results_of(title, timings, base, budgets, **facts)
+    show(title, results, note)
+    return results
+
+
+def compared(title, operations, *, base, rounds, calls, note="", budgets=None, **facts):
+    """Measure `operations` by turns, print them, and give the results."""
+    timings = interleaved(operations, rounds=rounds, calls=calls, base=base)
+    return table(title, timings, base, note, budgets, **facts)
+
+
+def show(title, results, note=""):
+    """Print results, with a word on the noise where it was measured, and on every budget that is missed."""
     print(f"\n{title}")
-    print(f"  {'':44}{'median':>12}{'quartiles':>12}{'ratio':>9}")
-    for timing in timings:
-        print(f"  {timing.name:44}{_time(timing.median):>12}{_time(timing.spread):>12}{timing.median / divisor:>8.2f}x")
-    if any(timing.spread > 0.25 * timing.median for timing in timings):
-        print(
-            "  This machine is too noisy for small differences: a quartile distance is above a quarter of its median."
-        )
-    if note:
-        print(f"  {note}")
+    headings = ("median", "p25", "p75", "p90", "p99", "p99.9", "ratio")
+    print(f"  {'':46}{''.join(f'{heading:>10}' for heading in headings)}")
+    for result in results:
+        tail = [result.percentile(level) for level in (90, 99, 99.9)]
+        values = (result.median, result.low, result.high, *tail) if result.n > 1 else (result.median, *[None] * 5)
+        columns = "".join(f"{'' if value is None else shown(value, result.unit):>10}" for value in values)
+        ratio = "" if result.ratio is None else f"{result.ratio:.2f}x"
+        print(f"  {result.name:46}{columns}{ratio:>10}{verdict(result)}")
+    for line in (noise_of(results), note):
+        if line:
+            print(f"  {line}")
     sys.stdout.flush()
 
 
-def _time(seconds):
+def verdict(result):
+    """A word on the budget: kept, missed, or missed by less than the noise."""
+    if result.spent is None:
+        return ""
+    limit = f"{result.budget:g}x" if result.ratio is not None else shown(result.budget, result.unit)
+    if result.spent <= 1:
+        return f"  within {limit}"
+    return f"  above {limit}, within the noise" if result.spent <= 1 + (result.noise or 0) else f"  ABOVE {limit}"
+
+
+def noise_of(results):
+    noise = next((result.noise for result in results if result.noise is not None), None)
+    if noise is None:
+        return ""
+    line = f"The base beside itself: within {noise:.1%}, so a smaller difference tells nothing."
+    return f"{line} This machine is too noisy for small differences." if noise > 0.1 else line
+
+
+def shown(value, unit):
+    """A value as people write it."""
+    if unit == "s":
+        return shown_seconds(value)
+    if unit == "share":
+        return f"{value:.2%}"
+    if unit == "ratio":
+        return f"{value:.2f}x"
+    return f"{value:,.0f}"
+
+
+def shown_seconds(seconds):
     for unit, scale in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
         if seconds >= scale:
             return f"{seconds / scale:.3g} {unit}"

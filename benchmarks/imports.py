@@ -1,16 +1,17 @@
 """The cold start: importing the library beside importing redis, each in interpreters of its own, taking turns."""
 
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 
-from benchmarks.harness import Timing, table
+from tiered_cache.benchmarks.harness import Timing, in_turn, table, with_base_again
+from tiered_cache.benchmarks.progress import turns
 
 PROBE = "import time; t = time.perf_counter(); {}; print(time.perf_counter() - t)"
+BASE = "import redis"
 STATEMENTS = {
-    "import redis": "import redis",
+    BASE: "import redis",
     "import tiered_cache": "import tiered_cache",
     "... and make an L1-only cache": "import tiered_cache; tiered_cache.TieredCache()",
     "import cachetools": "import cachetools",
@@ -19,18 +20,15 @@ STATEMENTS = {
 
 
 def run(*, quick):
-    seconds = {name: [] for name in STATEMENTS}
+    statements = with_base_again(STATEMENTS, BASE)
+    seconds = {name: [] for name in statements}
     with tempfile.TemporaryDirectory() as bytecode:  # compiled once for all, as an installed package is
         environment = os.environ | {"PYTHONPYCACHEPREFIX": bytecode, "PYTHONDONTWRITEBYTECODE": ""}
-        for turn in range(6 if quick else 21):
-            for name, statement in STATEMENTS.items():
-                command = [sys.executable, "-c", PROBE.format(statement)]
+        for turn in turns(6 if quick else 21):
+            for name in in_turn(tuple(statements), turn):
+                command = [sys.executable, "-c", PROBE.format(statements[name])]
                 answer = subprocess.run(command, env=environment, capture_output=True, check=True, text=True)
                 if turn:
                     seconds[name].append(float(answer.stdout))
-    timings = []
-    for name, values in seconds.items():
-        quarters = statistics.quantiles(values, n=4)
-        timings.append(Timing(name, statistics.median(values), quarters[2] - quarters[0]))
-    table("Cold start (budget: at most 0.2 x import redis)", timings, "import redis")
-    return timings
+    timings = [Timing(name, values) for name, values in seconds.items()]
+    return table("Cold start: an import", timings, BASE, budgets={"import tiered_cache": 0.2})

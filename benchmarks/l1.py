@@ -4,8 +4,8 @@ import random
 import threading
 import time
 
-from benchmarks.harness import interleaved, table
 from tiered_cache import MemoryTier, TieredCache
+from tiered_cache.benchmarks.harness import compared, figure, show
 
 KEYS = 1_000
 
@@ -51,9 +51,8 @@ def run(*, quick):
     operations |= {
         name: (looped_with_loader if wants_loader else looped)(get) for name, get, wants_loader in peers(value)
     }
-    timings = interleaved(operations, rounds=7 if quick else 15, calls=calls)
-    table("L1 hit (budget: at most 7 x dict, and ahead of each peer's read-through)", timings, "dict[key]")
-    return timings
+    budgets = {"tiered_cache get_or_load": 7}
+    return compared("L1 hit", operations, base="dict[key]", rounds=7 if quick else 15, calls=calls, budgets=budgets)
 
 
 def peers(value):
@@ -99,10 +98,10 @@ def growth(*, quick):
             for key in keys:
                 get(key, None)
 
-        names = f"dict[key], {entries:,} entries", f"tiered_cache, {entries:,} entries"
-        timings = interleaved(dict(zip(names, (dict_loop, cache_loop), strict=True)), rounds=7, calls=calls)
-        results += timings
-        table(f"L1 hit with {entries:,} entries, keys at random", timings, names[0])
+        operations = {"dict[key]": dict_loop, "tiered_cache": cache_loop}
+        title = f"L1 hit with {entries:,} entries, keys at random"
+        at = {"curve": "L1 hit as L1 grows", "at": entries, "axis": "entries"}
+        results += compared(title, operations, base="dict[key]", rounds=7, calls=calls, **at)
     return results
 
 
@@ -118,6 +117,11 @@ def inserts(*, quick):
             most = max(most, cache.stats().l1.bytes)
     seconds = time.perf_counter() - started
     stats = cache.stats().l1
-    print(f"\nL1 under {count:,} inserts with a budget of {stats.max_bytes:,} bytes")
-    print(f"  most bytes held {max(most, stats.bytes):,}; entries {stats.entries:,}; evictions {stats.evictions:,}")
-    print(f"  {seconds / count * 1e6:.1f} µs for a load, a sizing, an insert and an eviction (stats() every 1,000)")
+    group = f"L1 under {count:,} inserts with a budget of {stats.max_bytes:,} bytes"
+    held = max(most, stats.bytes)
+    results = [
+        figure(group, "most bytes held", held, "bytes", ratio=held / stats.max_bytes, base="max_bytes", budget=1),
+        figure(group, "a load, a sizing, an insert and an eviction", seconds / count, "s"),
+    ]
+    show(group, results, f"entries {stats.entries:,}; evictions {stats.evictions:,}; stats() every 1,000")
+    return results

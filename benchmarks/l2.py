@@ -2,9 +2,13 @@
 
 import time
 
-from benchmarks.harness import interleaved, table
 from tiered_cache import MemoryTier, RedisTier, TieredCache
+from tiered_cache.benchmarks.harness import figure, interleaved, one_by_one, show, table
 from tiered_cache.local import ValkeyServer
+
+PEER = "redis-py pooled GET + unpackb"
+TIMEOUT = 0.2
+OURS = "tiered_cache get_or_load, L2 hit"
 
 
 def value_of(size):
@@ -15,7 +19,7 @@ def run(*, quick):
     import msgpack
     import redis
 
-    results = {}
+    results = []
     with ValkeyServer() as server:
         for size in (600,) if quick else (100, 600, 10_000, 100_000, 1_000_000):
             calls = 200 if quick or size > 50_000 else 2_000
@@ -28,27 +32,17 @@ def run(*, quick):
             )
             cache.set("key", value)
 
-            def peer(calls=calls, client=client):
-                for _ in range(calls):
-                    msgpack.unpackb(client.get("peer"))
+            def peer(client=client):
+                return msgpack.unpackb(client.get("peer"))
 
-            def ours(calls=calls, cache=cache):
-                for _ in range(calls):
-                    cache.get_or_load("key", never)
+            def ours(get=cache.get_or_load):
+                return get("key", never)
 
-            timings = interleaved(
-                {"redis-py pooled GET + unpackb": peer, "tiered_cache get_or_load, L2 hit": ours},
-                rounds=7 if quick else 11,
-                calls=calls,
-            )
+            timings = one_by_one({PEER: peer, OURS: ours}, rounds=7 if quick else 11, calls=calls, base=PEER)
             note = f"{cache.stats().l2.hits:,} hits of L2, with deadline, envelope and checksum"
-            table(
-                f"L2 hit, a value of {size:,} bytes (budget: at most 1.1 x)",
-                timings,
-                "redis-py pooled GET + unpackb",
-                note,
-            )
-            results[size] = timings
+            title = f"L2 hit, a value of {size:,} bytes"
+            at = {"curve": "L2 hit as values grow", "at": size, "axis": "bytes of the value"}
+            results += table(title, timings, PEER, note, {OURS: 1.1}, **at)
             cache.close()
             client.close()
     return results
@@ -76,12 +70,14 @@ def catch_up(*, quick):
             return cache, read
 
         made = {name: reading(coherence) for name, coherence in caches.items()}
-        timings = interleaved({name: read for name, (_, read) in made.items()}, rounds=7 if quick else 21, calls=calls)
+        operations = {name: read for name, (_, read) in made.items()}
+        timings = interleaved(operations, rounds=7 if quick else 21, calls=calls, base="L2 hit")
         looks = {name: cache.stats().l2.looks for name, (cache, _) in made.items()}
-        table("Catching up with the log of invalidations (budget: at most 1.2 x)", timings, "L2 hit", f"looks: {looks}")
+        title = "Catching up with the log of invalidations"
+        results = table(title, timings, "L2 hit", f"looks: {looks}", {"L2 hit that catches up": 1.2})
         for cache, _ in made.values():
             cache.close()
-        return timings
+        return results
 
 
 def never():
@@ -91,14 +87,14 @@ def never():
 def outage(*, quick):
     """What a dead and what a frozen server cost."""
     calls = 200 if quick else 2_000
+    results = []
     for fault in ("killed", "frozen"):
+        group = f"L2 {fault}, with a timeout of {TIMEOUT} s"
         with ValkeyServer() as server:
-            cache = TieredCache(MemoryTier(ttl=1e-9), RedisTier(server.url, ttl="1h", timeout=0.2), refresh="inline")
+            tier = RedisTier(server.url, ttl="1h", timeout=TIMEOUT)
+            cache = TieredCache(MemoryTier(ttl=1e-9), tier, refresh="inline")
             cache.warm_up()
-            if fault == "killed":
-                server.kill()
-            else:
-                server.pause()
+            server.kill() if fault == "killed" else server.pause()
             started = time.perf_counter()
             cache.get_or_load("key", lambda: 1)
             first = time.perf_counter() - started
@@ -106,12 +102,13 @@ def outage(*, quick):
             for _ in range(calls):
                 cache.get_or_load("key", lambda: 1)
             later = (time.perf_counter() - started) / calls
-            print(
-                f"\nL2 {fault}, timeout 0.2 s (budget: 0.25 s for the first call, then 20 µs a call while the breaker is open)"
-            )
-            print(
-                f"  first call {first * 1e3:.1f} ms, then {later * 1e6:.1f} µs a call, all of the way through L1 and the breaker"
-            )
             if fault == "frozen":
                 server.resume()
             cache.close()
+        measured = [
+            figure(group, "the first call", first, "s", budget=TIMEOUT + 0.05),
+            figure(group, "a call while the breaker is open", later, "s", budget=20e-6),
+        ]
+        show(group, measured, f"{calls:,} calls after the first, all of the way through L1 and the breaker")
+        results += measured
+    return results

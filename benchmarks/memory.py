@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tiered_cache.benchmarks.harness import Skipped, figure, show
+
 SHAPES = {
     "small dicts": "{'id': n, 'name': f'customer {n}', 'balance': n * 1.5, 'tags': [f'a{n}', f'b{n}']}",
     "strings of 1 kB": "chr(65 + n % 26) * 1000 + str(n)",
@@ -14,6 +16,7 @@ SHAPES = {
     "lists of 20 floats": "[n + i / 7 for i in range(20)]",
 }
 BUDGET = 64 * 2**20
+GROUP = f"What the process grows by when L1 is filled to a budget of {BUDGET:,} bytes"
 
 
 def child(shape):
@@ -38,17 +41,15 @@ def resident():
 
 
 def run(*, quick):
-    print(f"\nL1's memory with a budget of {BUDGET:,} bytes (budget: the process grows by at most 1.2 x that)")
     if sys.platform != "linux":
-        print("  skipped: the size of a process is read from /proc, which this system has not")
-        return
-    print(f"  {'content':22}{'process grew by':>18}{'L1 says':>14}{'entries':>10}{'ratio':>8}")
+        raise Skipped("the size of a process is read from /proc, which this system has not")
+    results, notes = [], []
     for shape in ("small dicts",) if quick else SHAPES:
-        answer = subprocess.run(
-            [sys.executable, "-c", f"from benchmarks.memory import child; child({shape!r})"],
-            capture_output=True,
-            check=True,
-            text=True,
-        )
+        program = f"from {child.__module__} import child; child({shape!r})"
+        answer = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True)
         grew, said, entries = map(int, answer.stdout.split())
-        print(f"  {shape:22}{grew:>18,}{said:>14,}{entries:>10,}{grew / BUDGET:>8.2f}")
+        facts = {"ratio": grew / BUDGET, "base": "max_bytes", "budget": 1.2}
+        results.append(figure(GROUP, shape, grew, "bytes", **facts))
+        notes.append(f"{shape}: L1 says {said:,} bytes of {entries:,} entries")
+    show(GROUP, results, "; ".join(notes))
+    return results

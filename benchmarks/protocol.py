@@ -1,15 +1,14 @@
-"""The steps of the protocol beside a plain read of L2: `python -m benchmarks.protocol [--quick]`."""
+"""The steps of the protocol beside a plain read of L2."""
 
-import sys
 import time
 from functools import partial
 
 import msgpack
 import redis
 
-from benchmarks.harness import interleaved, machine, table
-from benchmarks.l2 import value_of
 from tiered_cache import MemoryTier, RedisTier, TieredCache
+from tiered_cache.benchmarks.harness import compared
+from tiered_cache.benchmarks.l2 import value_of
 from tiered_cache.interfaces import Claim, Lease
 from tiered_cache.local import ValkeyServer
 
@@ -19,6 +18,7 @@ CALLS = 20
 
 def run(*, quick):
     """What a hit of L2 costs at the store, by what goes along with it."""
+    results = []
     with ValkeyServer() as server, redis.Redis.from_url(server.url) as client:
         for size in (600,) if quick else (100, 600, 10_000, 100_000):
             tier = RedisTier(server.url, ttl="1h", compress_above=None, timeout=1)
@@ -27,8 +27,9 @@ def run(*, quick):
                 client.set("peer", msgpack.packb(value_of(size)))
                 steps = steps_of(tier.bind("bench"), client)
                 repeated = {name: partial(repeat, step) for name, step in steps.items()}
-                timings = interleaved(repeated, rounds=15 if quick else 151, calls=CALLS)
-            table(f"A hit of L2, a value of {size:,} bytes", timings, PEER)
+                title = f"A hit of L2 at the store, a value of {size:,} bytes"
+                results += compared(title, repeated, base=PEER, rounds=15 if quick else 151, calls=CALLS)
+    return results
 
 
 def steps_of(store, client):
@@ -47,8 +48,3 @@ def steps_of(store, client):
 def repeat(step):
     for _ in range(CALLS):
         step()
-
-
-if __name__ == "__main__":
-    print(machine())
-    run(quick="--quick" in sys.argv)

@@ -38,29 +38,32 @@ def test_every_module_is_in_the_wheel(built):
     assert "tiered_cache/py.typed" in in_wheel
 
 
-def test_adapters_and_examples_are_inside_the_package(built):
+def test_adapters_examples_and_benchmarks_are_inside_the_package(built):
     """They stand at the top level of the repository, and must not stand there in a site-packages."""
     _, in_wheel, _ = built
     assert {f"tiered_cache/adapters/{name}" for name in modules(ROOT / "adapters")} <= in_wheel
+    assert {f"tiered_cache/benchmarks/{name}" for name in modules(ROOT / "benchmarks")} <= in_wheel
     assert {f"tiered_cache/local/examples/{name}" for name in modules(ROOT / "examples")} <= in_wheel
     assert {name.split("/")[0] for name in in_wheel if "dist-info" not in name} == {"tiered_cache"}
 
 
-def test_the_sdist_has_the_adapters(built):
+@pytest.mark.parametrize("folder", ["adapters", "benchmarks"])
+def test_the_sdist_has_what_stands_at_the_top_level(built, folder):
     """The wheel is made from it."""
     in_sdist, _, _ = built
-    assert {f"adapters/{name}" for name in modules(ROOT / "adapters")} <= in_sdist
+    assert {f"{folder}/{name}" for name in modules(ROOT / folder)} <= in_sdist
 
 
-def test_the_link_to_the_adapters_is_a_link():
-    """Without it static tools do not find them; a copy would make second classes."""
-    link = ROOT / "tiered_cache" / "adapters"
+@pytest.mark.parametrize("folder", ["adapters", "benchmarks"])
+def test_the_link_in_the_package_is_a_link(folder):
+    """Without it static tools and a checkout do not find the modules; a copy would make second classes."""
+    link = ROOT / "tiered_cache" / folder
     assert link.is_symlink()
-    assert link.resolve() == ROOT / "adapters"
+    assert link.resolve() == ROOT / folder
 
 
 def test_the_wheel_works_from_another_directory(built, tmp_path):
-    """Unpacked anywhere, with no checkout in sight, it imports and caches."""
+    """Unpacked anywhere, with no checkout in sight, it imports and caches, and the command finds its benchmarks."""
     with zipfile.ZipFile(built[2]) as wheel:
         wheel.extractall(tmp_path)
     program = (
@@ -68,6 +71,8 @@ def test_the_wheel_works_from_another_directory(built, tmp_path):
         "assert pathlib.Path(tiered_cache.__file__).is_relative_to(sys.argv[1]), tiered_cache.__file__\n"
         "cache = tiered_cache.TieredCache()\n"
         "print(cache.get_or_load('key', lambda: 'value'))\n"
+        "from tiered_cache._command import main\n"
+        "main(['bench', 'list'])\n"
     )
     ran = subprocess.run(
         [sys.executable, "-c", program, tmp_path],
@@ -76,4 +81,4 @@ def test_the_wheel_works_from_another_directory(built, tmp_path):
         capture_output=True,
         text=True,
     )
-    assert ran.stdout == "value\n", ran.stderr
+    assert ran.stdout.startswith("value\ntiers: "), ran.stderr

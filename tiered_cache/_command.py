@@ -29,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     demo.add_argument("--examples", type=Path, default=None, help="folder with the module three_origins")
     demo.set_defaults(run=lambda given: _demo(_examples(given.examples), short=given.short))
     _add_sessions(commands.add_parser("sessions", help="how often a user meets the same container again"))
+    _add_bench(commands.add_parser("bench", help="what the tiers, and the peers, cost on this machine"))
     given = parser.parse_args(arguments)
     try:
         return int(given.run(given))
@@ -63,6 +64,12 @@ def _demo(examples: Path, *, short: bool) -> int:
         rows, outages = demo.run(examples, told, short=short)
     demo.show(rows, outages, console)
     return 0
+
+
+def _add_bench(parser: argparse.ArgumentParser) -> None:
+    from tiered_cache.benchmarks import command
+
+    command.add_arguments(parser)
 
 
 def _add_sessions(parser: argparse.ArgumentParser) -> None:

@@ -1,0 +1,60 @@
+"""`tiered-cache bench` and `python -m benchmarks`: what is measured, and what becomes of it."""
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def add_arguments(parser):
+    parser.description = "The tiers and the peers, side by side: what each costs, as ratios within one run."
+    add = parser.add_argument
+    add(
+        "suites",
+        nargs="*",
+        metavar="suite",
+        help='such as tiers, peers.l1 or just l1; all by default, "list" lists them',
+    )
+    add("--only", metavar="SUITE,...", default="", help="the same, with commas")
+    add("--quick", action="store_true", help="fewer rounds, for a look")
+    add("--json", type=Path, metavar="FILE", help="write the results")
+    add(
+        "--from", type=Path, metavar="FILE", dest="given", help="measure nothing: take the results of an earlier --json"
+    )
+    add("--compare", type=Path, metavar="FILE", help="beside the results of an earlier --json")
+    add("--check", action="store_true", help="exit with 1 where a budget of a ratio is missed by half of it or more")
+    parser.set_defaults(run=lambda given: run(given, parser))
+
+
+def run(given, parser):
+    """What the arguments ask for; gives the exit code."""
+    from tiered_cache.benchmarks import comparison, measuring, results, suites
+
+    wanted = [*given.suites, *filter(None, given.only.split(","))]
+    if wanted == ["list"]:
+        for suite, parts in suites.SUITES.items():
+            print(f"{suite}: {', '.join(parts)}")
+        return 0
+    try:
+        parts = suites.chosen(wanted)
+        earlier = results.read(given.compare) if given.compare else None
+        measured = results.read(given.given) if given.given else None
+    except ValueError as error:
+        parser.error(str(error))
+    if measured is None:
+        measured = measuring.measure(parts, quick=given.quick)
+        if given.json:
+            results.write(measured, given.json)
+    if earlier:
+        comparison.show(earlier, measured)
+    missed = comparison.missed(measured) if given.check else []
+    for line in missed:
+        print(f"MISSED: {line}", file=sys.stderr)
+    return 1 if missed or measured.failed else 0
+
+
+def main(arguments=None):
+    """The command of a checkout, `python -m benchmarks`."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks")
+    add_arguments(parser)
+    given = parser.parse_args(arguments)
+    return given.run(given)

@@ -1,0 +1,96 @@
+"""Two runs beside each other, and one beside its budgets."""
+
+from typing import NamedTuple
+
+from tiered_cache.benchmarks.harness import shown
+
+WIDE = 1.5
+"""A budget counts as missed by a wide margin from this many times the budget on."""
+LEAST = 0.05
+"""No smaller change is worth a flag, however quiet the machine said it was."""
+
+
+class Change(NamedTuple):
+    """One figure then and now. by: the share by which it grew. noise: what it may have moved by of itself."""
+
+    suite: str
+    group: str
+    name: str
+    unit: str
+    then: float
+    now: float
+    by: float
+    noise: float
+
+    @property
+    def word(self):
+        if abs(self.by) <= self.noise:
+            return ""
+        return "WORSE" if (self.by > 0) != (self.unit == "share") else "better"
+
+
+def changes(then, now):
+    """The figures that both runs have, as ratios or, where there is no base, as counts, sizes or shares.
+
+    Seconds alone are left out: two runs are two machines, even on one machine.
+    """
+    earlier = {_place(result): result for result in then.results}
+    return [
+        _change(earlier[_place(result)], result)
+        for result in now.results
+        if _place(result) in earlier and _measure(result) is not None and _measure(earlier[_place(result)])
+        if result.name != result.base
+    ]
+
+
+def _place(result):
+    return result.suite, result.group, result.name, result.at
+
+
+def _measure(result):
+    return result.ratio if result.ratio is not None else None if result.unit == "s" else result.median
+
+
+def _change(then, now):
+    before, after = _measure(then), _measure(now)
+    unit = "ratio" if now.ratio is not None else now.unit
+    return Change(
+        now.suite, now.group, now.name, unit, before, after, after / before - 1, max(LEAST, _noise(then) + _noise(now))
+    )
+
+
+def _noise(result):
+    """As measured or, where the base was measured once, the quartiles' distance from the median."""
+    if result.noise is not None:
+        return result.noise
+    return max(result.high - result.median, result.median - result.low) / result.median if result.median else 0.0
+
+
+def show(then, now):
+    """Print the changes."""
+    found = changes(then, now)
+    print(f"\nBeside the run of {then.machine.get('at', 'an unknown time')}")
+    for what in ("python", "processor"):
+        if then.machine.get(what) != now.machine.get(what):
+            print(f"  another {what}: {then.machine.get(what)}")
+    if then.quick != now.quick:
+        print("  one of them is quick, so that rounds and sizes differ")
+    print(f"  {'':80}{'then':>10}{'now':>10}{'change':>9}{'noise':>8}")
+    for change in found:
+        values = "".join(f"{shown(value, change.unit):>10}" for value in (change.then, change.now))
+        name = f"{change.suite}: {change.group}: {change.name}"
+        print(f"  {name:80}{values}{change.by:>+9.1%}{change.noise:>8.1%}  {change.word}")
+    worse = [change for change in found if change.word == "WORSE"]
+    print(f"  {len(worse)} of {len(found)} got worse by more than the noise.")
+
+
+def missed(document):
+    """A line for each budget of a ratio or a count that is missed by a wide margin, whatever the noise."""
+    return [
+        f"{result.group}: {result.name}: {shown(_measure(result), 'ratio' if result.ratio is not None else result.unit)}"
+        f", and the budget is {result.budget:g}"
+        for result in document.results
+        if result.budget is not None
+        and _measure(result) is not None
+        and result.spent / (1 + (result.noise or 0)) > WIDE
+    ]

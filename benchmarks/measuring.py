@@ -1,0 +1,57 @@
+"""One part after the other, with progress bars where somebody looks."""
+
+import time
+import traceback
+from contextlib import contextmanager
+from dataclasses import replace
+
+from tiered_cache._errors import TieredCacheError
+from tiered_cache.benchmarks import machine, progress
+from tiered_cache.benchmarks.harness import Skipped
+from tiered_cache.benchmarks.results import Document
+
+
+def measure(parts, *, quick):
+    """Measure `parts` and give the document. What a part raises is its own failure: the others are measured all the same."""
+    document = Document(machine.facts(), quick)
+    with shown() as (print_, bars):
+        print_(machine.line(document.machine))
+        all_parts = bars.add_task("all", total=len(parts))
+        for part in parts:
+            _measure(part, document, bars, print_)
+            bars.advance(all_parts)
+            bars.refresh()
+    return document
+
+
+def _measure(part, document, bars, print_):
+    task = bars.add_task(str(part), total=None)
+
+    def told(turn, of):
+        bars.update(task, completed=turn, total=of)
+        bars.refresh()
+
+    bars.refresh()
+    started = time.perf_counter()
+    try:
+        with progress.told_to(told):
+            found = part.run(quick=document.quick)
+        document.results.extend(replace(result, suite=part.suite) for result in found)
+    except (Skipped, TieredCacheError, ImportError) as reason:
+        document.skipped[str(part)] = str(reason)
+        print_(f"\n{part} is skipped: {reason}")
+    except Exception as error:  # noqa: BLE001  # an hour's other figures must not be lost with it
+        document.failed[str(part)] = f"{type(error).__name__}: {error}"
+        print_(f"\n{part} failed:\n{traceback.format_exc()}")
+    document.seconds[str(part)] = round(time.perf_counter() - started, 3)
+    bars.remove_task(task)
+
+
+@contextmanager
+def shown():
+    """A function that prints, and the progress bars; on no terminal they print nothing."""
+    from tiered_cache.local._needs import need
+
+    console = need("rich.console").Console(highlight=False, soft_wrap=True)
+    with progress.bars(console) as bars:
+        yield (lambda text: console.print(text, markup=False)), bars

@@ -1,0 +1,48 @@
+"""What was measured, as one document of JSON."""
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+
+from tiered_cache.benchmarks.harness import Result
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A run: the machine, the results, and why parts have none. seconds: of each part."""
+
+    machine: dict
+    quick: bool
+    results: list[Result] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+def write(document, path):
+    content = {"format": FORMAT} | asdict(document)
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read(path):
+    """The document in that file. Raises ValueError, which says what is wrong with it."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        _check(content.pop("format"))
+        found = [_result(given) for given in content.pop("results")]
+        return Document(results=found, **content)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} holds no results of `tiered-cache bench --json`: {error}") from error
+
+
+def _check(version):
+    if version != FORMAT:
+        raise ValueError(f"it is of version {version!r}, and this is {FORMAT}")
+
+
+def _result(given):
+    known = {one.name for one in fields(Result)}
+    facts = {name: value for name, value in given.items() if name in known}
+    facts["percentiles"] = tuple((level, value) for level, value in facts.get("percentiles", ()))
+    return Result(**facts)

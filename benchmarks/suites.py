@@ -1,0 +1,50 @@
+"""What there is to measure: suites, and the parts of each."""
+
+from typing import NamedTuple
+
+from tiered_cache.benchmarks import imports, invocations, l1, l2, memory, protocol
+
+SUITES = {
+    "tiers": {
+        "l2": l2.run,
+        "catch_up": l2.catch_up,
+        "protocol": protocol.run,
+        "growth": l1.growth,
+    },
+    "peers": {"l1": l1.run},
+    "coldstart": {"imports": imports.run, "invocations": invocations.run},
+    "memory": {"memory": memory.run, "inserts": l1.inserts},
+    "faults": {"outage": l2.outage},
+}
+"""Each part takes `quick=`, prints its tables and gives its results; it raises Skipped where it cannot be measured."""
+
+
+class Part(NamedTuple):
+    suite: str
+    name: str
+
+    @property
+    def run(self):
+        return SUITES[self.suite][self.name]
+
+    def __str__(self):
+        return f"{self.suite}.{self.name}"
+
+
+PARTS = tuple(Part(suite, name) for suite, parts in SUITES.items() for name in parts)
+
+
+def chosen(names):
+    """The parts that are meant by names such as "tiers", "tiers.l2" or "l2", in the order of the suites; all by none.
+
+    Raises ValueError for a name that means none.
+    """
+    for name in names:
+        if not any(_means(name, part) for part in PARTS):
+            there_are = "; ".join(f"{suite} ({', '.join(parts)})" for suite, parts in SUITES.items())
+            raise ValueError(f"no suite {name!r}; there are {there_are}")
+    return [part for part in PARTS if not names or any(_means(name, part) for name in names)]
+
+
+def _means(name, part):
+    return name in (part.suite, part.name, str(part))

@@ -1,0 +1,103 @@
+"""The command `tiered-cache bench`, as a person types it."""
+
+import pytest
+
+from tiered_cache._command import main
+from tiered_cache.benchmarks import measuring, results, suites
+from tiered_cache.benchmarks.harness import Result, Skipped, figure
+from tiered_cache.benchmarks.results import Document
+
+MISSED = Result(
+    group="L1 hit", name="ours", unit="s", median=2e-7, low=2e-7, high=2e-7, ratio=50.0, base="dict", budget=7.0
+)
+
+
+def written(path, *found):
+    results.write(Document({"python": "CPython"}, False, list(found)), path)
+    return str(path)
+
+
+def test_a_quick_run_prints_tables_and_writes_results(tmp_path, capsys):
+    """The machine first, then each part; the file holds what was printed."""
+    file = tmp_path / "bench.json"
+    assert main(["bench", "--quick", "--only", "inserts,outage", "--json", str(file)]) == 0
+    printed = capsys.readouterr().out
+    document = results.read(file)
+    assert document.machine["python"] in printed
+    assert document.machine["versions"]["redis"] in printed
+    assert set(document.seconds) == {"memory.inserts", "faults.outage"}
+    assert {result.suite for result in document.results} == {"memory", "faults"}
+    for result in document.results:
+        assert result.name in printed
+
+
+def test_the_names_of_suites_and_parts_choose():
+    """A suite, a part of one, or each part of that name."""
+    assert {str(part) for part in suites.chosen(["memory"])} == {"memory.memory", "memory.inserts"}
+    assert [str(part) for part in suites.chosen(["tiers.l2"])] == ["tiers.l2"]
+    assert [str(part) for part in suites.chosen(["inserts", "memory.inserts"])] == ["memory.inserts"]
+    assert suites.chosen([]) == list(suites.PARTS)
+
+
+def test_a_name_that_means_nothing_is_answered_with_those_there_are(capsys):
+    """Before anything is measured."""
+    with pytest.raises(SystemExit):
+        main(["bench", "--only", "speed"])
+    assert "no suite 'speed'; there are tiers (l2" in capsys.readouterr().err
+
+
+def test_what_is_written_is_read(tmp_path):
+    """All of it, so that a report can be made another day."""
+    whole = Result(
+        group="g", name="n", unit="s", median=1.0, low=0.5, high=2.0, n=3, percentiles=((0, 0.5), (100, 2.0)), note="x"
+    )
+    document = Document({"load": 1.5}, True, [whole], {"p": 1.0}, {"q": "why"}, {})
+    results.write(document, tmp_path / "file")
+    assert results.read(tmp_path / "file") == document
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"format": 2, "results": []}', '{"format": 1, "results": [{"name": 1}]}']
+)
+def test_a_file_of_something_else_is_named(tmp_path, capsys, content):
+    """And nothing is measured first."""
+    (tmp_path / "file.json").write_text(content, encoding="utf-8")
+    with pytest.raises(SystemExit):
+        main(["bench", "--compare", str(tmp_path / "file.json")])
+    assert "file.json holds no results of `tiered-cache bench --json`" in capsys.readouterr().err
+
+
+def test_check_fails_where_a_ratio_is_missed_by_a_wide_margin(tmp_path, capsys):
+    """Exit code 1 and the reason; without --check it is only a table."""
+    file = written(tmp_path / "file.json", MISSED)
+    assert main(["bench", "--from", file]) == 0
+    assert main(["bench", "--from", file, "--check"]) == 1
+    assert "MISSED: L1 hit: ours: 50.00x, and the budget is 7" in capsys.readouterr().err
+
+
+def test_compare_prints_then_and_now(tmp_path, capsys):
+    """From two files, without measuring."""
+    then = written(tmp_path / "then.json", figure("stampede", "ours", 1, "loads"))
+    now = written(tmp_path / "now.json", figure("stampede", "ours", 3, "loads"))
+    assert main(["bench", "--from", now, "--compare", then]) == 0
+    assert "WORSE" in capsys.readouterr().out
+
+
+def test_a_part_that_fails_or_cannot_be_measured_leaves_the_others_alone(monkeypatch, capsys):
+    """An hour of measuring is not lost by its last minute."""
+
+    def fails(*, quick):
+        raise ZeroDivisionError("no ratio")
+
+    def cannot(*, quick):
+        raise Skipped("no such machine")
+
+    def works(*, quick):
+        return [figure("group", "name", 1, "loads")]
+
+    monkeypatch.setitem(suites.SUITES, "trial", {"fails": fails, "cannot": cannot, "works": works})
+    document = measuring.measure([suites.Part("trial", name) for name in ("fails", "cannot", "works")], quick=True)
+    assert document.failed == {"trial.fails": "ZeroDivisionError: no ratio"}
+    assert document.skipped == {"trial.cannot": "no such machine"}
+    assert [(result.suite, result.name) for result in document.results] == [("trial", "name")]
+    assert "trial.cannot is skipped: no such machine" in capsys.readouterr().out

@@ -1,0 +1,87 @@
+"""What got worse between two runs, and which budgets are missed, is told by the results alone."""
+
+from dataclasses import replace
+
+import pytest
+
+from tiered_cache.benchmarks.comparison import changes, missed, show
+from tiered_cache.benchmarks.harness import Result, figure
+from tiered_cache.benchmarks.results import Document
+
+TIMED = Result(
+    group="L1 hit",
+    name="ours",
+    unit="s",
+    median=2e-7,
+    low=2e-7,
+    high=2e-7,
+    ratio=5.0,
+    base="dict",
+    noise=0.02,
+    suite="peers",
+)
+
+
+def run(*results, quick=False):
+    return Document({"at": "then", "python": "CPython 3.11"}, quick, list(results))
+
+
+@pytest.mark.parametrize(("now", "word"), [(5.15, ""), (6.0, "WORSE"), (4.0, "better"), (4.9, "")])
+def test_a_ratio_that_moved_by_more_than_the_noise_is_flagged(now, word):
+    """The noise of both runs together, and never less than a twentieth."""
+    (change,) = changes(run(TIMED), run(replace(TIMED, ratio=now)))
+    assert change.word == word
+
+
+def test_on_a_noisy_machine_less_is_flagged():
+    """What the base does by itself is no change of ours."""
+    noisy = replace(TIMED, noise=0.3)
+    (change,) = changes(run(noisy), run(replace(noisy, ratio=7.0)))
+    assert change.word == ""
+
+
+def test_fewer_hits_are_worse():
+    """A share is better when it grows, and everything else when it shrinks."""
+    then, now = figure("trace", "lru", 0.5, "share"), figure("trace", "lru", 0.3, "share")
+    assert [change.word for change in changes(run(then), run(now))] == ["WORSE"]
+    assert [change.word for change in changes(run(now), run(then))] == ["better"]
+
+
+def test_seconds_are_not_compared():
+    """They are the machine's of that day."""
+    assert changes(run(figure("outage", "first call", 0.2, "s")), run(figure("outage", "first call", 0.9, "s"))) == []
+
+
+def test_what_only_one_run_has_is_left_out():
+    """A new peer is no regression."""
+    assert changes(run(), run(TIMED)) == []
+    assert changes(run(TIMED), run()) == []
+
+
+def test_the_table_tells_what_cannot_be_compared(capsys):
+    """Another Python, a quick run beside a long one."""
+    then, now = run(TIMED), replace(run(replace(TIMED, ratio=9.0), quick=True), machine={"python": "CPython 3.13"})
+    show(then, now)
+    printed = capsys.readouterr().out
+    assert "another python: CPython 3.11" in printed
+    assert "one of them is quick" in printed
+    assert "1 of 1 got worse" in printed
+
+
+@pytest.mark.parametrize(("ratio", "lines"), [(7.0, 0), (10.0, 0), (11.0, 1)])
+def test_a_budget_is_missed_where_it_is_by_half_or_more(ratio, lines):
+    """Less may be the machine."""
+    assert len(missed(run(replace(TIMED, ratio=ratio, budget=7.0)))) == lines
+
+
+def test_noise_excuses():
+    """On a machine that is two thirds off by itself nothing can be said."""
+    assert missed(run(replace(TIMED, ratio=11.0, budget=7.0, noise=0.7))) == []
+
+
+def test_a_count_has_a_budget_too_and_seconds_have_none():
+    """Two loads instead of one are no noise; a slow call on a loaded machine may be."""
+    (line,) = missed(
+        run(figure("stampede", "ours", 2, "loads", budget=1), figure("outage", "first", 9.0, "s", budget=1.0))
+    )
+    assert line == "stampede: ours: 2, and the budget is 1"

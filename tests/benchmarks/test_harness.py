@@ -1,0 +1,84 @@
+"""What is said of a measurement follows from its samples, whatever the machine did meanwhile."""
+
+import pytest
+
+from tiered_cache.benchmarks.harness import (
+    AGAIN,
+    Timing,
+    figure,
+    interleaved,
+    one_by_one,
+    results_of,
+    show,
+    verdict,
+)
+
+
+def results(budgets=None, **rounds):
+    return results_of("group", [Timing(name, values) for name, values in rounds.items()], "base", budgets)
+
+
+def test_a_ratio_is_taken_turn_by_turn():
+    """A machine that becomes ten times slower on the way does not change who is how much slower than whom."""
+    base, other = results(base=[1.0, 2.0, 10.0, 10.0], other=[3.0, 6.0, 30.0, 30.0])
+    assert base.ratio == 1
+    assert other.ratio == 3
+    assert other.base == "base"
+
+
+def test_the_noise_is_how_far_the_base_is_from_itself():
+    """Measured twice, it ought to be one; what it is not, no other ratio can tell either."""
+    twin = AGAIN.format("base")
+    quiet = results(**{"base": [1.0] * 8, "other": [2.0] * 8, twin: [1.01] * 8})
+    loud = results(**{"base": [1.0] * 8, "other": [2.0] * 8, twin: [0.6, 1.4] * 4})
+    assert [result.noise for result in quiet] == [pytest.approx(0.01)] * 3
+    assert [result.noise for result in loud] == [pytest.approx(0.4)] * 3
+
+
+def test_a_machine_that_is_too_noisy_is_told(capsys):
+    """The table says so, and a budget that is missed by less is not said to be missed."""
+    made = results({"other": 2.0}, **{"base": [1.0] * 8, "other": [2.2] * 8, AGAIN.format("base"): [0.6, 1.4] * 4})
+    show("title", made)
+    printed = capsys.readouterr().out
+    assert "too noisy" in printed
+    assert "above 2x, within the noise" in printed
+
+
+@pytest.mark.parametrize(("ratio", "word"), [(1.9, "within 2x"), (2.1, "ABOVE 2x")])
+def test_a_budget_is_kept_or_missed(ratio, word):
+    """By its ratio."""
+    _, other = results({"other": 2.0}, base=[1.0] * 4, other=[ratio] * 4)
+    assert word in verdict(other)
+
+
+def test_a_figure_without_a_base_is_held_against_its_budget_itself():
+    """As a count of loads is."""
+    assert figure("stampede", "ours", 1, "loads", budget=1).spent == 1
+    assert figure("stampede", "another", 50, "loads", budget=1).spent == 50
+    assert figure("stampede", "a third", 50, "loads").spent is None
+
+
+def test_a_percentile_is_kept_where_there_are_samples_for_it():
+    """The 99.9th of a hundred samples would be the largest under another name."""
+    few, _ = results_of("group", [Timing("base", [1.0], range(1, 101)), Timing("other", [1.0], range(100))], "base")
+    many, _ = results_of("group", [Timing("base", [1.0], range(1, 1001)), Timing("other", [1.0], range(9))], "base")
+    assert few.percentile(99) == 99
+    assert few.percentile(99.9) is None
+    assert many.percentile(99.9) == 999
+    assert many.percentile(100) == 1000
+
+
+def test_who_is_measured_first_changes_from_turn_to_turn():
+    """So that what one leaves behind, in the processor's caches say, is not always the same one's to bear."""
+    order = []
+    operations = {name: lambda name=name: order.append(name) for name in "abc"}
+    interleaved(operations, rounds=3, calls=1)
+    assert "".join(order[3:]) == "abcbcacab"
+
+
+def test_the_base_is_measured_again_where_it_is_named():
+    """Under another name, by the same turns."""
+    timings = one_by_one({"base": int, "other": int}, rounds=2, calls=5, base="base")
+    assert [timing.name for timing in timings] == ["base", "other", "base, again"]
+    assert [len(timing.rounds) for timing in timings] == [2, 2, 2]
+    assert [len(timing.calls) for timing in timings] == [10, 10, 10]
