@@ -1,0 +1,191 @@
+"""What a container finds after a freeze: dead connections, a server that is back, values whose time went by."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import redis
+from functions.origin import Origin, WallClock, wait_until
+from parts import ASKS_L2, HOUR, ask, before, clients, frozen
+
+from tiered_cache.local import FaultProxy, ServiceUnavailable
+from tiered_cache.local._lambda_clock import find_compiler
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from parts import Make
+
+    from tiered_cache.local import LocalLambda, ValkeyServer
+
+
+@pytest.fixture
+def proxy(valkey: ValkeyServer) -> Iterator[FaultProxy]:
+    """The way to the server."""
+    with FaultProxy(valkey.host, valkey.port) as started:
+        yield started
+
+
+def ended_by_server(proxy: FaultProxy, valkey: ValkeyServer) -> None:
+    """FIN, which the container's kernel hears while its processes stand still."""
+    with redis.Redis(port=valkey.port) as admin:
+        for client in clients(valkey):
+            admin.client_kill_filter(_id=client["id"])
+    at, fin_wait_2 = f":{proxy.port:04X}", "05"
+    wait_until(lambda: [at, fin_wait_2] in [[line[1][8:], line[3]] for line in tcp_sockets()])
+
+
+def tcp_sockets() -> list[list[str]]:
+    """The fields of each: number, local address, remote address, state, ... (proc(5))."""
+    return [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+
+
+def reset(proxy: FaultProxy, valkey: ValkeyServer) -> None:
+    proxy.kill_all()
+    wait_until(lambda: proxy.open_connections == 0)
+
+
+def half_open(proxy: FaultProxy, valkey: ValkeyServer) -> None:
+    proxy.forget_all()
+
+
+@pytest.mark.fault("F59", "a connection died while the container was frozen for an hour")
+@pytest.mark.parametrize("end", [ended_by_server, reset, half_open])
+def test_after_a_long_freeze_no_dead_connection_is_used(
+    end: Any, function: Make, gates: Path, proxy: FaultProxy, valkey: ValkeyServer
+) -> None:
+    """One connect and no error, whatever befell it: also where only a timeout would have told."""
+    Origin(gates).put("k", "value")
+    fn = function("steps.handler", before(proxy, L1=ASKS_L2))
+    first = ask(fn, ["load", "k"])
+    frozen(fn)
+    end(proxy, valkey)
+    WallClock(gates).go_ahead(HOUR)
+    after = ask(fn, ["load", "k"], ["get", "k"])
+    assert [["value", "origin", "loaded"]] == first.answers
+    assert [["value", "l2", "fresh"], "value"] == after.answers
+    assert (1, 2, 2) == (first.l2["connects"], after.l2["connects"], proxy.accepted)
+    assert ({}, 0, "closed") == tuple(after.l2[name] for name in ("errors", "skipped", "breaker"))
+    assert 1 == after.container["thaws"]
+    assert HOUR < after.container["frozen"] < HOUR + 60
+
+
+@pytest.mark.fault("F59", "a connection was closed while the container was frozen for a moment")
+@pytest.mark.parametrize("end", [ended_by_server, reset])
+def test_after_a_short_freeze_a_closed_connection_costs_one_connect(
+    end: Any, function: Make, gates: Path, proxy: FaultProxy, valkey: ValkeyServer
+) -> None:
+    """It is found out by using it, and the call is sent again on a new one in the same time."""
+    Origin(gates).put("k", "value")
+    fn = function("steps.handler", before(proxy, L1=ASKS_L2))
+    ask(fn, ["load", "k"])
+    frozen(fn)
+    end(proxy, valkey)
+    after = ask(fn, ["load", "k"], ["load", "k"])
+    assert 2 * [["value", "l2", "fresh"]] == after.answers
+    assert (2, 2) == (after.l2["connects"], proxy.accepted)
+    assert ({}, 0, 0) == (after.l2["errors"], after.l2["skipped"], after.container["thaws"])
+
+
+@pytest.mark.fault("F59", "a connection leads nowhere after a freeze of a moment")
+def test_after_a_short_freeze_a_half_open_connection_costs_one_timeout(
+    function: Make, gates: Path, proxy: FaultProxy, valkey: ValkeyServer
+) -> None:
+    """Nothing tells it from one that is well. The caller has what L1 holds; the next call after the pause connects."""
+    origin = Origin(gates)
+    origin.put("k", "value")
+    fn = function("steps.handler", before(proxy, L1=ASKS_L2, L2={"timeout": 0.5}))
+    ask(fn, ["load", "k"])
+    frozen(fn)
+    half_open(proxy, valkey)
+    first = ask(fn, ["load", "k"])
+    frozen(fn)
+    assert [["value", "l1", "unconfirmed"]] == first.answers
+    assert ({"timeout": 1}, "open") == (first.l2["errors"], first.l2["breaker"])
+    WallClock(gates).go_ahead(2)
+    second = ask(fn, ["load", "k"])
+    assert [["value", "l2", "fresh"]] == second.answers
+    assert ({"timeout": 1}, "closed", 2) == tuple(second.l2[name] for name in ("errors", "breaker", "connects"))
+    assert 1 == len(origin.asked("k"))
+
+
+@pytest.mark.fault("F59", "L2 recovers while the container is frozen")
+def test_a_breaker_that_was_open_does_not_outlive_a_long_freeze(function: Make, gates: Path, proxy: FaultProxy) -> None:
+    """The first call after the thaw tries L2, which is back, and finds its value there."""
+    Origin(gates).put("k", "value")
+    fn = function("steps.handler", before(proxy, L1=ASKS_L2))
+    ask(fn, ["load", "k"])
+    proxy.refuse()
+    proxy.kill_all()
+    away = ask(fn, ["load", "k"], ["load", "k"])
+    frozen(fn)
+    assert 2 * [["value", "l1", "unconfirmed"]] == away.answers
+    assert ({"refused": 1}, "open") == (away.l2["errors"], away.l2["breaker"])
+    proxy.ok()
+    WallClock(gates).go_ahead(61)
+    back = ask(fn, ["load", "k"])
+    assert [["value", "l2", "fresh"]] == back.answers
+    assert ({"refused": 1}, "closed", 1) == (back.l2["errors"], back.l2["breaker"], back.container["thaws"])
+    assert away.l2["skipped"] == back.l2["skipped"]
+
+
+def why_no_still_clock() -> str:
+    try:
+        find_compiler()
+    except ServiceUnavailable as error:
+        return str(error)
+    return ""
+
+
+@pytest.fixture
+def still(function: Make, gates: Path, valkey: ValkeyServer) -> Callable[..., LocalLambda]:
+    """Makes a function whose monotonic clock stands still while it is frozen, and has it load "k"."""
+    if reason := why_no_still_clock():
+        pytest.skip(reason)
+
+    def make(**options: Any) -> LocalLambda:
+        Origin(gates).put("k", "value")
+        fn = function("steps.handler", before(valkey, **options), still_clock=True)
+        assert [["value", "origin", "loaded"]] == ask(fn, ["load", "k"]).answers
+        return fn
+
+    return make
+
+
+def freeze(fn: LocalLambda, seconds: float) -> None:
+    frozen(fn)
+    time.sleep(seconds)
+
+
+@pytest.mark.fault("F59", "a freeze in which the monotonic clock stands still")
+@pytest.mark.parametrize(("tier", "found"), [("L1", ["value", "l2", "fresh"]), ("L2", ["value", "origin", "loaded"])])
+def test_a_ttl_goes_by_while_the_monotonic_clock_stands_still(
+    still: Callable[..., LocalLambda], tier: str, found: list[str]
+) -> None:
+    """Of L1, which then asks L2, and of the data, which are then loaded anew."""
+    fn = still(**{tier: {"ttl": 1}})
+    first = ask(fn, "monotonic", ["load", "k"])
+    freeze(fn, 1.5)
+    after = ask(fn, "monotonic", ["load", "k"])
+    assert ["value", "l1", "fresh"] == first.answers[1]
+    assert after.answers[0] - first.answers[0] < 1
+    assert found == after.answers[1]
+
+
+@pytest.mark.fault("F59", "calls of L2 right after a freeze in which the monotonic clock stood still")
+def test_deadlines_hold_after_a_thaw(still: Callable[..., LocalLambda], valkey: ValkeyServer) -> None:
+    """A call does not end before it has begun, and one to a server that hangs ends at its timeout."""
+    fn = still(L1=ASKS_L2, L2={"timeout": 0.5})
+    freeze(fn, 1.0)
+    well = ask(fn, ["load", "k"])
+    assert ([["value", "l2", "fresh"]], {}) == (well.answers, well.l2["errors"])
+    freeze(fn, 1.0)
+    valkey.pause()
+    hangs = ask(fn, "monotonic", ["load", "k"], "monotonic")
+    valkey.resume()
+    began, answer, ended = hangs.answers
+    assert (["value", "l1", "unconfirmed"], {"timeout": 1}) == (answer, hangs.l2["errors"])
+    assert ended - began >= 0.45
