@@ -62,12 +62,14 @@ class ElastiCacheIAM:
         self._session: Any = session
 
     def prepare(self) -> None:
-        """Import botocore, and make the session if none was given."""
-        self._signer()
+        """Import botocore, and make the session if none was given. No server is asked."""
         if self._session is None:
             from botocore.session import Session
 
             self._session = Session()
+        if hasattr(self._session, "get_component"):
+            self._session.get_component("credential_provider")  # imports what the session would when it is asked
+        self._signer()
 
     def get_credentials(self) -> tuple[str, str]:
         """The user, and a token signed with the credentials that the session has now. Raises ConfigurationError."""

@@ -332,9 +332,13 @@ class TieredCache:
         self._container.restored()
         self._memory.unconfirm(0.0)
 
-    def warm_up(self) -> bool:
-        """Import what the tiers need and connect to L2, ahead of the first call. Whether L2 answered; True without one."""
-        return self._shared.warm_up(self._watch.now())
+    def warm_up(self, *, wait: bool = True) -> bool:
+        """Import what the tiers need and connect to L2, ahead of the first call. Whether L2 answered; True without one.
+
+        wait: False: connect in a thread, beside the rest of the init, and return True as soon as all is imported. The first
+        call to L2 waits for the connection, within its own time limit.
+        """
+        return self._shared.warm_up(self._watch.now(), wait=wait)
 
     def stats(self) -> Stats:
         """All counters since this cache was made; also after it was closed."""

@@ -152,9 +152,11 @@ class Shared:
             self._memory.invalidate(what, now)
         return news is not None
 
-    def warm_up(self, now: float) -> bool:
-        """Import, connect, and learn how far the log has come."""
-        answers = self._store.warm_up(now)
+    def warm_up(self, now: float, *, wait: bool = True) -> bool:
+        """Import, connect, and learn how far the log has come; `wait=False`: import, and begin to connect."""
+        answers = self._store.warm_up(now, wait=wait)
+        if not wait:
+            return answers
         look = self._follower.look()
         self._heard(self._store.look(look.since, (), now) if answers else None, look, now)
         return answers
@@ -346,7 +348,7 @@ class NoShared:
         self._memory.invalidate(what, now)
         return True
 
-    def warm_up(self, now: float) -> bool:  # noqa: ARG002
+    def warm_up(self, now: float, *, wait: bool = True) -> bool:  # noqa: ARG002
         return True
 
     def allow(self, seconds: float | None) -> None:

@@ -37,7 +37,7 @@ class SharedStats(NamedTuple):
     writes: int
     deletes: int
     skipped: int
-    """Calls not made, since the breaker was open."""
+    """Calls not made, since the breaker was open, or a warm-up was still under way."""
     errors: Mapping[str, int]
     """Failed calls by class of failure: timeout, refused, reset, resolve, auth, permission, tls, out_of_memory, ..."""
     unreadable: Mapping[str, int]

@@ -166,8 +166,11 @@ class SharedStore(Protocol):
         """
         ...
 
-    def warm_up(self, now: float) -> bool:
-        """Import and connect ahead of need; whether the tier answered."""
+    def warm_up(self, now: float, *, wait: bool = True) -> bool:
+        """Import and connect ahead of need; whether the tier answered.
+
+        `wait=False`: import here, connect elsewhere, such as in a thread that the first call joins, and return True.
+        """
         ...
 
     def thawed(self, now: float) -> None:

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import socket
-import struct
 import threading
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
-from rig import LoopServer, Rig, TLSServer, leased, wait_until, within
+from rig import Rig, TLSServer, leased, wait_until, within
 
 from tiered_cache import RedisTier
 from tiered_cache._l2.faults import Failure
 from tiered_cache._reply import Lease
 from tiered_cache.local.cluster import ValkeyCluster
+from tiered_cache.local.proxy import FaultProxy
+from tiered_cache.local.valkey import ask
 from tiered_cache.testing import InMemorySharedTier
 
 if TYPE_CHECKING:
@@ -34,61 +34,14 @@ TIMEOUT = 0.5
 HOUR = 3600.0
 
 
-class Line(LoopServer):
-    """Passes on bytes to `port`, until what is open now is closed, reset, or forgotten; new connections are passed on."""
-
-    def __init__(self, port: int) -> None:
-        super().__init__()
-        self._upstream = port
-        self._open: dict[asyncio.StreamWriter, asyncio.Event] = {}
-
-    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        forgotten = self._open[writer] = asyncio.Event()
-        replies, upstream = await asyncio.open_connection("127.0.0.1", self._upstream)
-
-        async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-            while data := await source.read(1 << 16):
-                if not forgotten.is_set():
-                    sink.write(data)
-                    await sink.drain()
-            raise EOFError
-
-        pumps = [asyncio.create_task(pump(reader, upstream)), asyncio.create_task(pump(replies, writer))]
-        try:
-            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for one in pumps:
-                one.cancel()
-            await asyncio.gather(*pumps, return_exceptions=True)
-            upstream.transport.abort()
-            del self._open[writer]
-
-    @property
-    def open(self) -> int:
-        """Connections that are open now."""
-        return len(self._open)
-
-    def spoil(self, how: str) -> None:
-        """Close what is open now by FIN or by RST, or let it lead nowhere; it is done when this returns."""
-        asyncio.run_coroutine_threadsafe(self._spoil(how), self._loop).result()
-
-    async def _spoil(self, how: str) -> None:
-        for writer, forgotten in list(self._open.items()):
-            if how == "half-open":
-                forgotten.set()
-            elif how == "fin":
-                writer.close()
-            else:
-                raw = writer.get_extra_info("socket")
-                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                writer.transport.abort()
-
-
-@pytest.fixture
-def line(valkey: ValkeyServer) -> Iterator[Line]:
-    """Stands before the session's server."""
-    with Line(valkey.port) as started:
-        yield started
+def spoil(proxy: FaultProxy, server: ValkeyServer, how: str) -> None:
+    """End what is open now by FIN or by RST, or let it lead nowhere; new connections are served."""
+    if how == "half-open":
+        proxy.forget_all()
+    elif how == "fin":
+        ask(server.port, "CLIENT KILL TYPE normal SKIPME yes")
+    else:
+        proxy.kill_all()
 
 
 @pytest.fixture(scope="module")
@@ -101,18 +54,18 @@ def cluster() -> Iterator[ValkeyCluster]:
 @pytest.fixture(params=["plain", "tls"])
 def lined(
     request: pytest.FixtureRequest, rig_of: RigOf, valkey: ValkeyServer, certificate: Path
-) -> Iterator[tuple[Rig, Line]]:
-    """A cache at the end of a line, with TLS on it or without."""
+) -> Iterator[tuple[Rig, FaultProxy]]:
+    """A cache at the end of a line that can be spoilt, with TLS on it or without."""
     with ExitStack() as stack:
         if request.param == "tls":
             tls = stack.enter_context(TLSServer(certificate, valkey.port))
-            line = stack.enter_context(Line(tls.port))
-            url = f"rediss://127.0.0.1:{line.port}?ssl_ca_certs={certificate}.crt"
+            proxy = stack.enter_context(FaultProxy("127.0.0.1", tls.port))
+            url = f"rediss://127.0.0.1:{proxy.port}?ssl_ca_certs={certificate}.crt"
         else:
-            line = stack.enter_context(Line(valkey.port))
-            url = f"redis://127.0.0.1:{line.port}"
+            proxy = stack.enter_context(FaultProxy("127.0.0.1", valkey.port))
+            url = f"redis://127.0.0.1:{proxy.port}"
         rig = rig_of(url, valkey.url, timeout=TIMEOUT)
-        yield rig, line
+        yield rig, proxy
         rig.cache.close()
 
 
@@ -124,26 +77,28 @@ FAULTS = ["fin", "reset", "half-open"]
 
 @pytest.mark.parametrize("told", [True, False], ids=["told", "by the clock alone"])
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_connection_that_died_during_a_freeze_is_not_used(lined: tuple[Rig, Line], fault: str, told: bool) -> None:
+def test_a_connection_that_died_during_a_freeze_is_not_used(
+    lined: tuple[Rig, FaultProxy], valkey: ValkeyServer, fault: str, told: bool
+) -> None:
     """Closed, reset or leading nowhere: the first call after a long freeze costs one connect, and no error."""
-    rig, line = lined
+    rig, proxy = lined
     assert rig.reads_l2()
-    line.spoil(fault)
+    spoil(proxy, valkey, fault)
     rig.clock.freeze(HOUR)
     if told:
         rig.tier.bind("test").thawed(rig.clock())
-        wait_until(lambda: line.open == 0)
+        wait_until(lambda: proxy.open_connections == 0)
     with within(TIMEOUT / 2 + 1):
         assert rig.reads_l2()
-    assert (rig.l2.connects, line.connections, rig.errors) == (2, 2, {})
+    assert (rig.l2.connects, proxy.accepted, rig.errors) == (2, 2, {})
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_connection_that_died_a_moment_ago(lined: tuple[Rig, Line], fault: str) -> None:
+def test_a_connection_that_died_a_moment_ago(lined: tuple[Rig, FaultProxy], valkey: ValkeyServer, fault: str) -> None:
     """Without a gap a dead one is found out by using it: one connect; a silent one costs one timeout, and no exception."""
-    rig, line = lined
+    rig, proxy = lined
     assert rig.reads_l2()
-    line.spoil(fault)
+    spoil(proxy, valkey, fault)
     rig.clock.advance(1)
     if fault == "half-open":
         assert rig.ask(rig.plant()).tier == "origin"
@@ -156,19 +111,21 @@ def test_a_connection_that_died_a_moment_ago(lined: tuple[Rig, Line], fault: str
     assert rig.l2.connects == 2
 
 
-def test_a_connection_that_was_just_used_stays(line: Line, valkey: ValkeyServer, rig_of: RigOf) -> None:
+def test_a_connection_that_was_just_used_stays(proxy: FaultProxy, valkey: ValkeyServer, rig_of: RigOf) -> None:
     """A thaw closes only what has idled for long, on the wall clock."""
-    rig = rig_of(f"redis://127.0.0.1:{line.port}", valkey.url)
+    rig = rig_of(f"redis://127.0.0.1:{proxy.port}", valkey.url)
     assert rig.reads_l2()
     rig.clock.freeze(1)
     rig.tier.thawed(rig.clock())
     assert rig.reads_l2()
-    assert (rig.l2.connects, line.open) == (1, 1)
+    assert (rig.l2.connects, proxy.open_connections) == (1, 1)
 
 
-def test_a_clock_that_is_set_back_makes_a_connection_old(line: Line, valkey: ValkeyServer, rig_of: RigOf) -> None:
+def test_a_clock_that_is_set_back_makes_a_connection_old(
+    proxy: FaultProxy, valkey: ValkeyServer, rig_of: RigOf
+) -> None:
     """Where its age cannot be told it is not trusted."""
-    rig = rig_of(f"redis://127.0.0.1:{line.port}", valkey.url)
+    rig = rig_of(f"redis://127.0.0.1:{proxy.port}", valkey.url)
     store = rig.tier.bind("test")
     store.read("key", 1_000_000, None)
     store.read("key", 900_000, None)
@@ -176,10 +133,10 @@ def test_a_clock_that_is_set_back_makes_a_connection_old(line: Line, valkey: Val
 
 
 def test_breakers_let_a_call_through_after_a_thaw(
-    line: Line, valkey: ValkeyServer, rig_of: RigOf, monkeypatch: pytest.MonkeyPatch
+    proxy: FaultProxy, valkey: ValkeyServer, rig_of: RigOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What failed before the freeze is asked again at once, however long the pause; one failure is enough to leave it."""
-    rig = rig_of(f"redis://127.0.0.1:{line.port}", valkey.url)
+    rig = rig_of(f"redis://127.0.0.1:{proxy.port}", valkey.url)
     for failure in (Failure.AUTH, Failure.REFUSED):
         rig.tier.breaker.failed(failure, rig.clock())
         rig.tier.write_breaker.failed(failure, rig.clock())
@@ -236,10 +193,10 @@ def test_the_tier_in_memory_has_the_same_methods() -> None:
 
 
 @contextmanager
-def lines_to(cluster: ValkeyCluster) -> Iterator[tuple[dict[int, Line], redis.RedisCluster]]:
+def lines_to(cluster: ValkeyCluster) -> Iterator[tuple[dict[int, FaultProxy], redis.RedisCluster]]:
     """A line to each node, and a client that knows of no other way."""
     with ExitStack() as stack:
-        lines = {node.port: stack.enter_context(Line(node.port)) for node in cluster.nodes}
+        lines = {node.port: stack.enter_context(FaultProxy("127.0.0.1", node.port)) for node in cluster.nodes}
         client = redis.RedisCluster(
             host=cluster.host,
             port=lines[cluster.nodes[0].port].port,
@@ -249,8 +206,8 @@ def lines_to(cluster: ValkeyCluster) -> Iterator[tuple[dict[int, Line], redis.Re
         client.close()
 
 
-def carried(lines: dict[int, Line]) -> int:
-    return sum(line.open for line in lines.values())
+def carried(lines: dict[int, FaultProxy]) -> int:
+    return sum(line.open_connections for line in lines.values())
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -264,8 +221,8 @@ def test_a_cluster_after_a_freeze(cluster: ValkeyCluster, rig_of: RigOf, fault: 
         assert rig.cache.get_many_or_load(keys, lambda _: {}) == {key: key for key in keys}
         assert carried(lines) == 3
         before = rig.l2.connects
-        for line in lines.values():
-            line.spoil(fault)
+        for node in cluster.nodes:
+            spoil(lines[node.port], node, fault)
         rig.clock.freeze(HOUR)
         rig.tier.thawed(rig.clock())
         wait_until(lambda: carried(lines) == 0)
@@ -294,16 +251,16 @@ def test_a_cluster_is_looked_at_anew_after_a_freeze(cluster: ValkeyCluster, rig_
 # Before a snapshot
 
 
-def test_a_tier_is_suspended(lined: tuple[Rig, Line]) -> None:
+def test_a_tier_is_suspended(lined: tuple[Rig, FaultProxy]) -> None:
     """No socket is left, nothing is sent, and the next call begins as the first one did."""
-    rig, line = lined
+    rig, proxy = lined
     assert rig.reads_l2()
     rig.tier.breaker.failed(Failure.TIMEOUT, rig.clock())
     store = rig.tier.bind("test")
     store._strays.append(Lease("key", b"token", 60.0))
     store.suspend()
-    wait_until(lambda: line.open == 0)
-    assert (list(store._strays), rig.l2.breaker, line.connections) == ([], "closed", 1)
+    wait_until(lambda: proxy.open_connections == 0)
+    assert (list(store._strays), rig.l2.breaker, proxy.accepted) == ([], "closed", 1)
     store.suspend()
     assert rig.reads_l2()
     assert (rig.l2.connects, rig.errors) == (2, {})
@@ -326,9 +283,9 @@ def test_a_cluster_is_suspended(cluster: ValkeyCluster, rig_of: RigOf) -> None:
         rig.cache.close()
 
 
-def test_a_call_under_way_survives_a_suspension(line: Line, valkey: ValkeyServer, rig_of: RigOf) -> None:
+def test_a_call_under_way_survives_a_suspension(proxy: FaultProxy, valkey: ValkeyServer, rig_of: RigOf) -> None:
     """It ends as it would have, and its connection is closed then."""
-    rig = rig_of(f"redis://127.0.0.1:{line.port}", valkey.url, timeout=5)
+    rig = rig_of(f"redis://127.0.0.1:{proxy.port}", valkey.url, timeout=5)
     key, link, replies = rig.plant(), rig.tier.link(), []
     send, gate, sent = link._send, threading.Event(), threading.Event()
 
@@ -346,7 +303,7 @@ def test_a_call_under_way_survives_a_suspension(line: Line, valkey: ValkeyServer
     gate.set()
     call.join()
     assert replies[0].entry.value == key
-    wait_until(lambda: line.open == 0)
+    wait_until(lambda: proxy.open_connections == 0)
 
 
 # A fork
@@ -386,11 +343,11 @@ def in_tests(rig: Rig, keys: list[str]) -> int:
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.mark.parametrize("where", ["server", "cluster"])
 def test_a_fork_while_another_thread_is_in_mid_call(
-    where: str, line: Line, cluster: ValkeyCluster, valkey: ValkeyServer, rig_of: RigOf
+    where: str, proxy: FaultProxy, cluster: ValkeyCluster, valkey: ValkeyServer, rig_of: RigOf
 ) -> None:
     """Parent and child go on, each on connections of its own, and each gets what is its own."""
     planter = valkey.url if where == "server" else cluster.url
-    rig = rig_of(f"redis://127.0.0.1:{line.port}" if where == "server" else cluster.url, planter, timeout=20)
+    rig = rig_of(f"redis://127.0.0.1:{proxy.port}" if where == "server" else cluster.url, planter, timeout=20)
     keys = [rig.plant() for _ in range(20)]
     assert in_tests(rig, keys) == 20
     link = (

@@ -61,6 +61,9 @@ class Address(NamedTuple):
 
     def link(self, timeout: float) -> Link | ClusterLink:
         """The connections to it, of which none is made yet: this imports redis."""
+        from importlib import import_module
+
+        import_module("redis")  # the package before its parts, or two threads that import it may fail each other
         from tiered_cache._l2.link import Link
 
         max_age = inf if self.provider is None else MAX_AGE

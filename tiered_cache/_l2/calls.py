@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from tiered_cache._l2.faults import HARMLESS, MISCONFIGURED, WRITES_ONLY, Failure, Unavailable
+from tiered_cache._l2.warming import Warming
 from tiered_cache._log import log
 
 if TYPE_CHECKING:
@@ -50,15 +51,48 @@ class Calls:
 
         urgent: for what must be done though the invocation's budget is spent: it has `timeout` all the same.
         """
-        tier, budget = self._tier, self._budget
+        budget = None if urgent else self._budget
+        limit: float | None = self._tier.timeout
+        if self._tier.warming is not None:
+            limit = self._joined(now, budget)
+        return None if limit is None else self._call(commands, now, budget, limit)
+
+    def warm_up(self, commands: Sequence[Command], now: float) -> None:
+        """Begin to make a connection by `commands`, in a thread that the next call joins. This imports redis."""
+        tier = self._tier
+        tier.link()
+        if tier.warming is None:
+            try:
+                tier.warming = Warming(lambda: self._call(commands, now, None, tier.timeout), now)
+            except RuntimeError:  # the process is at its limit of threads: the first call connects
+                self._counts["skipped"] += 1
+
+    def _joined(self, now: float, budget: Budget | None) -> float | None:
+        """The seconds that are left when the warm-up under way is out of the way; None where it is still going on then."""
+        tier, warming, began = self._tier, self._tier.warming, time.monotonic()
+        limit = tier.timeout if budget is None else max(0.0, min(tier.timeout, budget.left))
+        joined = warming is None or warming.joined(now, limit)  # None: another thread has joined it
+        took = time.monotonic() - began
+        if budget is not None:
+            budget.left -= took
+        if not joined:
+            self._counts["skipped"] += 1
+            return None
+        if warming is not None and warming.is_old(now):
+            tier.link().thawed(now)  # what it is still about holds up no other attempt
+        tier.warming = None
+        return tier.timeout - took
+
+    def _call(self, commands: Sequence[Command], now: float, budget: Budget | None, limit: float) -> list[Any] | None:
+        tier = self._tier
         if not tier.breaker.allows(now):
             self._counts["skipped"] += 1
             return None
         try:
-            if budget is None or urgent:
-                replies: list[Any] | None = tier.link().call(commands, now)
+            if budget is None:
+                replies: list[Any] | None = tier.link().call(commands, now, limit)
             else:
-                replies = self._within(budget, commands, now)
+                replies = self._within(budget, commands, now, limit)
         except Unavailable as error:
             self._failed(error, tier.breaker, now)
             if error.failure is Failure.TIMEOUT and not all(command[0] in _READS for command in commands):
@@ -74,14 +108,14 @@ class Calls:
             log().info("L2 %s answers again", tier.address.shown)
         return replies
 
-    def _within(self, budget: Budget, commands: Sequence[Command], now: float) -> list[Any] | None:
+    def _within(self, budget: Budget, commands: Sequence[Command], now: float, limit: float) -> list[Any] | None:
         """The call, within what is left of the invocation's budget; None where that is spent."""
         if budget.left <= 0.0:
             self._counts["over_budget"] += 1
             return None
         began = time.monotonic()
         try:
-            return self._tier.link().call(commands, now, budget.left)
+            return self._tier.link().call(commands, now, min(limit, budget.left))
         finally:
             budget.left -= time.monotonic() - began
 

@@ -221,10 +221,14 @@ class RedisStore:
 
     # What else a tier does.
 
-    def warm_up(self, now: float) -> bool:
-        """Import redis and msgpack, and have a connection ready."""
+    def warm_up(self, now: float, *, wait: bool = True) -> bool:
+        """Import redis and msgpack, and have a connection ready; `wait=False`: the latter in a thread that a call joins."""
         self._tier.codec.decode(self._tier.codec.encode(None))
-        replies = self._calls.call([(b"GET", self._steps.value("warm_up"))], now)  # not PING, which an ACL may forbid
+        asked = [(b"GET", self._steps.value("warm_up"))]  # not PING, which an ACL may forbid
+        if not wait:
+            self._calls.warm_up(asked, now)
+            return True
+        replies = self._calls.call(asked, now)
         return replies is not None and not isinstance(replies[0], Unavailable)
 
     def thawed(self, now: float) -> None:

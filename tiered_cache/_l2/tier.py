@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tiered_cache._l2.codec import Codec
     from tiered_cache._l2.credentials import CredentialProvider
     from tiered_cache._l2.link import Link
+    from tiered_cache._l2.warming import Warming
 
 
 class RedisTier:
@@ -78,6 +79,8 @@ class RedisTier:
         self.codec = _codec(codec)
         self.address = address_of(url_or_client, credentials)
         self._link: Link | ClusterLink | None = None
+        self._link_lock = threading.Lock()
+        self.warming: Warming | None = None
         self.suspend()
         _TIERS.add(self)
 
@@ -108,15 +111,24 @@ class RedisTier:
         self.write_breaker.half_open()
 
     def suspend(self) -> None:
-        """Close all connections, and forget what a copy of this process must not share: locks, and what is known of servers.
+        """Close all connections, and forget what a copy of this process must not share, such as what is known of servers.
 
-        For a snapshot that is about to be taken, and in each forked child. Later calls begin as the first one did.
+        For a snapshot that is about to be taken. Later calls begin as the first one did. A warm-up under way is waited for,
+        for `timeout` at most, so that it does not go on in the copies.
         """
-        self._link_lock = threading.Lock()
+        if self.warming is not None:
+            self.warming.joined(self.warming.begins, self.timeout)
+            self.warming = None
         self.breaker = Breaker()
         self.write_breaker = Breaker()
         if self._link is not None:
             self._link.begin_anew()
+
+    def forked(self) -> None:
+        """This is a child process: sockets are the parent's, and a lock may be held by a thread that is not here."""
+        self._link_lock = threading.Lock()
+        self.warming = None
+        self.suspend()
 
     def close(self) -> None:
         """Close all connections; a later call would open new ones."""
@@ -130,14 +142,13 @@ class RedisTier:
 _TIERS: WeakSet[RedisTier] = WeakSet()
 
 
-def _begin_anew() -> None:
-    """In a child process: sockets are the parent's, and a lock may be held by a thread that is not here."""
+def _forked() -> None:
     for tier in list(_TIERS):
-        tier.suspend()
+        tier.forked()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_anew)
+    os.register_at_fork(after_in_child=_forked)
 
 
 def _codec(given: Codec | str | None) -> Codec:

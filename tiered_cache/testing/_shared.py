@@ -232,9 +232,9 @@ class InMemorySharedStore:
             self._log().append(what)
             return self._log().news(since, ())
 
-    def warm_up(self, now: float) -> bool:  # noqa: ARG002
-        """Whether the tier is not down."""
-        return self._reached()
+    def warm_up(self, now: float, *, wait: bool = True) -> bool:  # noqa: ARG002
+        """Whether the tier is not down; True where that is not waited for."""
+        return not wait or self._reached()
 
     def thawed(self, now: float) -> None:
         """There are no connections that could have died."""
