@@ -10,7 +10,7 @@ import time
 from itertools import count
 from typing import TYPE_CHECKING, Any, final
 
-from tiered_cache._errors import LoadTimeout, OriginDenied, OriginError, OriginThrottled
+from tiered_cache._errors import LoadTimeout, OriginDenied, OriginError, OriginMalformed, OriginThrottled
 from tiered_cache._values import MISSING
 from tiered_cache.adapters._athena_service import (
     STOP_TIME,
@@ -47,6 +47,7 @@ class QueryRequest:
     __slots__ = (
         "_bucket_seconds",
         "_collected",
+        "_decode",
         "_parameters",
         "_service",
         "_sql",
@@ -61,6 +62,7 @@ class QueryRequest:
         collected: dict[str, None],
         sql: str,
         parameters: tuple[str, ...],
+        decode: Callable[[list[dict[str, Any]]], Any],
         *,
         resumable: bool,
         wait: float,
@@ -70,17 +72,18 @@ class QueryRequest:
         self._collected = collected
         self._sql = sql
         self._parameters = parameters
+        self._decode = decode
         self.resumable = resumable
         self._wait = wait
         self._bucket_seconds = bucket_seconds
         self.last_statistics: QueryStatistics | None = None
 
     def load(self, context: LoadContext, /) -> Any:
-        """The rows as a list of dicts; or 'pending' for a resumable query that is not done yet.
+        """What `decode` makes of the rows, a list of dicts; or 'pending' for a resumable query that is not done yet.
 
         Raises OriginError with Athena's reason if the query fails or is cancelled, OriginThrottled, OriginDenied,
-        OriginMalformed for a result file that is gone, cut or not Athena's, SizeLimitExceeded, ConfigurationError, or
-        LoadTimeout when the time is up; the query is then stopped.
+        OriginMalformed where `decode` fails or the result file is cut or not Athena's, SizeLimitExceeded,
+        ConfigurationError, or LoadTimeout when the time is up; the query is then stopped.
         """
         left = self._left(context)
         taken_up = self._taken_up(context, left)
@@ -102,7 +105,7 @@ class QueryRequest:
         execution = self._await(execution_id, 0.0, left, context)
         if execution is None or not execution.over:
             raise LoadTimeout(self._service.where.call("the query").says("not done in the time left; it goes on"))
-        return self._outcome(execution, left)
+        return self._rows(execution, left)
 
     def _answer(
         self, context: LoadContext, execution_id: str, execution: Execution | None, left: Callable[[], float]
@@ -111,12 +114,20 @@ class QueryRequest:
         if execution is None or not execution.over:
             return context.pending(execution_id)
         try:
-            return self._outcome(execution, left)
+            rows = self._rows(execution, left)
         except (OriginError, LoadTimeout) as error:
             if self.resumable and execution.state == "SUCCEEDED" and type(error) in _PASSING:
                 self._collected.pop(execution_id, None)
                 return context.pending(execution_id)  # the query is paid for, and its rows are there
             raise
+        return self._decoded(rows)
+
+    def _decoded(self, rows: list[dict[str, Any]]) -> Any:
+        try:
+            return self._decode(rows)
+        except Exception as error:
+            text = f"decode raised {type(error).__name__} on {len(rows)} rows"
+            raise OriginMalformed(self._service.where.call("the query").says(text)) from error
 
     def _taken_up(self, context: LoadContext, left: Callable[[], float]) -> tuple[str, Execution | None] | None:
         """The execution that an earlier load left behind, if it is still worth waiting for."""
@@ -202,7 +213,7 @@ class QueryRequest:
                 return None
             raise
 
-    def _outcome(self, execution: Execution, left: Callable[[], float]) -> list[dict[str, Any]]:
+    def _rows(self, execution: Execution, left: Callable[[], float]) -> list[dict[str, Any]]:
         self.last_statistics = execution.statistics
         scanned = execution.statistics.data_scanned_bytes
         _log.debug("query %s is %s, %d bytes scanned", execution.id, execution.state, scanned)

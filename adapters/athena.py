@@ -17,6 +17,8 @@ from tiered_cache.adapters._athena_sql import literals
 from tiered_cache.adapters._boto import Clients
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tiered_cache._units import Duration, Size
 
 _LOCATION = re.compile(r"s3://[^/\s]{3,}(/\S*)?", re.ASCII)
@@ -88,6 +90,7 @@ class AthenaOrigin:
         sql: str,
         parameters: tuple[Any, ...] | list[Any] = (),
         *,
+        decode: Callable[[list[dict[str, Any]]], Any] = list,
         resumable: bool = False,
         wait: Duration = 2,
         bucket_seconds: float = 60,
@@ -96,6 +99,7 @@ class AthenaOrigin:
 
         sql: one statement that reads. A `?` outside of quotes and comments stands for a parameter.
         parameters: str, int, Decimal, float, bool, date, datetime, bytes or None; sent beside the SQL, never inside it.
+        decode: makes the value of the rows, such as a dict by one column.
         resumable: the query outlives a load that is too short for it. A load waits for at most `wait` (not at all
             where a stale value can be served meanwhile), then answers 'pending', and a later load of the same key, in
             any container, takes the query up. By default a load waits for its query and stops it when its time is up.
@@ -107,11 +111,14 @@ class AthenaOrigin:
         """
         if not isinstance(sql, str):  # pyright: ignore[reportUnnecessaryIsInstance] untyped callers
             raise TypeError(f"sql must be a str; got {shown(sql)}")
+        if not callable(decode):
+            raise TypeError(f"decode must be callable with the list of rows; got {shown(decode)}")
         return QueryRequest(
             self._service,
             self._collected,
             sql,
             literals(sql, parameters),
+            decode,
             resumable=bool(resumable),
             wait=seconds("wait", wait, zero=True),
             bucket_seconds=seconds("bucket_seconds", bucket_seconds, zero=True),

@@ -8,7 +8,7 @@ Run it on local services with `python examples/run.py athena_mapping`.
 
 import os
 
-from tiered_cache import LoadContext, MemoryTier, RedisTier, TieredCache
+from tiered_cache import MemoryTier, RedisTier, TieredCache
 from tiered_cache.adapters.athena import AthenaOrigin
 from tiered_cache.aws_lambda import lambda_handler
 
@@ -20,15 +20,15 @@ cache = TieredCache(
 warehouse = AthenaOrigin(database="shop", output_location="s3://demo-athena-results/")
 
 
-class AccountsByCustomer:
-    rows = warehouse.query("SELECT customer_id, account FROM customer_mapping WHERE region = ?", parameters=("eu",))
-
-    def load(self, context: LoadContext) -> dict[str, str]:
-        return {row["customer_id"]: row["account"] for row in self.rows.load(context)}
+accounts_by_customer = warehouse.query(
+    "SELECT customer_id, account FROM customer_mapping WHERE region = ?",
+    parameters=("eu",),
+    decode=lambda rows: {row["customer_id"]: row["account"] for row in rows},
+)
 
 
 @lambda_handler(cache)
 def handler(event, context):
-    answer = cache.get_entry_or_load("accounts:eu", AccountsByCustomer())
+    answer = cache.get_entry_or_load("accounts:eu", accounts_by_customer)
     account = answer.value.get(event["customer_id"])
     return {"account": account, "tier": answer.tier, "rows": len(answer.value)}

@@ -158,6 +158,7 @@ class Bridge:
     def __init__(self, loader: Any, loop: asyncio.AbstractEventLoop) -> None:
         self._loader = loader
         self._loop = loop
+        self.resumable: bool = getattr(loader, "resumable", False)
 
     def load(self, context: LoadContext, /) -> Any:
         load = getattr(self._loader, "load", None)

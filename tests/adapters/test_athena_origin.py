@@ -323,6 +323,18 @@ def test_a_result_over_its_limits_is_refused(lake: Lake) -> None:
         request._service.rows(execution._replace(output=""), unlimited)
 
 
+def test_decode_makes_the_value_of_the_rows(lake: Lake) -> None:
+    """What it raises is told with the number of rows, and not their content; what is no function is refused at once."""
+    by_name = lake.origin().query(
+        "SELECT 1 AS n, 'a' AS name", decode=lambda rows: {row["name"]: row["n"] for row in rows}
+    )
+    assert by_name.load(CONTEXT) == {"a": 1}
+    with pytest.raises(OriginMalformed, match="decode raised KeyError on 1 rows"):
+        lake.origin().query("SELECT 1 AS n", decode=lambda rows: rows[0]["secret"]).load(CONTEXT)
+    with pytest.raises(TypeError, match="^decode must be callable with the list of rows; got 'json'"):
+        lake.origin().query("SELECT 1", decode="json")  # type: ignore[arg-type]
+
+
 def test_a_resumable_query_outlives_a_short_load(lake: Lake) -> None:
     """The first load answers 'pending' with the execution's id; a later one elsewhere takes the rows."""
     lake.athena.delay = 60
