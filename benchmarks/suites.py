@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from tiered_cache.benchmarks import imports, invocations, l1, l2, memory, protocol
+from tiered_cache.benchmarks import coldstart, imports, invocations, l1, l2, memory, protocol
 
 SUITES = {
     "tiers": {
@@ -12,7 +12,7 @@ SUITES = {
         "growth": l1.growth,
     },
     "peers": {"l1": l1.run},
-    "coldstart": {"imports": imports.run, "invocations": invocations.run},
+    "coldstart": {"imports": imports.run, "init": coldstart.run, "invocations": invocations.run},
     "memory": {"memory": memory.run, "inserts": l1.inserts},
     "faults": {"outage": l2.outage},
 }

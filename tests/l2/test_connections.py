@@ -6,16 +6,17 @@ import os
 import signal
 import socket
 import threading
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
 from rig import Rig, TLSServer, leased, wait_until, within
 
-from tiered_cache import RedisTier
+from tiered_cache import MemoryTier, NotFound, RedisTier, TieredCache
 from tiered_cache._l2.faults import Failure
 from tiered_cache._reply import Lease
+from tiered_cache.aws_lambda import lambda_handler
 from tiered_cache.local.cluster import ValkeyCluster
 from tiered_cache.local.proxy import FaultProxy
 from tiered_cache.local.valkey import ask
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from tiered_cache.interfaces import SharedStore
     from tiered_cache.local.valkey import ValkeyServer
+    from tiered_cache.testing import FakeClock
 
     RigOf = Callable[..., Rig]
 
@@ -432,3 +434,121 @@ def test_a_tier_that_is_gone_is_not_remembered_for_forks() -> None:
     del tier
     gc.collect()
     assert len(_TIERS) == before
+
+
+# One connection for a container's life
+
+
+def commands_at(port: int) -> dict[str, int]:
+    """How often each command was called at the server, since `CONFIG RESETSTAT`; what this asks is left out."""
+    calls: dict[str, int] = {}
+    for line in ask(port, "INFO commandstats").splitlines():
+        if line.startswith("cmdstat_"):
+            name, _, facts = line.removeprefix("cmdstat_").partition(":")
+            calls[name] = int(facts.partition(",")[0].removeprefix("calls="))
+    return {name: count for name, count in calls.items() if name not in ("info", "config|resetstat", "client|list")}
+
+
+def clients_at(port: int) -> set[str]:
+    """The connections of others that are open at the server."""
+    lines = ask(port, "CLIENT LIST TYPE normal").splitlines()
+    return {
+        line.partition("addr=")[2].partition(" ")[0]
+        for line in lines
+        if line.startswith("id=") and "cmd=client" not in line
+    }
+
+
+def test_a_container_makes_one_connection_in_its_life(server: ValkeyServer, clock: FakeClock) -> None:
+    """A hundred invocations that hit, miss, fail, invalidate and carry what cannot be carried: one socket for all."""
+    tier = RedisTier(
+        server.url, ttl=40, stale_while_revalidate=20, stale_if_error=60, timeout=5, max_value_bytes="10 KiB"
+    )
+    cache = TieredCache(
+        MemoryTier(ttl=5, jitter=0), tier, namespace="life", clock=clock, negative_ttl=5, refresh="inline"
+    )
+
+    def fails() -> None:
+        raise OSError("the origin is away")
+
+    def missing() -> None:
+        raise NotFound
+
+    @lambda_handler(cache)
+    def handler(event: int, context: object) -> None:
+        cache.get_or_load("steady", lambda: event)
+        cache.get_or_load(f"new-{event}", lambda: "x" * 100, tags=("all",))
+        cache.get_many_or_load([f"new-{event - 1}", f"many-{event}"], lambda keys: dict.fromkeys(keys, 1))
+        for loader in (fails, missing):
+            with suppress(OSError, NotFound):
+                cache.get_or_load(f"{loader.__name__}-{event}", loader)
+        cache.get_or_load(f"large-{event}", lambda: os.urandom(20_000))
+        cache.get_or_load(f"exotic-{event}", lambda: object())
+        if event % 10 == 0:
+            cache.delete(f"new-{event}")
+            cache.expire("steady")
+            cache.invalidate_tag("all")
+        if event % 7 == 0:
+            raise ValueError(event)
+
+    assert ask(server.port, "CONFIG RESETSTAT").startswith("+OK")
+    seen: set[str] = set()
+    for event in range(100):
+        with suppress(ValueError):
+            handler(event, None)
+        clock.advance(event % 30)
+        if event % 10 == 9:
+            seen |= clients_at(server.port)
+    received = int(ask(server.port, "INFO stats").partition("total_connections_received:")[2].split()[0])
+    l2 = cache.stats().l2
+    assert l2 is not None
+    assert (len(seen), l2.connects) == (1, 1)
+    assert received == 1 + 10 + 1  # the lists, and this question; resetting is counted by none
+    assert (dict(l2.errors), l2.unserializable) == ({"too_large": 100}, 100)
+    assert l2.hits > 50
+    cache.close()
+    wait_until(lambda: clients_at(server.port) == set())
+
+
+@pytest.mark.parametrize(
+    ("address", "greeting"),
+    [
+        ("redis://127.0.0.1:{}", {}),
+        ("redis://app:pw@127.0.0.1:{}", {"auth": 1}),
+        ("redis://127.0.0.1:{}/1", {"select": 1}),
+        ("redis://app:pw@127.0.0.1:{}/1?client_name=orders&protocol=3", {"auth": 1, "select": 1, "client|setname": 1}),
+    ],
+)
+def test_a_connection_says_no_more_than_it_must(
+    address: str, greeting: dict[str, int], server: ValkeyServer, rig_of: RigOf
+) -> None:
+    """Before the first command come the credentials, if there are any, and what the address asks for; no HELLO, no SETINFO."""
+    assert ask(server.port, "ACL SETUSER app on >pw ~tc1:* +@all").startswith("+OK")
+    tier = RedisTier(address.format(server.port), ttl=60, timeout=5)
+    assert ask(server.port, "CONFIG RESETSTAT").startswith("+OK")
+    assert tier.bind("test").read("key", 1.0, None).reached
+    assert commands_at(server.port) == greeting | {"get": 1}
+    tier.close()
+
+
+def test_a_cluster_is_begun_with_little(cluster: ValkeyCluster) -> None:
+    """One question to one node, and one connection for each node that has what is asked for."""
+    for node in cluster.nodes:
+        assert ask(node.port, "CONFIG RESETSTAT").startswith("+OK")
+    owner = cluster.owner("tc1:{test|key}")
+    other = next(node for node in cluster.nodes[:3] if node is not owner)
+    for start in (owner, other, cluster.nodes[5]):
+        tier = RedisTier(f"{start.url.removesuffix('/0')}?cluster=true", ttl=60, timeout=5)
+        assert tier.bind("test").read("key", 1.0, None).reached
+        assert tier.connects == 1 + (start is not owner)
+        assert all(node.link.ordered for node in tier.link()._nodes.values())
+        asked = {
+            name: sum(commands_at(node.port).get(name, 0) for node in cluster.nodes)
+            for name in ("cluster|slots", "get")
+        }
+        assert asked == {"cluster|slots": 1, "get": 1}
+        if start is cluster.nodes[5]:  # a replica, or a name that leads to any node: nobody needs it any more
+            wait_until(lambda: clients_at(start.port) == set())
+        tier.close()
+        for node in cluster.nodes:
+            ask(node.port, "CONFIG RESETSTAT")
