@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tiered_cache import ConfigurationError
@@ -31,6 +31,7 @@ from tiered_cache.simulation import (
 )
 
 COLD_START = 0.25
+AS_LONG_AS_IT_TAKES = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 class Event(NamedTuple):
@@ -96,6 +97,7 @@ recorded = st.lists(st.tuples(st.floats(0, 20), st.integers(0, 5)), max_size=60)
 traffics = st.one_of(closed, opened, recorded)
 
 
+@AS_LONG_AS_IT_TAKES
 @given(traffics, fleets, services, seeds)
 def test_a_container_has_one_event_at_a_time(traffic: Any, containers: Containers, service: Any, seed: int) -> None:
     """The next one starts when the last has ended, or later; and none starts before the container is ready."""
@@ -109,6 +111,7 @@ def test_a_container_has_one_event_at_a_time(traffic: Any, containers: Container
         assert all(earlier.ended <= later.asked for earlier, later in pairwise(own))
 
 
+@AS_LONG_AS_IT_TAKES
 @given(traffics, fleets, services, seeds)
 def test_nobody_is_served_by_a_container_that_is_gone(
     traffic: Any, containers: Containers, service: Any, seed: int
@@ -125,6 +128,7 @@ def test_nobody_is_served_by_a_container_that_is_gone(
         free_at[container.number] = event.ended
 
 
+@AS_LONG_AS_IT_TAKES
 @given(traffics, fleets, services, seeds)
 def test_there_are_never_more_than_most(traffic: Any, containers: Containers, service: Any, seed: int) -> None:
     """At no event are more containers alive; and one is refused only if as many as there may be are busy."""
@@ -139,6 +143,7 @@ def test_there_are_never_more_than_most(traffic: Any, containers: Containers, se
         )
 
 
+@AS_LONG_AS_IT_TAKES
 @given(traffics, fleets, services, seeds)
 def test_no_request_is_lost(traffic: Any, containers: Containers, service: Any, seed: int) -> None:
     """Each is answered by one tier in one container, or refused; all ways of counting agree."""
@@ -153,6 +158,7 @@ def test_no_request_is_lost(traffic: Any, containers: Containers, service: Any, 
     assert outcome.fleet.busy_seconds == pytest.approx(sum(event.ended - event.asked for event in events))
 
 
+@AS_LONG_AS_IT_TAKES
 @given(st.sampled_from(ROUTINGS), st.booleans(), st.floats(0, 1), seeds)
 def test_the_same_seed_gives_the_same_run(routing: str, together: bool, sigma: float, seed: int) -> None:
     """Event by event; and another seed gives another run."""
@@ -169,6 +175,7 @@ def test_the_same_seed_gives_the_same_run(routing: str, together: bool, sigma: f
     assert events(seed) != events(seed + 1)
 
 
+@AS_LONG_AS_IT_TAKES
 @given(traffics, fleets, services, seeds)
 def test_a_container_is_made_only_when_none_is_idle(
     traffic: Any, containers: Containers, service: Any, seed: int

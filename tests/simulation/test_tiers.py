@@ -6,7 +6,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tiered_cache import MemoryTier, TieredCache
@@ -28,6 +28,7 @@ from tiered_cache.simulation.fleet import Container
 from tiered_cache.testing import FakeClock, InMemorySharedTier
 
 L1_TTL, L2_TTL = 10.0, 25.0
+AS_LONG_AS_IT_TAKES = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def ask_real_caches(asked: list[tuple[int, int, str]], shared: InMemorySharedTier | None) -> list[str]:
@@ -56,6 +57,7 @@ def ask_simulated(asked: list[tuple[int, int, str]], shared: Freshness | None) -
     return answers
 
 
+@AS_LONG_AS_IT_TAKES
 @given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 2), st.sampled_from("ab")), max_size=40), st.booleans())
 def test_the_tiers_answer_as_real_caches_do(asked: list[tuple[int, int, str]], with_l2: bool) -> None:
     """The same requests at the same moments get their answers from the same tiers, with an L2 and without."""
