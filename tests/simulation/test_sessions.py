@@ -171,3 +171,14 @@ def test_json_needs_nothing_but_the_library() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert ran.stderr == "[]\n"
+
+
+def test_the_simulator_knows_the_rules_and_units_alone() -> None:
+    """Besides what the package itself imports; a list of what is forbidden would miss the next module."""
+    program = (
+        "import sys, tiered_cache; before = set(sys.modules); import tiered_cache.simulation\n"
+        "print(*sorted(name for name in set(sys.modules) - before if name.startswith('tiered_cache.')))"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    others = [name for name in ran.stdout.split() if not name.startswith("tiered_cache.simulation")]
+    assert set(others) <= {"tiered_cache._errors", "tiered_cache._rules", "tiered_cache._units"}
