@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from tiered_cache.benchmarks import coldstart, imports, invocations, l1, l2, memory, protocol
+from tiered_cache.benchmarks import coldstart, imports, invocations, l1, l2, memory, protocol, sessions
 
 SUITES = {
     "tiers": {
@@ -14,6 +14,12 @@ SUITES = {
     "peers": {"l1": l1.run},
     "coldstart": {"imports": imports.run, "init": coldstart.run, "invocations": invocations.run},
     "memory": {"memory": memory.run, "inserts": l1.inserts},
+    "fleet": {
+        "sessions": sessions.run,
+        "processes": sessions.processes,
+        "hit_rates": sessions.hit_rates,
+        "simulator": sessions.speed,
+    },
     "faults": {"outage": l2.outage},
 }
 """Each part takes `quick=`, prints its tables and gives its results; it raises Skipped where it cannot be measured."""
