@@ -40,14 +40,15 @@ def of(log: Invalidations, *tags: str) -> Entry:
     return entry(tags=tags, birth=Birth(log.position, log.tick))
 
 
-def test_the_budget_in_bytes_holds_over_a_million_inserts() -> None:
+@pytest.mark.parametrize(("policy", "inserts"), [("lru", 1_000_000), ("s3fifo", 300_000)])
+def test_the_budget_in_bytes_holds_over_many_inserts(policy: str, inserts: int) -> None:
     """At no moment is more held than max_bytes, and at the end the counters say what happened."""
     budget, random = 256 * 1024, Random(1)
-    held = store(max_bytes=budget, sizer=lambda value: value)
+    held = store(max_bytes=budget, sizer=lambda value: value, policy=policy)
     sizes = [random.randrange(1, 20_000) for _ in range(1000)]
     keys = [f"{number:06d}" for number in range(5000)]
     entries, put, most = held._entries, held.store, 0
-    for number in range(1_000_000):
+    for number in range(inserts):
         put(keys[number * 7919 % 5000], Entry(sizes[number % 1000], loaded_at=T0, fresh_for=60))
         if entries.currsize > most:
             most = entries.currsize
@@ -55,7 +56,7 @@ def test_the_budget_in_bytes_holds_over_a_million_inserts() -> None:
     stats = held.stats()
     assert sum(entry.size for _, entry in held._all()) == stats.bytes <= stats.max_bytes == budget
     assert len(held.hot) == stats.entries
-    assert stats.evictions > 900_000
+    assert stats.evictions > 0.9 * inserts
 
 
 def test_an_entry_costs_its_value_its_key_and_what_it_takes_to_hold_it() -> None:
@@ -75,9 +76,10 @@ def test_what_another_container_has_measured_is_believed() -> None:
     assert 7 + 1 + ENTRY_OVERHEAD == own.stats().bytes
 
 
-def test_a_value_that_grows_in_its_callers_hands_does_not_upset_the_budget() -> None:
+@pytest.mark.parametrize("policy", ["lru", "s3fifo"])
+def test_a_value_that_grows_in_its_callers_hands_does_not_upset_the_budget(policy: str) -> None:
     """It was measured when it was stored, and keeps that figure however often it is confirmed."""
-    held = store(max_bytes=4000, sizer=len)
+    held = store(max_bytes=4000, sizer=len, policy=policy)
     grown = entry([])
     held.store("k", grown)
     grown.value.extend(range(10_000))
@@ -310,9 +312,10 @@ def test_a_policy_of_ones_own_need_not_be_cachetools() -> None:
     assert stats.bytes == 2 * (ENTRY_OVERHEAD + 2)
 
 
-def test_hits_are_still_counted_after_their_entry_has_gone() -> None:
+@pytest.mark.parametrize("policy", ["lru", "s3fifo"])
+def test_hits_are_still_counted_after_their_entry_has_gone(policy: str) -> None:
     """Evicted, deleted, replaced, cleared: the sum does not shrink, nor is anything counted twice."""
-    held = store(max_entries=2)
+    held = store(max_entries=2, policy=policy)
     entries = {key: entry() for key in "abcd"}
     for number, (key, one) in enumerate(entries.items(), 1):
         held.store(key, one)
@@ -434,7 +437,7 @@ def test_entries_can_be_dropped_by_what_they_are() -> None:
     assert {"b"} == set(held._entries) == set(held.hot)
 
 
-@pytest.mark.parametrize("policy", ["lru", cachetools.LFUCache])
+@pytest.mark.parametrize("policy", ["lru", "s3fifo", cachetools.LFUCache])
 def test_threads_leave_the_store_whole(policy: Any) -> None:
     """Eight threads that store, look, drop and invalidate: what is counted, held and armed agrees at the end."""
     held = store(max_bytes=30_000, policy=policy)
@@ -465,7 +468,7 @@ def test_threads_leave_the_store_whole(policy: Any) -> None:
     assert [] == errors
     stats = held.stats()
     assert stats.bytes == sum(one.size for _, one in held._all()) <= 30_000
-    assert set(held.hot) == (set(held._entries) if policy == "lru" else set())
+    assert set(held.hot) == (set(held._entries) if isinstance(policy, str) else set())
 
 
 def test_the_local_clock_orders_loads_and_invalidations() -> None:

@@ -1,8 +1,8 @@
 """L1: entries in the memory of this process, bounded in bytes.
 
-A fresh entry is *armed*: it stands in `hot` as (value, until, entry), and a plain hit reads nothing else. Recency is the
-entry's count of hits, settled only when something must go (CLOCK's second chance on top of cachetools' LRU order), so
-that a hit takes no lock. All else happens under one lock, which is never held during I/O or a loader.
+A fresh entry is *armed*: it stands in `hot` as (value, until, entry), and a plain hit reads nothing else. Use is the
+entry's count of hits, settled only when something must go (the policies are in `eviction` and `s3fifo`), so that a hit
+takes no lock. All else happens under one lock, which is never held during I/O or a loader.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from tiered_cache._entry import Birth
 from tiered_cache._errors import ConfigurationError
 from tiered_cache._l1.invalidation import Invalidations
+from tiered_cache._l1.policy import Policy, checked_policy, entries_by
 from tiered_cache._log import log
 from tiered_cache._news import Invalidation, Kind
 from tiered_cache._options import flag, number, one_of, refuse_unknown_options
@@ -25,8 +26,6 @@ from tiered_cache._values import MISSING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-    from cachetools import Cache
 
     from tiered_cache._entry import Entry
     from tiered_cache._news import News
@@ -50,7 +49,8 @@ class MemoryTier:
     stale_if_error: without an L2, for how long after freshness a value covers for a failing load. With one, L2's counts.
     max_bytes: the budget, values measured deeply; `"auto"` is a quarter of the function's memory, 64 MiB elsewhere.
     max_entries: a second bound, on their number.
-    policy: what goes first: `"lru"`, or any class with the interface of `cachetools.Cache` (a hit then takes its lock).
+    policy: what goes first: by `"lru"` what was used longest ago; `"s3fifo"` keeps keys that are asked for again from being
+        flushed by those asked for once; or any class with the interface of `cachetools.Cache` (a hit then takes its lock).
     jitter: the share of `ttl` by which an entry may be cut short, so that entries do not expire together.
     share: `"reference"`: callers get the cached object itself; `"copy"`: a deep copy each, at its price.
     detect_mutation: for tests: raise RuntimeError when a caller has changed a cached value. Compares by a deep copy.
@@ -68,7 +68,7 @@ class MemoryTier:
         stale_if_error: Duration = 0,
         max_bytes: Size | Literal["auto"] = "auto",
         max_entries: int | None = None,
-        policy: Literal["lru"] | type[Cache[Any, Any]] = "lru",
+        policy: Policy = "lru",
         jitter: float = 0.1,
         share: Share = "reference",
         detect_mutation: bool = False,
@@ -82,9 +82,7 @@ class MemoryTier:
         )
         self.max_bytes = _byte_budget(max_bytes)
         self.max_entries = _entry_limit(max_entries)
-        if not (isinstance(policy, type) and hasattr(policy, "popitem")):
-            one_of("policy", policy, ("lru",))
-        self.policy = policy
+        self.policy = checked_policy(policy)
         self.share = one_of("share", share, ("reference", "copy"))
         self.detect_mutation = flag("detect_mutation", detect_mutation)
         if sizer is not None and not callable(sizer):
@@ -133,7 +131,7 @@ class MemoryStore:
         self.hot: dict[str, tuple[Any, float, Entry]] = {}
         self._tier = tier
         self._lock = threading.RLock()
-        self._entries, self._armable = _policy(tier, self._evicted)
+        self._entries, self._armable = entries_by(tier.policy, tier.max_bytes, self._evicted)
         self._settled_hits = 0
         self._evictions = 0
         self._oversized = 0
@@ -210,13 +208,14 @@ class MemoryStore:
     def _put(self, key: str, entry: Entry, held: Entry | None) -> None:
         """Put `entry` in the place of `held`, and let go what it leaves no room for."""
         if held is not None:
-            self._settle(held)
             self.hot.pop(key, None)
         elif self._tier.max_entries is not None:
             while len(self._entries) >= self._tier.max_entries:
                 self._entries.popitem()
         entry.value = self.own(entry.value)  # the caller may change what it has
         self._entries[key] = entry
+        if held is not None:
+            self._settle(held)  # now that the policy has seen its uses
         self.arm(key, entry)
         if self._tier.detect_mutation:
             copy = _deepcopy(entry.value)
@@ -373,25 +372,6 @@ class MemoryStore:
         self._settle(entry)
         self.hot.pop(key, None)
         self._copies.pop(key, None)
-
-
-def _policy(tier: MemoryTier, evicted: Callable[[str, Entry], None]) -> tuple[Any, bool]:
-    """The eviction policy as a cachetools cache of entries, and whether hits may go unseen by it until it evicts."""
-    from tiered_cache._l1.eviction import observed, second_chance_lru
-
-    def entry_size(entry: Entry) -> int:
-        return entry.size
-
-    if tier.policy == "lru":
-        return second_chance_lru(tier.max_bytes, entry_size, evicted), True
-    assert isinstance(tier.policy, type)  # noqa: S101  # MemoryTier let nothing else through
-    try:
-        return observed(tier.policy, tier.max_bytes, entry_size, evicted), False
-    except TypeError:
-        raise ConfigurationError(
-            "policy must be a class with the interface of cachetools.Cache, which can be made by "
-            f"policy(max_bytes, getsizeof=…); got {tier.policy.__qualname__}"
-        ) from None
 
 
 def _deepcopy(value: Any) -> Any:

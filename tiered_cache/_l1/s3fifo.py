@@ -1,0 +1,134 @@
+"""S3-FIFO: more hits from the same memory than LRU, with nothing to do on a hit.
+
+Yang et al., "FIFO queues are all you need for cache eviction", SOSP 2023. New keys wait in a small queue, and most leave
+it unused: a scan passes through it and flushes nothing else. Those asked for again move on to the main one.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from itertools import chain
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tiered_cache._entry import Entry
+
+SMALL_SHARE = 10
+"""The small queue has one in so many of the bytes that are held."""
+MOST_USES = 3
+"""An entry's uses are counted up to this: so many rounds of the main queue it survives without another."""
+
+
+class Ghosts:
+    """The keys that left the small queue unused, the latest few, as hashes: one that comes back was judged too early.
+
+    Each costs 85 to 150 bytes, however long its key. Of two keys with the same hash, one is taken for the other, which
+    costs nothing but a place in the main queue.
+    """
+
+    def __init__(self) -> None:
+        self._order: deque[int] = deque()
+        self._hashes: set[int] = set()
+
+    def __contains__(self, key: str) -> bool:
+        return hash(key) in self._hashes
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def add(self, key: str) -> None:
+        """Remember `key`. It is not known yet: a known one does not get into the small queue."""
+        hashed = hash(key)
+        self._order.append(hashed)
+        self._hashes.add(hashed)
+
+    def keep(self, count: int) -> None:
+        """Forget the oldest until `count` are left."""
+        while len(self._order) > count:
+            self._hashes.discard(self._order.popleft())
+
+
+class S3FIFO:
+    """Entries in the order of arrival, in two queues, with what L1 needs of the interface of `cachetools.Cache`.
+
+    Uses are the entry's own count of hits, looked at only when something must go: `hits - settled`, at most 3. There are
+    never more ghosts than entries, so that they are paid for by what an entry is said to cost.
+    """
+
+    def __init__(self, max_bytes: int, evicted: Callable[[str, Entry], None]) -> None:
+        self.currsize = 0
+        self._max_bytes = max_bytes
+        self._evicted = evicted
+        self._small: OrderedDict[str, Entry] = OrderedDict()
+        self._main: OrderedDict[str, Entry] = OrderedDict()
+        self._small_size = 0
+        self._ghosts = Ghosts()
+
+    def __len__(self) -> int:
+        return len(self._small) + len(self._main)
+
+    def __iter__(self) -> Iterator[str]:
+        return chain(self._small, self._main)
+
+    def get_quietly(self, key: str) -> Entry | None:
+        """The entry or None."""
+        return self._small.get(key) or self._main.get(key)
+
+    def __setitem__(self, key: str, entry: Entry) -> None:
+        """Hold `entry`, which is no larger than the budget. In the place of another it takes over that one's uses."""
+        was_main = key in self._main
+        held = self._take(key)
+        if held is not None:
+            entry.settled = entry.hits - min(_uses(held) + 1, MOST_USES)
+        while self.currsize + entry.size > self._max_bytes:
+            self.popitem()
+        self.currsize += entry.size
+        if was_main or key in self._ghosts:
+            self._main[key] = entry
+        else:
+            self._small[key] = entry
+            self._small_size += entry.size
+
+    def pop(self, key: str, default: Entry | None = None) -> Entry | None:
+        """Forget `key`; its entry, or `default` if there is none."""
+        entry = self._take(key)
+        self._ghosts.keep(len(self))
+        return default if entry is None else entry
+
+    def _take(self, key: str) -> Entry | None:
+        """The entry of `key`, out of its queue."""
+        entry = self._small.pop(key, None)
+        if entry is not None:
+            self._small_size -= entry.size
+        elif (entry := self._main.pop(key, None)) is None:
+            return None
+        self.currsize -= entry.size
+        return entry
+
+    def popitem(self) -> tuple[str, Entry]:
+        """Evict one entry: the first that was not used since it was last looked at."""
+        while True:
+            if not self._main or SMALL_SHARE * self._small_size >= self.currsize:
+                key, entry = self._small.popitem(last=False)
+                self._small_size -= entry.size
+                if entry.hits == entry.settled:
+                    self._ghosts.add(key)
+                    break
+                self._main[key] = entry
+                entry.settled = entry.hits
+            else:
+                key, entry = self._main.popitem(last=False)
+                if entry.hits == entry.settled:
+                    break
+                self._main[key] = entry
+                entry.settled = entry.hits - _uses(entry) + 1
+        self.currsize -= entry.size
+        self._ghosts.keep(len(self))
+        self._evicted(key, entry)
+        return key, entry
+
+
+def _uses(entry: Entry) -> int:
+    return min(entry.hits - entry.settled, MOST_USES)
