@@ -117,7 +117,6 @@ class QueryRequest:
             rows = self._rows(execution, left)
         except (OriginError, LoadTimeout) as error:
             if self.resumable and execution.state == "SUCCEEDED" and type(error) in _PASSING:
-                self._collected.pop(execution_id, None)
                 return context.pending(execution_id)  # the query is paid for, and its rows are there
             raise
         return self._decoded(rows)

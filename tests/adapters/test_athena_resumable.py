@@ -352,6 +352,23 @@ def test_what_it_left_is_gone(two: Two, lake: Lake, gone: str) -> None:
     assert (answer.value, answer.age) == (ROWS, 20.0)
 
 
+@pytest.mark.parametrize("gone", ["result", "execution"])
+def test_rows_that_were_had_anew_are_as_old_as_the_new_query(lake: Lake, gone: str) -> None:
+    """And not as the one that is lost, even within the same load."""
+    with ExitStack() as close:
+        two = Two(lake, close, stale=False)
+        assert two.ask(0) is Reason.LOAD_PENDING
+        execution_id = lake.finish()
+        if gone == "result":
+            lake.s3.delete_object(Bucket="athena-resumable", Key=f"cache/{execution_id}.csv")
+            next_second()
+        else:
+            lake.athena.reset()
+        two.later(1800)
+        answer = two.caches[1].get_entry_or_load("mapping", lake.query(wait=20))
+        assert (answer.value, answer.age) == (ROWS, 0.0)
+
+
 def failing(lake: Lake, code: str, operation: str = "GetObject") -> Callable[[], None]:
     """S3 answers with that error, until what this gives is called."""
     from botocore.exceptions import ClientError
@@ -387,7 +404,7 @@ def test_a_paid_query_is_not_thrown_away_for_passing_trouble(two: Two, lake: Lak
 
 
 def test_rows_that_cannot_be_had_just_now_are_pending_at_the_first_load_too(lake: Lake) -> None:
-    """It has ended within the wait; where the handle is lost after that, the token leads back to it."""
+    """The query has ended within the wait, and is not run again for that."""
     lake.athena.delay = 0
     mend = failing(lake, "SlowDown")
     query = lake.query(wait=20)

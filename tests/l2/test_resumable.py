@@ -22,6 +22,7 @@ from tiered_cache import (
     OriginError,
     Reason,
     RedisTier,
+    SerializationError,
     TieredCache,
 )
 from tiered_cache._entry import START, Birth, Entry
@@ -144,7 +145,7 @@ def pends(cache: TieredCache, query: Query, **options: Any) -> None:
         cache.get_or_load("k", query, **options)
 
 
-def handle(value: str = "q1", **facts: Any) -> Entry:
+def handle(value: Any = "q1", **facts: Any) -> Entry:
     return Entry(value, **({"loaded_at": NOW, "fresh_for": 60.0} | facts))
 
 
@@ -222,6 +223,11 @@ def test_a_handle_is_left_under_ones_own_lease_only(store: Any) -> None:
     assert asked(store).left.value == "theirs"
 
 
+def fill_in_vain(store: Any, lease: Lease) -> None:
+    with pytest.raises(SerializationError):
+        store.fill(lease, handle(object()), NOW)
+
+
 ENDS: dict[str, Callable[[Any, Lease], object]] = {
     "a fill": lambda store, lease: store.fill(lease, handle("v"), NOW),
     "a failure": lambda store, lease: store.release([lease], NOW, drop=False, ended=True),
@@ -229,7 +235,7 @@ ENDS: dict[str, Callable[[Any, Lease], object]] = {
     "delete": lambda store, _: store.invalidate([Invalidation(Kind.KEY, "k")], START, NOW, None),
     "expire": lambda store, _: store.invalidate([Invalidation(Kind.EXPIRED, "k")], START, NOW, None),
     "set": lambda store, lease: store.invalidate([Invalidation(Kind.KEY, "k")], START, NOW, lease),
-    "a value that cannot be carried": lambda store, lease: store.fill_many([(lease, handle(object()))], NOW),  # type: ignore[arg-type]
+    "a value that cannot be carried": lambda store, lease: fill_in_vain(store, lease),
 }
 
 
@@ -552,6 +558,25 @@ def test_an_invalidation_before_the_handle_is_left(fleet: Fleet, act: str) -> No
         assert one.stats().l2.refused == 1  # type: ignore[union-attr]
 
 
+@every_act
+def test_a_handle_that_outlived_its_invalidation_is_dead(fleet: Fleet, act: str) -> None:
+    """As after a failover that lost the deletion, and not the record: by its birth, and not by its absence, it is judged."""
+    one, two, query = fleet.container(), fleet.container(), Query()
+    pends(one, query, tags=["t"])
+    left = fleet.left()
+    assert left is not None
+    ACTS[act](one)
+    store = fleet.store()
+    assert store.leave(leased(store, "k", fleet.clock()), left, 0.01, fleet.clock()) is Filled.KEPT
+    query.value = "new"
+    fleet.next_look()
+    for cache in (one, two, fleet.container()):
+        with cache.invocation():
+            pends(cache, query, tags=["t"])
+        fleet.next_look()
+    assert query.started == ["old", "new"]
+
+
 def test_tags_that_come_with_the_value_were_invalidated_meanwhile(fleet: Fleet) -> None:
     """They are known with the load's end only, and the birth is that of its beginning: it is kept by nobody."""
     one, two, query = fleet.container(), fleet.container(), Query()
@@ -653,6 +678,22 @@ def test_without_l2_each_container_goes_on_with_what_it_knows(
         answers = [pool.submit(cache.get_entry_or_load, "k", query) for cache in (one, two)]
         assert {answer.result(WAIT)[:2] for answer in answers} == {("old", "origin")}
     assert query.started == ["old"]
+    proxy.ok()
+
+
+def test_what_l2_refused_is_not_taken_up_without_it(
+    served: Fleet, proxy: FaultProxy, behind: Callable[[], TieredCache]
+) -> None:
+    """The key was invalidated while its load began, and before that was known here L2 went away."""
+    one, two, query = behind(), served.container(), Query()
+    one.get_or_load("another", lambda: 1)
+    query.before_answer = lambda: two.delete("k")
+    pends(one, query)
+    query.before_answer = lambda: None
+    proxy.refuse()
+    proxy.kill_all()
+    pends(one, query)
+    assert query.started == ["old", "old"]
     proxy.ok()
 
 
