@@ -55,6 +55,7 @@ class Query:
         self.looks = 0
         self.done = False
         self.tags: tuple[str, ...] = ()
+        self.resumable = False
         self.contexts: list[LoadContext] = []
         self.before_answer: Callable[[], object] = lambda: None
 
@@ -607,6 +608,25 @@ def test_a_lease_that_ran_out_before_the_handle_was_left(fleet: Fleet) -> None:
     fleet.next_look()
     pends(one, query)
     assert query.contexts[-1].handle == "2"
+
+
+def test_a_load_in_parts_is_not_refused_for_want_of_time(fleet: Fleet) -> None:
+    """The last one took longer than this invocation has: one that may go on elsewhere is begun, and taken up, all the same."""
+    one, two, query = fleet.container(), fleet.container(), Query()
+    one.get_or_load("k", lambda: (fleet.clock.advance(5), "stale")[1])
+    fleet.clock.advance(150)
+
+    def reason(cache: TieredCache) -> Reason:
+        with cache.invocation(lambda: 2.0):
+            return cache.get_entry_or_load("k", query).reason
+
+    assert reason(one) is Reason.NO_TIME
+    query.resumable = True
+    assert reason(one) is Reason.LOAD_PENDING
+    query.resumable = False
+    fleet.next_look()
+    assert reason(two) is Reason.LOAD_PENDING
+    assert (query.started, query.looks) == (["old"], 1)
 
 
 def test_a_set_value_ends_the_load(fleet: Fleet) -> None:
