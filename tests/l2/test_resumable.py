@@ -508,6 +508,24 @@ every_act = pytest.mark.parametrize("act", ACTS)
 
 
 @every_act
+def test_without_l2_an_invalidation_and_a_failure_end_the_load_too(act: str) -> None:
+    """The handle is known in this process alone, and judged the same way."""
+    query = Query()
+    with TieredCache(clock=FakeClock()) as cache:
+        pends(cache, query, tags=["t"])
+        ACTS[act](cache)
+        pends(cache, query, tags=["t"])
+        assert query.contexts[-1].handle is None
+        query.done, query.started[1] = True, OriginError("failed")
+        with pytest.raises(OriginError):
+            cache.get_or_load("k", query)
+        query.done = False
+        pends(cache, query, tags=["t"])
+        assert query.contexts[-1].handle is None
+    assert len(query.started) == 3
+
+
+@every_act
 @pytest.mark.parametrize("whose", ["own", "another's", "a new container's"])
 def test_an_invalidation_between_the_parts_begins_anew(fleet: Fleet, act: str, whose: str) -> None:
     """What began before it is nobody's any more, in whatever container the next part would run."""
