@@ -25,6 +25,7 @@ from tiered_cache._values import MISSING
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from concurrent.futures import Future
     from types import TracebackType
     from typing import ParamSpec, Self, Unpack
 
@@ -42,7 +43,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 LOOK = 1.0
-"""Seconds after which a thread that waits for an event loop looks whether that is still there."""
+"""Seconds after which a thread that waits for an event loop looks whether that still runs."""
+STILL = 2
+"""Looks in a row at a loop that stands still after which it is waited for no longer."""
 MOST_IDLE = 8
 """Threads kept for the next call; more are started when all are busy, and end when there is no work for them."""
 
@@ -54,27 +57,26 @@ class _Core(TieredCache):
         return _MISSED
 
 
+_Core.__name__ = "AsyncTieredCache"  # by which errors name it
 _MISSED = object()
 
 
 class AsyncTieredCache:
     """`TieredCache` for an event loop: the same options, and the same methods, awaited. Loaders may be asynchronous.
 
-    `stats`, `invocation`, `after_response`, `run_deferred` and the hooks for snapshots wait for nothing, and are plain
-    methods as there. A loader that is not asynchronous runs in a thread. An asynchronous one runs in the loop of the
-    caller that leads the load; where that loop has ended, as for work after the response, in one of its own. Cancelling a
-    caller does not cancel the load, which others may wait for. Any number of loops may use one cache, one after another or
-    at once.
+    `stats`, `invocation`, `after_response` and the hooks for snapshots are plain methods as there, and so is
+    `run_deferred`, which is for threads without an event loop. A loader that is not asynchronous runs in a thread. An
+    asynchronous one runs in the loop of the caller that leads the load; where that loop has ended, as for work after the
+    response, in one of its own. Cancelling a caller does not cancel the load, which others may wait for. Any number of
+    loops may use one cache, one after another or at once.
     """
 
     def __init__(self, l1: MemoryTier | None = None, l2: SharedTier | None = None, **options: Any) -> None:
         self._core = _Core(l1, l2, **options)
-        self._threads = Threads()
         self.refresh = self._core.refresh
         self.stats: Callable[[], Stats] = self._core.stats
         self.invocation: Callable[..., Running] = self._core.invocation
         self.after_response = self._core.after_response
-        self.run_deferred = self._core.run_deferred
         self.before_snapshot = self._core.before_snapshot
         self.after_restore = self._core.after_restore
 
@@ -88,7 +90,7 @@ class AsyncTieredCache:
         check_key(key)
         check_loader(loader, asynchronous=True)
         bridge = Bridge(loader, asyncio.get_running_loop())
-        return await self._threads.run(partial(self._core.get_entry_or_load, key, bridge, **options))
+        return await _THREADS.run(partial(self._core.get_entry_or_load, key, bridge, **options))
 
     async def get_many_or_load(
         self, keys: Iterable[str], loader: Callable[[Sequence[str]], Any], **options: Unpack[LoadOptions]
@@ -96,7 +98,7 @@ class AsyncTieredCache:
         """As `TieredCache.get_many_or_load`; the loader may be a coroutine function."""
         bridge = Bridge(loader, asyncio.get_running_loop())
         load = bridge.many if callable(loader) else loader
-        return await self._threads.run(partial(self._core.get_many_or_load, keys, load, **options))
+        return await _THREADS.run(partial(self._core.get_many_or_load, keys, load, **options))
 
     def cached(
         self, key: str | Callable[..., str] | None = None, **options: Unpack[LoadOptions]
@@ -110,31 +112,39 @@ class AsyncTieredCache:
 
     async def get(self, key: str, default: Any = MISSING) -> Any:
         """As `TieredCache.get`."""
-        return await self._threads.run(partial(self._core.get, key, default))
+        return await _THREADS.run(partial(self._core.get, key, default))
 
     async def set(self, key: str, value: Any, *, ttl: Duration | None = None, tags: Iterable[str] = ()) -> None:
         """As `TieredCache.set`."""
-        await self._threads.run(partial(self._core.set, key, value, ttl=ttl, tags=tags))
+        await _THREADS.run(partial(self._core.set, key, value, ttl=ttl, tags=tags))
 
     async def delete(self, key: str) -> None:
         """As `TieredCache.delete`."""
-        await self._threads.run(partial(self._core.delete, key))
+        await _THREADS.run(partial(self._core.delete, key))
 
     async def expire(self, key: str) -> None:
         """As `TieredCache.expire`."""
-        await self._threads.run(partial(self._core.expire, key))
+        await _THREADS.run(partial(self._core.expire, key))
 
     async def invalidate_tag(self, *tags: str) -> None:
         """As `TieredCache.invalidate_tag`."""
-        await self._threads.run(partial(self._core.invalidate_tag, *tags))
+        await _THREADS.run(partial(self._core.invalidate_tag, *tags))
 
     async def clear(self) -> None:
         """As `TieredCache.clear`."""
-        await self._threads.run(self._core.clear)
+        await _THREADS.run(self._core.clear)
 
     async def warm_up(self) -> bool:
         """As `TieredCache.warm_up`."""
-        return await self._threads.run(self._core.warm_up)
+        return await _THREADS.run(self._core.warm_up)
+
+    def run_deferred(self, remaining: Callable[[], float] | None = None) -> int:
+        """As `TieredCache.run_deferred`. Raises RuntimeError in an event loop, for which that might wait."""
+        if _is_in_a_loop():
+            raise RuntimeError(
+                "run_deferred waits for loads, and an event loop must not: await asyncio.to_thread(cache.run_deferred)"
+            )
+        return self._core.run_deferred(remaining)
 
     async def close(self) -> None:
         """As `TieredCache.close`."""
@@ -176,22 +186,49 @@ class Bridge:
 
     def _awaited(self, given: Any) -> Any:
         outcome = _outcome(given)
+        if _is_in_a_loop():  # which cannot go on before this returns: work put off, carried out in a coroutine
+            from concurrent.futures import ThreadPoolExecutor
+
+            with ThreadPoolExecutor(1) as aside:
+                return aside.submit(copy_context().run, asyncio.run, outcome).result()
         if not self._loop.is_running():
             return asyncio.run(outcome)
         try:
             waiting = asyncio.run_coroutine_threadsafe(outcome, self._loop)
         except RuntimeError:  # it has been closed this very moment
             return asyncio.run(outcome)
-        while True:
-            try:
-                return waiting.result(LOOK)
-            except CancelledError as error:
-                raise OriginError("the event loop in which the loader ran has ended, or cancelled it") from error
-            except TimeoutError as error:
-                if waiting.done():
-                    raise  # the loader's own
-                if self._loop.is_closed():
-                    raise OriginError("the event loop in which the loader ran was closed before it ended") from error
+        self._wait_for(waiting)
+        try:
+            return waiting.result()
+        except CancelledError as error:
+            raise OriginError("the event loop in which the loader ran has ended, or cancelled it") from error
+
+    def _wait_for(self, waiting: Future[Any]) -> None:
+        """Return once it has ended. Raises OriginError if the loop has not, and does not go on."""
+        still = 0
+        while not _has_ended(waiting):
+            if self._loop.is_closed():
+                raise OriginError("the event loop in which the loader ran was closed before it ended")
+            still = 0 if self._loop.is_running() else still + 1
+            if still == STILL:
+                waiting.cancel()
+                raise OriginError("the event loop in which the loader ran was stopped before it ended")
+
+
+def _is_in_a_loop() -> bool:
+    """Whether an event loop runs in this thread."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _has_ended(waiting: Future[Any]) -> bool:
+    """Whether it has, after a while; its own TimeoutError is not mistaken for ours."""
+    with suppress(CancelledError, TimeoutError):
+        waiting.exception(LOOK)
+    return waiting.done()
 
 
 async def _outcome(given: Any) -> Any:
@@ -199,7 +236,9 @@ async def _outcome(given: Any) -> Any:
 
 
 class Threads:
-    """Threads for calls from event loops: as many as there are calls at once, since one may wait for another."""
+    """Threads for calls from event loops: as many as there are calls at once, since one may wait for another. They serve
+    all caches of the process, so that none leaves any behind.
+    """
 
     def __init__(self) -> None:
         self._forget()
@@ -226,6 +265,7 @@ class Threads:
     def _serve(self, job: Callable[[], None]) -> None:
         while True:
             job()
+            del job  # and with it whatever it held
             with self._lock:
                 if self._idle >= MOST_IDLE:
                     return
@@ -237,6 +277,9 @@ class Threads:
         self._lock = threading.Lock()
         self._idle = 0
         self._pid = os.getpid()
+
+
+_THREADS = Threads()
 
 
 def _do(work: Callable[[], T], loop: asyncio.AbstractEventLoop, landed: asyncio.Future[T]) -> None:

@@ -71,17 +71,28 @@ class Flight(Generic[T]):
         raise self.error
 
 
-_ACTING_FOR: ContextVar[int] = ContextVar("tiered_cache_acting_for")
+class Behalf:
+    """That of a thread which waits for what others do for it; of none once it has gone on."""
+
+    __slots__ = ("thread",)
+
+    def __init__(self, thread: int) -> None:
+        self.thread: int | None = thread
+
+
+_ACTING_FOR: ContextVar[Behalf] = ContextVar("tiered_cache_acting_for")
 
 
 @contextmanager
 def acting_for(thread: int) -> Generator[None]:
     """What runs in this context, in whatever threads, is done on behalf of `thread`, which waits for it."""
-    before = _ACTING_FOR.set(thread)
+    behalf = Behalf(thread)
+    before = _ACTING_FOR.set(behalf)
     try:
         yield
     finally:
         _ACTING_FOR.reset(before)
+        behalf.thread = None  # a task may live on with a copy of this context, while the thread leads another load
 
 
 class Flights(Generic[T]):
@@ -91,19 +102,17 @@ class Flights(Generic[T]):
         self._lock = threading.Lock()
         self._by_key: dict[Key, Flight[T]] = {}
         self._awaited: dict[int, Flight[T]] = {}  # by the thread that waits: who waits for whom must have no circle
-        self._acts_for: dict[
-            int, int
-        ] = {}  # by the thread that works for another, which waits for it outside of a flight
+        self._acts_for: dict[int, Behalf] = {}  # by the thread that works for another, which waits outside of a flight
         self._pid = os.getpid()
 
     def busy(self, key: Key) -> bool:
         """Whether a load of this key is under way in this process."""
-        return key in self._by_key
+        return key in self._under_way()
 
     def wait_for_all(self, limit: float | None) -> None:
         """Let the loads under way in this process end, for at most so many seconds in all; None: however long it takes."""
         ends = None if limit is None else time.monotonic() + limit
-        for flight in list(self._by_key.values()):
+        for flight in list(self._under_way().values()):
             flight.wait(None if ends is None else ends - time.monotonic())
 
     def waits_for_itself(self, key: str, own: Flight[T]) -> bool:
@@ -130,10 +139,10 @@ class Flights(Generic[T]):
         goes on. `alone`: what began before this call would not do, so a flight of its own takes the place of any other.
         Raises ReentrantLoadError where waiting would be for ever, since the work waits for this very caller.
         """
-        acts_for, me = _ACTING_FOR.get(None), threading.get_ident()
-        if acts_for is None or acts_for == me or me in self._acts_for:
+        behalf, me = _ACTING_FOR.get(None), threading.get_ident()
+        if behalf is None or behalf.thread in (None, me) or me in self._acts_for:
             return self._run(key, work, soft, hard, alone=alone)
-        self._acts_for[me] = acts_for
+        self._acts_for[me] = behalf
         try:
             return self._run(key, work, soft, hard, alone=alone)
         finally:
@@ -173,9 +182,7 @@ class Flights(Generic[T]):
 
     def _join_or_start(self, key: Key, *, alone: bool) -> tuple[Flight[T], bool]:
         with self._lock:
-            if self._pid != os.getpid():  # a fork took the table along, but not the threads that would land the flights
-                self._by_key, self._awaited, self._acts_for, self._pid = {}, {}, {}, os.getpid()
-            me, flight = threading.get_ident(), self._by_key.get(key)
+            me, flight = threading.get_ident(), self._under_way().get(key)
             if flight is not None:
                 self._refuse_circle(flight, me)
                 if not alone:
@@ -184,6 +191,12 @@ class Flights(Generic[T]):
             flight = self._by_key[key] = Flight(key)
             flight.leader = me
             return flight, False
+
+    def _under_way(self) -> dict[Key, Flight[T]]:
+        """The flights of this process, and not those of the one it was forked from, whose threads did not come along."""
+        if self._pid != os.getpid():
+            self._by_key, self._awaited, self._acts_for, self._pid = {}, {}, {}, os.getpid()
+        return self._by_key
 
     def _refuse_circle(self, flight: Flight[T], me: int) -> None:
         mine, ahead, seen = self._chain(me, _ACTING_FOR.get(None)), [flight], [flight]
@@ -199,13 +212,13 @@ class Flights(Generic[T]):
                     seen.append(awaited)
                     ahead.append(awaited)
 
-    def _chain(self, thread: int, acts_for: int | None = None) -> list[int]:
+    def _chain(self, thread: int, behalf: Behalf | None = None) -> list[int]:
         """The thread, the one on whose behalf it works, and so on."""
         chain = [thread]
-        following = acts_for or self._acts_for.get(thread)
-        while following is not None and following not in chain:
+        behalf = behalf or self._acts_for.get(thread)
+        while behalf is not None and (following := behalf.thread) is not None and following not in chain:
             chain.append(following)
-            following = self._acts_for.get(following)
+            behalf = self._acts_for.get(following)
         return chain
 
     def _perform(self, flight: Flight[T], work: Callable[[Flight[T]], T]) -> None:

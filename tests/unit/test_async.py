@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextvars
 import os
 import threading
@@ -204,6 +205,40 @@ def test_two_inner_loads_may_share_a_third() -> None:
     assert ["s"] == calls
 
 
+def test_a_task_that_outlives_its_loader_acts_for_nobody() -> None:
+    """The thread that waited for the loader may lead another load by then, which the task may well wait for."""
+    cache, _ = make()
+
+    async def main() -> None:
+        go_on, begun, gate, tasks = asyncio.Event(), asyncio.Event(), asyncio.Event(), []
+
+        async def left_behind() -> Any:
+            await go_on.wait()
+            return await cache.get_or_load("other", answering("never asked"))
+
+        async def load() -> str:
+            tasks.append(asyncio.create_task(left_behind()))
+            return "v"
+
+        async def other() -> str:
+            begun.set()
+            await gate.wait()
+            return "shared"
+
+        await cache.get_or_load("k", load)
+        await asyncio.sleep(0.1)  # its thread is idle
+        first = asyncio.create_task(cache.get_or_load("other", other))
+        await begun.wait()
+        go_on.set()
+        while cache.stats().origin.shared == 0 and not tasks[0].done():
+            await asyncio.sleep(0.001)
+            if cache._core._reads.flights._awaited:
+                gate.set()
+        assert ["shared", "shared"] == await asyncio.gather(first, *tasks)
+
+    asyncio.run(asyncio.wait_for(main(), WAIT))
+
+
 def test_cancelling_a_caller_does_not_cancel_the_load() -> None:
     """Others get its value, and it is held."""
     cache, _ = make()
@@ -339,6 +374,97 @@ def test_who_waits_for_a_load_in_a_loop_that_ends_is_told() -> None:
     with pytest.raises(OriginError, match="the event loop in which the loader ran has ended"):
         asyncio.run(asyncio.wait_for(cache.get_or_load("k", never), WAIT))
     leaving.join(WAIT)
+
+
+def test_who_waits_for_a_load_in_a_loop_that_was_stopped_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loop that is kept between invocations: nobody else can say whether it ever goes on."""
+    monkeypatch.setattr("tiered_cache._asynchronous.LOOK", 0.05)
+    cache, clock = make()
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(cache.get_or_load("k", answering("old")))
+    clock.advance(61)
+
+    async def slow() -> str:
+        await asyncio.sleep(0.05)
+        return "new"
+
+    assert "old" == loop.run_until_complete(cache.get_or_load("k", slow, soft_timeout=0.01))
+    assert 0 == cache.run_deferred()
+    assert {} == cache._core._reads.flights._by_key
+    assert "newer" == loop.run_until_complete(cache.get_or_load("k", answering("newer"), force_refresh=True))
+    loop.close()
+
+
+def test_a_load_that_ends_while_its_waiter_looks_is_not_taken_for_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The look has ended in a TimeoutError, and then the load does."""
+
+    class Ending(concurrent.futures.Future[str]):
+        def exception(self, timeout: float | None = None) -> BaseException | None:
+            self.result(timeout)
+            return None
+
+        def result(self, timeout: float | None = None) -> str:
+            if self.done():
+                return super().result()
+            self.set_result("v")
+            raise TimeoutError
+
+    def run(coroutine: Any, _: Any) -> Ending:
+        coroutine.close()
+        given.close()
+        return Ending()
+
+    cache, _ = make()
+    given = answering("v")()
+    monkeypatch.setattr(asyncio, "run_coroutine_threadsafe", run)
+    assert "v" == asyncio.run(cache.get_or_load("k", lambda: given))
+
+
+def test_a_refresh_put_off_runs_beside_the_loop_that_carries_it_out() -> None:
+    """The loop of the coroutine in which an invocation begins waits for it, and cannot run it."""
+    cache, clock = make(refresh="next_invocation")
+
+    async def main() -> None:
+        await cache.get_or_load("k", answering("old"))
+        clock.advance(61)
+        with cache.invocation():
+            assert "old" == await cache.get_or_load("k", answering("new"))
+        with cache.invocation():
+            assert "new" == await cache.get("k")
+
+    asyncio.run(asyncio.wait_for(main(), WAIT))
+
+
+def test_to_work_off_in_an_event_loop_is_refused() -> None:
+    """It would wait for loads that this very loop runs; the text says what to write."""
+    cache, _ = make()
+
+    async def main() -> None:
+        with pytest.raises(RuntimeError, match=r"await asyncio\.to_thread\(cache\.run_deferred\)$"):
+            cache.run_deferred()
+        assert 0 == await asyncio.to_thread(cache.run_deferred)
+
+    asyncio.run(main())
+
+
+def test_no_cache_leaves_threads_behind() -> None:
+    """They serve all caches of the process."""
+    before = threading.active_count()
+
+    async def main() -> None:
+        for _ in range(50):
+            cache, _ = make()
+            async with cache:
+                assert 1 == await cache.get_or_load("k", answering(1))
+
+    asyncio.run(main())
+    assert threading.active_count() - before <= 8
+
+
+def test_errors_name_the_class_that_was_called() -> None:
+    """And not a part of it."""
+    with pytest.raises(ConfigurationError, match="^AsyncTieredCache: rfresh is not an option; did you mean refresh"):
+        AsyncTieredCache(rfresh="inline")
 
 
 def test_a_refresh_after_the_response_runs_in_a_loop_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
