@@ -40,7 +40,7 @@ class Oldest:
 
 
 class Newest:
-    """The one that was created last, as measured on Lambda by Wang et al. (ATC 2018) and modelled in SimFaaS (2021)."""
+    """The one that was created last: what Mahmoudi and Khazaei's model of Lambda has (SimFaaS, 2021)."""
 
     def __init__(self) -> None:
         self._negated: list[int] = []
