@@ -26,6 +26,7 @@ from tiered_cache import (
     TieredCache,
 )
 from tiered_cache._entry import START, Birth, Entry
+from tiered_cache._l2.envelope import Unreadable
 from tiered_cache._l2.record import opened_handle, sealed, sealed_handle
 from tiered_cache._l2.scripts import Script
 from tiered_cache._news import Invalidation, Kind
@@ -320,6 +321,16 @@ def test_a_handle_that_cannot_be_read_is_none(served: Fleet, admin: redis.Redis,
     assert query.started == ["old"]
     assert sum(cache.stats().l2.unreadable.values()) == 1  # type: ignore[union-attr]
     assert served.handle == "1"
+
+
+def test_no_byte_of_a_handle_can_change_unseen() -> None:
+    """Two checksums cover all of it."""
+    whole = sealed_handle("n|k", handle(tags=("t",), birth=Birth((7, 9), 3)))
+    for place in range(len(whole)):
+        with pytest.raises(Unreadable):
+            opened_handle("n|k", whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :], max_bytes=100)
+    with pytest.raises(Unreadable):
+        opened_handle("n|k", whole, max_bytes=1)
 
 
 def test_a_handle_of_another_type_is_none(served: Fleet, admin: redis.Redis) -> None:
