@@ -20,15 +20,19 @@ STATEMENTS = {
 
 
 def run(*, quick):
-    statements = with_base_again(STATEMENTS, BASE)
-    seconds = {name: [] for name in statements}
+    return beside(STATEMENTS, "Cold start: an import", quick=quick)
+
+
+def beside(statements, title, *, quick):
+    """Time each of `statements`, which BASE is one of, in interpreters of its own."""
+    seconds = {name: [] for name in with_base_again(statements, BASE)}
     with tempfile.TemporaryDirectory() as bytecode:  # compiled once for all, as an installed package is
         environment = os.environ | {"PYTHONPYCACHEPREFIX": bytecode, "PYTHONDONTWRITEBYTECODE": ""}
         for turn in turns(6 if quick else 21):
-            for name in in_turn(tuple(statements), turn):
-                command = [sys.executable, "-c", PROBE.format(statements[name])]
+            for name, statement in in_turn(tuple(with_base_again(statements, BASE).items()), turn):
+                command = [sys.executable, "-c", PROBE.format(statement)]
                 answer = subprocess.run(command, env=environment, capture_output=True, check=True, text=True)
                 if turn:
                     seconds[name].append(float(answer.stdout))
     timings = [Timing(name, values) for name, values in seconds.items()]
-    return table("Cold start: an import", timings, BASE, budgets={"import tiered_cache": 0.2})
+    return table(title, timings, BASE, budgets={"import tiered_cache": 0.2})

@@ -1,81 +1,10 @@
-"""L1: a hit through `get_or_load` beside a dict look-up and the read-through of other caches."""
+"""L1 alone: a hit as it grows, and inserts under a budget."""
 
 import random
-import threading
 import time
 
 from tiered_cache import MemoryTier, TieredCache
 from tiered_cache.benchmarks.harness import compared, figure, show
-
-KEYS = 1_000
-
-
-def run(*, quick):
-    calls = 20_000 if quick else 200_000
-    rng = random.Random(7)
-    keys = [f"customer:{rng.randrange(KEYS)}" for _ in range(calls)]
-    value = {"id": 1, "name": "Ada"}
-
-    def looped(get):
-        for key in set(keys):
-            get(key)
-
-        def loop():
-            for key in keys:
-                get(key)
-
-        return loop
-
-    def looped_with_loader(get, load=lambda: value):
-        for key in set(keys):
-            get(key, load)
-
-        def loop():
-            for key in keys:
-                get(key, load)
-
-        return loop
-
-    plain = dict.fromkeys(keys, value)
-
-    def dict_loop():
-        for key in keys:
-            plain[key]
-
-    cache = TieredCache(MemoryTier(ttl=600), refresh="inline")
-    operations = {
-        "dict[key]": dict_loop,
-        "tiered_cache get_or_load": looped_with_loader(cache.get_or_load),
-        "tiered_cache get_entry_or_load": looped_with_loader(cache.get_entry_or_load),
-    }
-    operations |= {
-        name: (looped_with_loader if wants_loader else looped)(get) for name, get, wants_loader in peers(value)
-    }
-    budgets = {"tiered_cache get_or_load": 7}
-    return compared("L1 hit", operations, base="dict[key]", rounds=7 if quick else 15, calls=calls, budgets=budgets)
-
-
-def peers(value):
-    """(name, get, whether it takes a loader) of each peer that is installed, in its own documented form."""
-    import cachetools
-
-    yield (
-        "cachetools cached(TTLCache, lock)",
-        cachetools.cached(cachetools.TTLCache(2 * KEYS, 600), lock=threading.RLock())(lambda _key: value),
-        False,
-    )
-    try:
-        import moka_py
-
-        yield "moka-py get_with", moka_py.Moka(2 * KEYS, ttl=600).get_with, True
-    except ImportError:
-        print("moka-py is not installed: skipped")
-    try:
-        import cachebox
-
-        yield "cachebox cached(TTLCache)", cachebox.cached(cachebox.TTLCache(2 * KEYS, 600))(lambda _key: value), False
-    except ImportError:
-        print("cachebox is not installed: skipped")
 
 
 def growth(*, quick):

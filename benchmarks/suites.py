@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from tiered_cache.benchmarks import coldstart, imports, invocations, l1, l2, memory, protocol, sessions
+from tiered_cache.benchmarks import coldstart, imports, invocations, l1, l2, memory, peers, protocol, sessions
 
 SUITES = {
     "tiers": {
@@ -11,7 +11,13 @@ SUITES = {
         "protocol": protocol.run,
         "growth": l1.growth,
     },
-    "peers": {"l1": l1.run},
+    "peers": {
+        "l1": peers.in_memory,
+        "shared": peers.shared,
+        "stampede": peers.stampede,
+        "dead": peers.dead,
+        "peer_imports": peers.imported,
+    },
     "coldstart": {"imports": imports.run, "init": coldstart.run, "invocations": invocations.run},
     "memory": {"memory": memory.run, "inserts": l1.inserts},
     "fleet": {

@@ -1,0 +1,107 @@
+"""What is said of other caches is what they do: each reader reads, loads as often as it is said to, and none is tried in vain."""
+
+import asyncio
+import threading
+from contextlib import ExitStack
+
+import pytest
+
+from tiered_cache.benchmarks import peers
+from tiered_cache.benchmarks.harness import Skipped
+from tiered_cache.benchmarks.peer_caches import PEERS, Given, Ours
+from tiered_cache.benchmarks.readers import Awaited, Called, WithLoader
+from tiered_cache.local import ValkeyServer
+
+WORKS = [(peer, kind) for peer in PEERS for kind in ("in_memory", "shared") if getattr(peer, kind)]
+
+
+@pytest.fixture(scope="module")
+def server():
+    with ValkeyServer() as started:
+        yield started
+
+
+@pytest.mark.filterwarnings("default")  # what other libraries warn of is their affair
+@pytest.mark.parametrize(("peer", "kind"), WORKS, ids=lambda given: given if isinstance(given, str) else given.name)
+def test_a_peer_loads_once_and_then_hits(peer, kind, server):
+    """Otherwise its hits would be timed as something else."""
+    pytest.importorskip(peer.module, reason=f"{peer.module} is not installed")
+    loads = []
+
+    async def awaited():
+        loads.append(1)
+        return {"id": 1}
+
+    def load():
+        loads.append(1)
+        return {"id": 1}
+
+    with asyncio.Runner() as runner, ExitStack() as opened:
+        given = Given(awaited if peer.awaited else load, peers.database(server.url, peer), runner.run)
+        reader = opened.enter_context(getattr(peer, kind)(given))
+        try:
+            seconds = reader.sampler("key")(5)
+        except Exception as error:
+            if "client-side caching is supported by" not in str(error):
+                raise
+            pytest.skip(f"redis-py: {error}")
+        reader.loop(["key", "key"])()
+    assert len(seconds) == 5
+    assert len(loads) == 1
+
+
+def test_each_way_of_reading_reads_all_and_at_once():
+    """A call, a call with a loader, and a coroutine: in a loop, one by one, and by many."""
+    read = []
+
+    async def awaited(key):
+        read.append(key)
+
+    with asyncio.Runner() as runner:
+        readers = (
+            Called(read.append),
+            WithLoader(lambda key, load: load(key), read.append),
+            Awaited(awaited, runner.run),
+        )
+        for reader in readers[::2]:
+            reader.loop(["a", "b"])()
+            assert len(reader.sampler("c")(3)) == 3
+            reader.race("d", 4)
+            assert "".join(read) == "abcccdddd"
+            read.clear()
+
+
+def test_all_race_together():
+    """No thread has read before the last one was there to read."""
+    started = threading.Barrier(8, timeout=10)
+    Called(lambda _key: started.wait()).race("key", 8)
+    assert not started.broken
+
+
+def test_one_process_of_many_loads(server):
+    """Ours, counted in the processes themselves."""
+    server.flush()
+    assert peers.race_of_processes(Ours(), server.url) == 1
+
+
+@pytest.mark.parametrize("fault", ["killed", "frozen"])
+def test_calls_without_redis_are_measured_in_a_process_of_their_own(fault):
+    """Two figures, with what the caller got."""
+    (first, outcome), (later, _) = peers.calls_without(Ours(), fault, 5.0)
+    assert outcome == "loads"
+    assert 0 < later < first
+
+
+def test_a_peer_that_never_answers_is_given_up():
+    """After the limit, which then is the figure."""
+    assert peers.calls_without(Ours(), "frozen", 0.05) == [(0.05, "given up after 0.05 s")]
+
+
+def test_a_peer_that_does_not_work_in_a_process_is_skipped(server):
+    """With a word, not with a hang."""
+
+    class Unknown(Ours):
+        name = "no such peer"
+
+    with pytest.raises(Skipped):
+        peers.race_of_processes(Unknown(), server.url)
