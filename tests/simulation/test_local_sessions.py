@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import sys
 from concurrent.futures import Future
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
+from tiered_cache._command import main
 from tiered_cache.local.awslambda import LocalLambda
 from tiered_cache.local.sessions import real
 from tiered_cache.simulation import Containers, Experiment, Fleet, Sessions, simulated
@@ -133,3 +135,21 @@ def test_a_user_that_is_refused_tries_again() -> None:
     run = real(Experiment(users=3, lasts=1.5, pause=0.1, service=0.05, containers=Containers(most=1, warm=1)))
     assert run.containers == 1
     assert set(run.best_shares.values()) == {1.0}
+
+
+def test_the_command_on_the_local_lambda(capsys: pytest.CaptureFixture[str]) -> None:
+    """Beside the simulated runs there are the real ones, with the same figures."""
+    options = "--users 2 --seconds 0.5 --pause 0.1 --service 0.01 --warm 2 --repeat 1 --real --json"
+    assert main(["sessions", *options.split()]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    (imagined,), (done,) = printed["simulator"], printed["local Lambda"]
+    assert set(imagined) == set(done)
+    assert set(done["best_shares"]) == {"0", "1"}
+    assert done["median_seconds"] > 0.01
+    assert 1 <= done["containers"] <= 2
+
+
+def test_a_routing_that_the_local_lambda_has_not(capsys: pytest.CaptureFixture[str]) -> None:
+    """The error names those that it has."""
+    assert main(["sessions", "--users", "1", "--seconds", "0.1", "--repeat", "1", "--real", "--routing", "rested"]) == 1
+    assert "tiered-cache: routing must be one of 'newest', 'oldest', 'recent', 'random'" in capsys.readouterr().err

@@ -76,16 +76,16 @@ def within(samples: list[float], deviations: float = 4.0) -> float:
     return deviations * stdev(samples) / len(samples) ** 0.5
 
 
-@pytest.mark.parametrize(("rate", "containers", "ttl"), [(2.0, 4, 1.0), (5.0, 5, 3.0), (20.0, 10, 10.0)])
+@pytest.mark.parametrize(("rate", "containers", "ttl"), [(2.0, 4, 1.0), (5.0, 5, 3.0), (20.0, 10, 4.0)])
 def test_the_hit_rate_of_l1_is_that_of_the_closed_form(rate: float, containers: int, ttl: float) -> None:
     """Poisson arrivals of one key, random routing: x / (1 + x), where x = rate / containers * TTL, within four deviations."""
     rates = [
-        # the first TTL and its empty caches weigh little: 400 times as long
-        run(containers, "random", Freshness(ttl), None, rate=rate, lasts=400 * ttl, keys=1, seed=seed).l1_hit_rate
+        # the first TTL and its empty caches weigh little: 100 times as long
+        run(containers, "random", Freshness(ttl), None, rate=rate, lasts=100 * ttl, keys=1, seed=seed).l1_hit_rate
         for seed in range(16)
     ]
     x = rate / containers * ttl
-    cold = 1 / (rate / containers * 400 * ttl)  # each container's first request has nothing to hit
+    cold = 1 / (rate / containers * 100 * ttl)  # each container's first request has nothing to hit
     assert abs(fmean(rates) - x / (1 + x)) < within(rates) + cold
 
 
@@ -96,10 +96,10 @@ def test_the_hit_rate_over_many_keys() -> None:
     shares = [weight / sum(weights) for weight in weights]
     expected = sum(share * (x := share * rate / containers * ttl) / (1 + x) for share in shares)
     rates = [
-        run(containers, "random", Freshness(ttl), None, rate=rate, lasts=1_000, keys=keys, seed=seed).l1_hit_rate
+        run(containers, "random", Freshness(ttl), None, rate=rate, lasts=400, keys=keys, seed=seed).l1_hit_rate
         for seed in range(12)
     ]
-    assert abs(fmean(rates) - expected) < within(rates) + 0.003
+    assert abs(fmean(rates) - expected) < within(rates) + 0.01  # the empty caches at the beginning
 
 
 def test_the_hit_rate_that_a_users_shares_lead_to() -> None:
@@ -113,7 +113,7 @@ def test_the_hit_rate_that_a_users_shares_lead_to() -> None:
     for seed in range(12):
         seen: list[Request] = []
         outcome = simulate(
-            open_loop(rate, lasts=3_000, keys=1, seed=seed),
+            open_loop(rate, lasts=1_000, keys=1, seed=seed),
             Fleet(Containers(warm=20, idle_for="10d", max_age="10d"), seed),
             Tiers(Freshness(ttl), seed=seed),
             constant(service),

@@ -38,6 +38,7 @@ def real(experiment: Experiment, seed: int = 1) -> Sessions:
         routing=routing,
         seed=seed,
         timeout=60.0,
+        init_timeout=60.0,  # all of them may start at once, on a machine that has other things to do
         environment={"SESSION_TTL": str(seconds("ttl", experiment.ttl))},
     ) as function:
         function.start(containers.warm)
