@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 FAULTS ?= faults or fault
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test faults lint types imports examples bench fuzz coverage clean constraints
+.PHONY: demo test faults lint types imports template examples bench fuzz coverage clean constraints
 
 demo: $(STAMP)  ## a real handler on local services: the latency of each tier
 	$(BIN)/tiered-cache demo
@@ -31,6 +31,9 @@ types: $(STAMP)  ## mypy strict and pyright strict
 
 imports: $(STAMP)  ## who may import whom
 	$(BIN)/lint-imports
+
+template: $(STAMP)  ## the SAM template of examples/sam, by cfn-lint
+	$(BIN)/cfn-lint examples/sam/template.yaml
 
 examples: $(STAMP)  ## every example, on local services
 	$(BIN)/python examples/run.py
