@@ -452,3 +452,10 @@ def test_without_the_client_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setattr(awslambda, "find_spec", lambda name: None)
     with pytest.raises(ServiceUnavailable, match=r"tiered-cache\[local\]"):
         function().start()
+
+
+def test_the_fixture_starts_functions_and_stops_them(local_lambda):
+    """Any number of them, with the options of LocalLambda."""
+    first, second = (local_lambda("plain.handler", directory=HANDLERS, memory=memory) for memory in (128, 256))
+    sizes = [fn.invoke({}).value["environment"]["AWS_LAMBDA_FUNCTION_MEMORY_SIZE"] for fn in (first, second)]
+    assert sizes == ["128", "256"]

@@ -1,21 +1,24 @@
 """The local services as pytest fixtures: `pytest_plugins = ["tiered_cache.local.pytest_plugin"]` in `conftest.py`.
 
-Each server starts once per session, when a test first asks for it, and stops at the session's end.
+Each server starts once per session, when a test first asks for it, and stops at the session's end. A local Lambda is
+started by the test that asks for it, and stops at that test's end.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tiered_cache.local.athena import AthenaServer
 from tiered_cache.local.aws import AWSServer
+from tiered_cache.local.awslambda import LocalLambda
 from tiered_cache.local.services import LocalServices
 from tiered_cache.local.valkey import ValkeyServer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 @pytest.fixture(scope="session")
@@ -54,3 +57,14 @@ def local_services() -> Iterator[LocalServices]:
     """All services for the session under one handle: its own servers, apart from those of the other fixtures."""
     with LocalServices() as services:
         yield services
+
+
+@pytest.fixture
+def local_lambda() -> Iterator[Callable[..., LocalLambda]]:
+    """Starts a function on a local Lambda: `local_lambda("app.handler", directory="src")`, with LocalLambda's options."""
+    with ExitStack() as started:
+
+        def start(handler: str, **options: Any) -> LocalLambda:
+            return started.enter_context(LocalLambda(handler, **options))
+
+        yield start
