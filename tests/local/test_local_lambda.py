@@ -14,6 +14,7 @@ import pytest
 
 from tiered_cache import ConfigurationError
 from tiered_cache.local import LocalLambda, ServiceUnavailable, awslambda
+from tiered_cache.local._lambda_fleet import RULES
 from tiered_cache.local._process import poll
 from tiered_cache.local.awslambda import (
     ContainerCrashed,
@@ -103,14 +104,15 @@ def test_forked_processes_are_frozen_too():
         fn.invoke({"fork": 0.01})
         fn.invoke({"sleep": 0.1})
         fn.containers[0].wait_frozen()
-        rounds = scratch_of(fn) / "rounds"
+        rounds = scratch_of(fn.containers[0].pid) / "rounds"
         before = rounds.read_text()
         time.sleep(0.3)
         assert rounds.read_text() == before
 
 
-def scratch_of(fn: LocalLambda) -> Path:
-    environment = Path(f"/proc/{fn.containers[0].pid}/environ").read_bytes().split(b"\0")
+def scratch_of(pid: int) -> Path:
+    """The folder of that process's container."""
+    environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     return Path(next(line for line in environment if line.startswith(b"TMPDIR=")).partition(b"=")[2].decode())
 
 
@@ -162,16 +164,17 @@ def test_a_routing_that_fails_is_told_to_the_caller():
             fn.invoke({})
 
 
-def test_the_most_recently_used_is_taken():
-    """The rule "recent" follows the use, not the age."""
-    with function(containers=2, routing="recent") as fn:
-        slow, quick = fn.invoke_async({"sleep": 0.5}), fn.invoke_async({})
-        last = max((slow.result(), quick.result()), key=lambda done: done.seconds).container
-        fn.settle()
-        first_used = fn.invoke({}).container
-        assert first_used in (1, 2)
-        assert {fn.invoke({}).container for _ in range(3)} == {first_used}
-        assert last in (1, 2)
+@pytest.mark.parametrize(("routing", "expected"), [("recent", [2, 2, 2]), ("rested", [1, 3, 2])])
+def test_routing_may_follow_use(routing, expected):
+    """The one that became idle last, or the one that has been idle longest."""
+    order = [1, 3, 2]
+    with function(containers=3, routing=lambda idle: next(one for one in idle if one.number == order[0])).start(
+        3
+    ) as fn:
+        while order:
+            assert fn.invoke({}).container == order.pop(0)
+        fn._fleet._choose = RULES[routing]
+        assert [fn.invoke({}).container for _ in range(3)] == expected
 
 
 def test_the_handlers_error_reaches_the_caller_and_the_process_goes_on():
@@ -363,7 +366,7 @@ def test_nothing_is_left_behind():
     with function() as fn:
         fn.invoke({"fork": 1.0})
         (container,) = fn.containers
-        pid, scratch = container.pid, scratch_of(fn)
+        pid, scratch = container.pid, scratch_of(container.pid)
     assert not alive(pid)
     assert not scratch.exists()
     assert container.state == "gone"
@@ -385,7 +388,7 @@ def test_an_invocation_that_is_cut_off_by_the_end_is_told_so():
 PARENT = """
 import sys
 from tiered_cache.local import LocalLambda
-fn = LocalLambda("plain.handler", directory=sys.argv[1]).start()
+fn = LocalLambda("plain.handler", directory=sys.argv[1], freeze=sys.argv[2] == "freeze").start()
 fn.invoke({"fork": 0.05})
 fn.settle()
 print(fn.containers[0].pid, flush=True)
@@ -393,10 +396,11 @@ sys.stdin.read()
 """
 
 
-def test_containers_do_not_outlive_a_test_that_was_killed():
-    """Frozen or not, they go with the process that made them, and so do their folders."""
+@pytest.mark.parametrize("freeze", ["freeze", "go on"])
+def test_containers_do_not_outlive_a_test_that_was_killed(freeze):
+    """Frozen or not, they go with the process that made them, what they have forked too, and so do their folders."""
     with subprocess.Popen(
-        [sys.executable, "-c", PARENT, HANDLERS],
+        [sys.executable, "-c", PARENT, HANDLERS, freeze],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -404,11 +408,14 @@ def test_containers_do_not_outlive_a_test_that_was_killed():
     ) as parent:
         assert parent.stdout is not None
         pid = int(parent.stdout.readline())
+        scratch = scratch_of(pid)
         forked = [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
         assert alive(pid)
         parent.kill()
         parent.wait()
+        assert forked
         assert poll(lambda: not any(map(alive, [pid, *forked])), seconds=10)
+        assert poll(lambda: not scratch.exists(), seconds=10)
 
 
 @pytest.mark.parametrize(

@@ -63,13 +63,13 @@ class Api:
         life = self._life
         seat = Seat(request.line, asyncio.get_running_loop().create_future())
         life.seats.append(seat)
+        request.line.on_close.add(life.worker_hung_up)  # once for each connection
         life.registration_open = False
         life.changes.tell()
         try:
             invocation = await seat.given
         finally:
             life.leave(seat)
-        request.line.on_close.add(life.changes.tell)
         return Reply(200, invocation.event, invocation.headers(life.function.arn))
 
     def _result(self, request: Request, request_id: str, what: str) -> Reply:

@@ -35,7 +35,7 @@ class Environment:
         self.bound = False
         self.tenant: str | None = None
         self.gone = False
-        self.last_used = 0.0
+        self.idle_since = 0.0
         self._function = function
         self._processes = processes
         self._life: Life | None = None
@@ -104,7 +104,6 @@ class Environment:
         try:
             life = await self._made_ready(invocation)
             self.invocations += 1
-            self.last_used = time.monotonic()
             invocation.container = self.place.number
             invocation.pid = life.runtime.pid if life.runtime else 0
             if self._function.managed:
@@ -143,6 +142,7 @@ class Environment:
 
     def _rest(self) -> None:
         """Freeze, if nothing runs and it is the function's way."""
+        self.idle_since = time.monotonic()
         if self._function.freezes and self._usable and not self.taken and not self.gone:
             assert self._life is not None
             self._frozen_since = time.monotonic()

@@ -34,22 +34,23 @@ def oldest(idle: Sequence[Environment]) -> Environment:
 
 
 def recent(idle: Sequence[Environment]) -> Environment:
-    """The one that was used last."""
-    return max(idle, key=lambda one: (one.last_used, one.place.number))
+    """The one that became idle last."""
+    return max(idle, key=lambda one: one.idle_since)
+
+
+def rested(idle: Sequence[Environment]) -> Environment:
+    """The one that has been idle longest, so that all take turns."""
+    return min(idle, key=lambda one: one.idle_since)
+
+
+RULES: dict[str, Choose] = {"newest": newest, "oldest": oldest, "recent": recent, "rested": rested}
+ROUTING = (*RULES, "random")
+"""The names of the rules, as the simulator has them."""
 
 
 def chosen_by(routing: str, seed: int) -> Choose:
     """The rule of that name."""
-    named: dict[str, Choose] = {
-        "newest": newest,
-        "oldest": oldest,
-        "recent": recent,
-        "random": random.Random(seed).choice,
-    }
-    return named[routing]
-
-
-ROUTING = ("newest", "oldest", "recent", "random")
+    return random.Random(seed).choice if routing == "random" else RULES[routing]
 
 
 class Fleet:
@@ -135,7 +136,7 @@ class Fleet:
             return True
         unused = [one for one in alive if not one.taken and not one.suits(tenant)]
         if unused:
-            given_up = min(unused, key=lambda one: one.last_used)
+            given_up = rested(unused)
             given_up.gone = True
             self._go_on(given_up.end(), None)
         return bool(unused)

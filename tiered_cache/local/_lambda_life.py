@@ -182,15 +182,18 @@ class Life:
         line = self._deliver(invocation)
         await self._until(lambda: invocation.answered or line.closed)
         if not invocation.answered:
-            self.lost += 1
             raise ContainerCrashed(f"Runtime.ExitError: a worker ended before its answer\n{self._place.tail()}".strip())
 
     def leave(self, seat: Seat) -> None:
-        """The call of `next` on this seat is over. A worker that hangs up without an event is dead."""
+        """The call of `next` on this seat is over: with an event, or since the runtime has hung up."""
         if seat in self.seats:
             self.seats.remove(seat)
-            self.lost += self.function.managed
             self.changes.tell()
+
+    def worker_hung_up(self) -> None:
+        """A process that has asked for events before has closed its connection: of a Managed Instance, a dead worker."""
+        self.lost += self.function.managed
+        self.changes.tell()
 
     def _deliver(self, invocation: Invocation) -> Line:
         invocation.begin()
@@ -242,7 +245,7 @@ class Life:
         runtime = self.runtime
         if runtime is not None:
             if reason == "spindown" and (grace := self._runtime_grace()):
-                runtime.signal("SIGTERM")
+                await runtime.terminate()
                 await self._gone([runtime], grace)
             runtime.signal("SIGKILL")
             await self._gone([runtime], None)

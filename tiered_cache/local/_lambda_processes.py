@@ -46,7 +46,7 @@ class Process:
         self._changed = changed
         self._clock = clock
         self._orders = itertools.count(1)
-        self._order = 0
+        self._order = self._went_on = 0
 
     def signal(self, name: str) -> None:
         """Send a signal to its group. Ended already: nothing."""
@@ -59,13 +59,37 @@ class Process:
 
     def go_on(self) -> None:
         """SIGCONT to its group, its monotonic clock set back by the pause if it has such a clock."""
-        self._order, self.still = 0, False
-        self._tell("continue", self._key, **({} if self._clock is None else {"clock": str(self._clock)}))
+        self._order, self.still = next(self._orders), False
+        clock = {} if self._clock is None else {"clock": str(self._clock)}
+        self._tell("continue", self._key, order=self._order, **clock)
+
+    async def terminate(self) -> None:
+        """Let it go on, then SIGTERM, as soon as its main thread has got over that; a tenth of a second later at most.
+
+        Before, the kernel gives the signal to any thread, and of Python's none but the main thread can act on it.
+        """
+        self.go_on()
+        for _ in range(20):
+            if self.status is not None or (self._went_on == self._order and self._sleeps()):
+                break
+            await asyncio.sleep(0.005)
+        self.signal("SIGTERM")
+
+    def _sleeps(self) -> bool:
+        """True while its main thread waits for something."""
+        try:
+            stat = Path(f"/proc/{self.pid}/stat").read_text()
+        except OSError:  # it has ended
+            return False
+        return stat.rpartition(")")[2].split()[0] in "SD"
 
     def hear(self, report: Mapping[str, Any]) -> None:
         """What the warden says of it."""
         if "ended" in report:
             self.status, self.still = report["ended"], False
+        elif "went_on" in report:
+            self._went_on = report["went_on"]
+            return
         elif report.get("stopped") == self._order:  # a later order to go on may have crossed it
             self.still = True
         self._changed()

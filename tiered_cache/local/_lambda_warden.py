@@ -8,7 +8,8 @@ group, so that forked workers get it too.
         -> {"key": 7, "pid": 4711} or {"key": 7, "error": "..."}; in the end {"key": 7, "ended": <exit status>}
     {"do": "signal", "key": 7, "signal": "SIGTERM"}
     {"do": "stop", "key": 7, "order": 12} -> {"key": 7, "stopped": 12}, once the leader stands still
-    {"do": "continue", "key": 7, "clock": "..."} adds the nanoseconds it stood still to the number in that file first
+    {"do": "continue", "key": 7, "order": 13, "clock": "..."} -> {"key": 7, "went_on": 13}; where there is a clock, the
+        nanoseconds it stood still are added to the number in that file first
 
 When the input ends or this process gets another parent, the test is gone: all groups are killed and DIRECTORY goes.
 """
@@ -76,6 +77,7 @@ class Warden:
                     group.signal(signal.SIGSTOP)
                 case "continue":
                     group.go_on(order.get("clock"))
+                    say({"key": order["key"], "went_on": order["order"]})
                 case unknown:
                     raise AssertionError(unknown)
 

@@ -65,7 +65,9 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-Routing: TypeAlias = 'Literal["newest", "oldest", "recent", "random"] | Callable[[Sequence[Container]], Container]'
+Routing: TypeAlias = (
+    'Literal["newest", "oldest", "recent", "rested", "random"] | Callable[[Sequence[Container]], Container]'
+)
 
 
 class Container:
@@ -140,8 +142,8 @@ class LocalLambda:
     `containers`: how many at most, Lambda's reserved concurrency. `timeout`: seconds, 900 at most. `memory`: megabytes,
     told to the function only. `environment`: variables on top of Lambda's, such as `services.environment()`; nothing
     but PATH, PYTHONPATH and the like comes from this process. `routing`: which idle container gets an event:
-    `"newest"` or `"oldest"` made, most `"recent"` in use, `"random"` by `seed`, or a callable that chooses from a list of
-    `Container`. AWS does not say which it is.
+    `"newest"` or `"oldest"` made, most `"recent"` in use or most `"rested"`, `"random"` by `seed`, or a callable that
+    chooses from a list of `Container`. AWS does not say which it is.
 
     `initialization`: with `"snap-start"` a container comes up to where the snapshot is taken, and the hooks after the
     restore run before its first event. With `"lambda-managed-instances"` a container has `processes` workers, takes as

@@ -1,5 +1,6 @@
 """A handler that reads the clocks, and threads that wait by them while the process is frozen."""
 
+import ctypes
 import os
 import select
 import socket
@@ -45,6 +46,32 @@ def on_lock(seconds):
     lock.acquire(timeout=seconds)
 
 
+C = ctypes.CDLL(None)
+MONOTONIC = 1
+
+
+class Timespec(ctypes.Structure):
+    _fields_ = [("tv_sec", ctypes.c_long), ("tv_nsec", ctypes.c_long)]
+
+
+def on_c_condition(seconds, *, by_clock):
+    """C's own conditions, on which the interpreter's lock and other libraries wait: they may wake early, but not often."""
+    condition, mutex, attribute = (ctypes.create_string_buffer(64) for _ in range(3))
+    C.pthread_condattr_init(attribute)
+    C.pthread_condattr_setclock(attribute, MONOTONIC)
+    C.pthread_cond_init(condition, None if by_clock else attribute)
+    C.pthread_mutex_init(mutex, None)
+    C.pthread_mutex_lock(mutex)
+    end = time.monotonic_ns() + int(seconds * 1e9)
+    until = ctypes.byref(Timespec(end // 1_000_000_000, end % 1_000_000_000))
+    clock = (MONOTONIC,) if by_clock else ()
+    wait = C.pthread_cond_clockwait if by_clock else C.pthread_cond_timedwait
+    for _ in range(5):
+        if wait(condition, mutex, *clock, until):
+            break
+    C.pthread_mutex_unlock(mutex)
+
+
 WAITS = {
     "sleep": time.sleep,
     "event": lambda seconds: threading.Event().wait(seconds),
@@ -54,6 +81,8 @@ WAITS = {
     "poll": lambda seconds: select.poll().poll(seconds * 1000),
     "epoll": on_epoll,
     "socket": on_socket,
+    "timedwait": lambda seconds: on_c_condition(seconds, by_clock=False),
+    "clockwait": lambda seconds: on_c_condition(seconds, by_clock=True),
 }
 
 

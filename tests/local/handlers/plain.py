@@ -50,10 +50,12 @@ def fork(seconds):
     """A child that writes its number of rounds to `rounds` in the scratch folder."""
     if os.fork():
         return
-    rounds = Path(tempfile.gettempdir(), "rounds")
-    for number in range(1000):
-        rounds.write_text(str(number))
-        time.sleep(seconds)
+    with Path(tempfile.gettempdir(), "rounds").open("w") as rounds:  # which may be removed meanwhile
+        for number in range(1000):
+            rounds.seek(0)
+            rounds.write(str(number))
+            rounds.flush()
+            time.sleep(seconds)
     os._exit(0)
 
 
