@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tiered_cache._l2.tier import RedisTier
     from tiered_cache._stats import Counters
 
-_VALUES = frozenset({b"GET"})
+_VALUES = frozenset({b"GET", b"MGET"})
 """Commands without which there is nothing to be had from L2; who may not do the others can still read values."""
 _READS = _VALUES | {b"GETRANGE", b"HGET", b"HMGET", b"XRANGE"}
 """Commands that a server answers though it takes no writes."""
