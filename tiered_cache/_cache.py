@@ -254,16 +254,17 @@ class TieredCache:
     ) -> Running:
         """`with cache.invocation(remaining):` marks an invocation; `aws_lambda.lambda_handler` does it for a handler.
 
-        remaining: a function that gives the seconds that the invocation has left; None: no limit is known.
+        remaining: gives the seconds that the invocation has left, as a number; None: no limit is known.
         works_after_response: the caller promises `run_deferred()` once the response is out; else what is put off is done
             when the invocation ends.
-        Values asked for with `scope="invocation"` are gone when it ends. Raises RuntimeError if one is running, ClosedError.
+        Values asked for with `scope="invocation"` are gone when it ends. Raises RuntimeError if one is running, TypeError,
+        ClosedError.
         """
         self._watch.now()  # has the clock stepped back while the container was idle?
-        self._carriers.works_after_response = works_after_response
-        return Running(self._invocation, remaining)
+        return Running(self._invocation, remaining, works_after_response=works_after_response)
 
-    def _begun(self) -> None:
+    def _begun(self, works_after_response: bool) -> None:
+        self._carriers.works_after_response = works_after_response
         if self._container.begin(self._watch.last):
             self._shared.thawed(self._watch.last)
         self._follower.begin()
@@ -305,6 +306,7 @@ class TieredCache:
         try:
             self._carriers.for_later().submit(guarded(partial(work, *args, **named), self._counts))
         except (OverflowError, RuntimeError) as error:
+            self._counts["dropped"] += 1
             log().error("work for after the response was refused, and is not done: %s", error)
 
     def run_deferred(self, remaining: Callable[[], float] | None = None) -> int:
@@ -313,10 +315,12 @@ class TieredCache:
         For who promised so to `invocation(works_after_response=True)`, once the response is out. remaining: as there.
         """
         with self._invocation.afterwards(remaining):
-            self._allow_l2()
-            self._reads.flights.wait_for_all(self._invocation.remaining())
+            if not self._invocation.is_running:
+                self._allow_l2()
             left = self._carriers.later.run(self._invocation.remaining)
-            self._rest()
+            self._reads.flights.wait_for_all(self._invocation.remaining())  # those that this work has left too
+            if not self._invocation.is_running:
+                self._rest()
         return left
 
     def before_snapshot(self) -> None:
@@ -367,7 +371,7 @@ class TieredCache:
                 deferred=counts["deferred"],
                 done=counts["deferred_done"],
                 failures=counts["deferred_failures"],
-                waiting=len(self._carriers.later) + len(self._carriers.following),
+                waiting=self._carriers.waiting(),
                 put_off=counts["put_off"],
                 dropped=counts["dropped"],
             ),

@@ -38,7 +38,6 @@ class Deferred:
         """Put `work` off, with the context variables of this moment. Raises OverflowError where too much waits."""
         with self._lock:
             if len(self._work) >= MOST:
-                self._counts["dropped"] += 1
                 raise OverflowError(f"{MOST} pieces of work wait already, and nobody carries them out")
             self._work.append(partial(copy_context().run, work))  # tracing and log correlation go with it
 
@@ -75,7 +74,7 @@ def guarded(work: Callable[[], object], counts: Counters) -> Callable[[], None]:
     def run() -> None:
         try:
             work()
-        except Exception as error:  # noqa: BLE001  # it may raise anything, and the rest is still to be done
+        except (Exception, SystemExit) as error:  # noqa: BLE001  # it may raise anything, and the rest is still to be done
             counts["deferred_failures"] += 1
             log().warning("deferred work failed: %s", type(error).__name__)  # its text may hold a key or a value
         counts["deferred_done"] += 1

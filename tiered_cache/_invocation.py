@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tiered_cache._errors import ConfigurationError
 from tiered_cache._load import run_loader
 from tiered_cache._rules import SKEW
+from tiered_cache._units import shown
 from tiered_cache._values import Answer, Loaded, Reason
 
 if TYPE_CHECKING:
@@ -21,25 +22,30 @@ if TYPE_CHECKING:
 class Invocation:
     """At most one at a time: an execution environment of Lambda serves one event after another."""
 
-    def __init__(self, begun: Callable[[], None], ended: Callable[[], None]) -> None:
+    def __init__(self, begun: Callable[[bool], None], ended: Callable[[], None]) -> None:
         self._begun = begun
         self._ended = ended
         self._remaining: Callable[[], float] | None = None
-        self._running = False
+        self.is_running = False
         self._values: dict[str, tuple[float, float, Any]] = {}
 
-    def begin(self, remaining: Callable[[], float] | None) -> None:
+    def begin(self, remaining: Callable[[], float] | None, *, works_after_response: bool) -> None:
         """An invocation begins that has `remaining()` seconds left; None: no limit is known."""
-        if self._running:
+        if self.is_running:
             raise RuntimeError(
                 "an invocation of this cache is running already: decorate only the outermost handler, and let one "
                 "cache serve one invocation at a time"
             )
-        self._running, self._remaining = True, remaining
+        left: object = None if remaining is None else remaining()
+        if remaining is not None and not isinstance(left, int | float):
+            raise TypeError(
+                f"remaining must be a function that gives the seconds left as a number; it gave {shown(left)}"
+            )
+        self.is_running, self._remaining = True, remaining
         try:
-            self._begun()
+            self._begun(works_after_response)
         except BaseException:
-            self._running, self._remaining = False, None
+            self.is_running, self._remaining = False, None
             raise
 
     def end(self) -> None:
@@ -48,16 +54,21 @@ class Invocation:
         try:
             self._ended()
         finally:
-            self._running, self._remaining = False, None
+            self.is_running, self._remaining = False, None
 
     @contextmanager
     def afterwards(self, remaining: Callable[[], float] | None) -> Generator[None]:
-        """The time between a response and the next invocation: `remaining()` seconds of it; None: no limit is known."""
-        self._remaining = remaining
+        """The time between a response and the next invocation: `remaining()` seconds of it; None: no limit is known.
+
+        Where the next invocation runs already, or begins meanwhile, its own time is what counts.
+        """
+        if not self.is_running:
+            self._remaining = remaining
         try:
             yield
         finally:
-            self._remaining = None
+            if not self.is_running:
+                self._remaining = None
 
     def remaining(self) -> float | None:
         """Seconds until the invocation's deadline, or None where none is known."""
@@ -70,9 +81,12 @@ class Invocation:
         else:
             self._values.pop(key, None)
 
-    def obtain(self, call: Call, context: LoadContext, ttl: float) -> Answer:
-        """The value of a call with `scope="invocation"`: kept here alone, for `ttl` and until the invocation ends."""
-        if not self._running:
+    def obtain(self, call: Call, context: LoadContext, ttl: float, too_late: Callable[[Call, None], object]) -> Answer:
+        """The value of a call with `scope="invocation"`: kept here alone, for at most `ttl` unless the call says else.
+
+        too_late: raises LoadTimeout where there is no time for a load.
+        """
+        if not self.is_running:
             raise ConfigurationError(
                 'scope="invocation" needs an invocation: decorate the handler with '
                 "tiered_cache.aws_lambda.lambda_handler(cache), or use `with cache.invocation():`"
@@ -82,25 +96,29 @@ class Invocation:
         age = call.now - loaded_at
         if -SKEW <= age < fresh_for and not call.plan.force_refresh:
             return Answer(value, "l1", max(0.0, age), False, Reason.FRESH)
+        too_late(call, None)
         outcome = run_loader(call.loader, context)
         if not isinstance(outcome, Loaded):
             raise TypeError(
                 'with scope="invocation" a loader must give the value: nothing older is held to fall back on'
             )
         if not context.skipped:
-            values[call.key] = (call.now, outcome.ttl or ttl, outcome.value)
+            values[call.key] = (call.now, outcome.ttl or call.plan.ttl or ttl, outcome.value)
         return Answer(outcome.value, "origin", 0.0, False, Reason.LOADED)
 
 
 class Running:
     """`with cache.invocation(remaining):`"""
 
-    def __init__(self, invocation: Invocation, remaining: Callable[[], float] | None) -> None:
+    def __init__(
+        self, invocation: Invocation, remaining: Callable[[], float] | None, *, works_after_response: bool
+    ) -> None:
         self._invocation = invocation
         self._remaining = remaining
+        self._works_after_response = works_after_response
 
     def __enter__(self) -> None:
-        self._invocation.begin(self._remaining)
+        self._invocation.begin(self._remaining, works_after_response=self._works_after_response)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -11,12 +11,13 @@ from math import inf
 from typing import TYPE_CHECKING, Any, cast
 
 from tiered_cache._backoff import Backoff
+from tiered_cache._deferred import MOST as MOST_WAITING
 from tiered_cache._errors import ConfigurationError
 from tiered_cache._log import log
 from tiered_cache._units import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Literal, TypeAlias
 
     from tiered_cache._deferred import Deferred
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 LOST_AFTER = 60.0
 """Seconds after which work that a carrier took and never ended is owed anew."""
 MOST = 10_000
-"""Keys remembered as owed, and pieces of work that wait for a thread; beyond it the oldest is forgotten."""
+"""Keys remembered as owed; beyond it the oldest is forgotten."""
 
 
 def is_frozen_between_invocations() -> bool:
@@ -48,6 +49,10 @@ class Carriers:
         self.works_after_response = False
         """Whether somebody promised to work off what is put off, once the response is out."""
         self._threads = ThreadCarrier()
+
+    def waiting(self) -> int:
+        """How many pieces of work wait, for whomever."""
+        return len(self.later) + len(self.following) + len(self._threads)
 
     def chosen(self, refresh: object) -> Callable[[], Carrier | None]:
         """Who carries refreshes out at each moment; None: the caller of the stale hit, at once.
@@ -91,23 +96,33 @@ class ThreadCarrier:
     def __init__(self, threads: int = 4) -> None:
         self._most = threads
         self._running = 0
-        self._work: deque[Callable[[], None]] = deque(maxlen=MOST)  # work that falls out is owed anew, see LOST_AFTER
+        self._work: deque[Callable[[], None]] = deque()
         self._lock = threading.Lock()
         self._pid = os.getpid()
 
+    def __len__(self) -> int:
+        return len(self._work)
+
     def submit(self, work: Callable[[], None], /) -> None:
-        """Do `work` soon."""
+        """Do `work` soon. Raises OverflowError where too much waits, RuntimeError where no thread is to be had."""
+        piece = partial(copy_context().run, work)  # tracing and log correlation go with the refresh
         with self._lock:
             if self._pid != os.getpid():  # a fork took the count along, but not the threads
                 self._running, self._pid = 0, os.getpid()
-            self._work.append(partial(copy_context().run, work))  # tracing and log correlation go with the refresh
+            if len(self._work) >= MOST_WAITING:
+                raise OverflowError(f"{MOST_WAITING} pieces of work wait for a thread already")
+            self._work.append(piece)
             if self._running >= self._most:
                 return
             self._running += 1
         try:
             threading.Thread(target=self._run, name="tiered_cache-refresh", daemon=True).start()
-        except RuntimeError:  # no more threads are to be had
-            self._ended()
+        except RuntimeError:
+            with self._lock:
+                self._running -= 1
+                if self._running:
+                    return  # another thread will do it
+                self._work.remove(piece)
             raise
 
     def _run(self) -> None:
@@ -143,51 +158,60 @@ class Owed:
         self._carrier = carrier
         self._counts = counts
         self._last = last  # the latest reading of the clock
-        self._since: dict[Key, float] = {}
+        self._since: dict[str, float] = {}
         self._pauses = Backoff(uniform)
         self._lock = threading.Lock()
+
+    def holds(self, key: str, now: float) -> bool:
+        """Whether the refresh of `key` is owed already, or failed lately."""
+        since = now - self._since.get(key, -inf)
+        return 0 <= since < getattr(self._carrier(), "lost_after", LOST_AFTER) or self._pauses.holds(key, now)
 
     def owe(self, key: Key, refresh: Callable[[], Answer], now: float, pause: float = 0.0) -> Answer | None:
         """Have `refresh` done. Its answer where it was done at once; None where it is under way, or owed already.
 
-        pause: seconds until the next try if it fails with nobody waiting for it.
+        key: or several, all of which it refreshes. pause: seconds until the next try if it fails with nobody waiting for it.
         """
         carrier: Any = self._carrier()
+        keys = (key,) if isinstance(key, str) else key
         with self._lock:
-            since = now - self._since.get(key, -inf)
-            if 0 <= since < getattr(carrier, "lost_after", LOST_AFTER) or self._pauses.holds(key, now):
+            if any(self.holds(one, now) for one in keys):
                 return None
-            self._since.pop(key, None)
-            self._since[key] = now
-            if len(self._since) > MOST:
+            for one in keys:
+                self._since.pop(one, None)
+                self._since[one] = now
+            while len(self._since) > MOST:
                 del self._since[next(iter(self._since))]
         self._counts["refreshes"] += 1
         if carrier is None:
             try:
                 return refresh()
             finally:
-                self._settle(key)
+                self._settle(keys)
         try:
-            carrier.submit(lambda: self._carry(key, refresh, pause))
+            carrier.submit(lambda: self._carry(keys, refresh, pause))
         except Exception as error:  # noqa: BLE001  # a carrier that fails owes no work, and the caller has its answer
-            self._settle(key)
+            self._settle(keys)
             self._failed("the carrier of refreshes took no work", error)
         return None
 
-    def _carry(self, key: Key, refresh: Callable[[], Answer], pause: float) -> None:
+    def _carry(self, keys: Sequence[str], refresh: Callable[[], Answer], pause: float) -> None:
         try:
             refresh()
         except Exception as error:  # noqa: BLE001  # nobody waits for it: it is counted, and a later stale hit tries again
-            self._pauses.note(key, pause, self._last())
+            for key in keys:
+                self._pauses.note(key, pause, self._last())
             self._failed("a refresh in the background came to nothing", error)
         else:
-            self._pauses.forget(key)
+            for key in keys:
+                self._pauses.forget(key)
         finally:
-            self._settle(key)
+            self._settle(keys)
 
-    def _settle(self, key: Key) -> None:
+    def _settle(self, keys: Sequence[str]) -> None:
         with self._lock:
-            self._since.pop(key, None)
+            for key in keys:
+                self._since.pop(key, None)
 
     def _failed(self, what: str, error: Exception) -> None:
         self._counts["refresh_failures"] += 1

@@ -241,9 +241,17 @@ class ReadMany(ReadThrough):
         return found
 
     def _refresh_many(self, calls: list[Call], held: dict[str, Entry]) -> dict[str, Any] | None:
+        """Have what is stale refreshed, but for what is seen to already; the new values where it was done at once."""
+        calls = [call for call in calls if not self._owed.holds(call.key, call.now)]
+        if not calls:
+            return None
+
         def refresh() -> Answer:
             now = self._now()
-            found = self._fly_many([call._replace(now=now) for call in calls], held, refreshing=True)
+            known = {call.key: entry for call in calls if (entry := self._memory.look(call.key)) is not None}
+            later = [call._replace(now=now) for call in calls]
+            due = [call for call in later if not self._is_done(call, None, known.get(call.key), refreshing=True)]
+            found = self._fly_many(due, held | known, refreshing=True) if due else {}
             return Answer(found, "origin", 0.0, stale=False, reason=Reason.LOADED)
 
         name = tuple(sorted(call.key for call in calls))

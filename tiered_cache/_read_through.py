@@ -50,7 +50,7 @@ class ReadThrough(Keeping):
         """The way of every call that is not a plain hit."""
         call = self._call(key, loader, options)
         if call.plan.scope == "invocation":
-            return self.invocation.obtain(call, self._context(call, None, None), call.plan.ttl or self._policy.ttl)
+            return self.invocation.obtain(call, self._context(call, None, None), self._policy.ttl, self._too_late)
         held, move = self._look_into_l1(call)
         if move is not Move.ASK and self._shared.catch_up(call.now):
             held, move = self._look_into_l1(call)

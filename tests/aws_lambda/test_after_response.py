@@ -71,14 +71,18 @@ def test_what_a_handler_that_raised_has_put_off_is_done(function: Make) -> None:
 
 
 def test_work_that_exits_does_not_leave_the_container_waiting(function: Make) -> None:
-    """SystemExit ends a thread in silence, and Lambda would wait for it until the timeout."""
+    """SystemExit ends a thread in silence, and Lambda would wait for it until the timeout; work or a loader may raise it."""
     fn = function("later.handler")
-    fn.invoke({"leave": True, "work": ["a"]})
+    fn.invoke({"leave": True, "load": None, "work": ["a"]})
+    fn.settle(WAIT)
+    assert ["a"] == fn.invoke({"load_and_leave": True}).value["done"]
     fn.settle(WAIT)
     fn.invoke({"work": ["b"]})
     fn.settle(WAIT)
-    assert "b" in fn.invoke({}).value["done"]
-    assert "work after the response was ended by SystemExit" in fn.containers[0].log
+    assert ["a", "b"] == fn.invoke({}).value["done"]
+    log = fn.containers[0].log
+    assert "deferred work failed: SystemExit" in log
+    assert "work after the response was ended by SystemExit" in log
 
 
 def test_a_handler_that_tells_nothing_does_not_hang_the_container(function: Make) -> None:
@@ -87,6 +91,25 @@ def test_a_handler_that_tells_nothing_does_not_hang_the_container(function: Make
     for _ in range(2):
         fn.invoke({})
         fn.containers[0].wait_frozen(WAIT)
+
+
+def test_where_a_handler_is_called_for_each_record_the_work_waits_for_the_last(function: Make) -> None:
+    """By one that is not decorated: the end of the first is not that of the invocation."""
+    fn = function("later.of_records")
+    fn.invoke({"records": [1, 2, 3]})
+    fn.settle(WAIT)
+    assert [[1, False], [2, False], [3, False]] == fn.invoke({}).value["done"]
+
+
+def test_an_event_that_is_handed_over_late_leaves_the_later_ones_their_work(function: Make) -> None:
+    """The extension takes its handler for one that does not tell, and its work is done with the next event's: after that
+    one's response, not while its handler runs, and from then on each has its own again.
+    """
+    fn = function("later.handed_over_late")
+    for number in range(5):
+        fn.invoke({"number": number, "late": 0.5 if number == 1 else 0})
+        fn.settle(WAIT)
+    assert [[0, 0], [1, 1], [2, 3], [3, 3], [4, 4]] == fn.invoke({"number": 5}).value["done"]
 
 
 def test_two_caches_share_one_extension(function: Make) -> None:

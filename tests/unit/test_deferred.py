@@ -88,15 +88,14 @@ def test_no_work_is_begun_when_the_time_is_up(caplog: pytest.LogCaptureFixture) 
 
 
 def test_what_is_put_off_is_bounded_and_the_rest_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The giver is told, and it is counted."""
+    """The giver is told, who counts it."""
     monkeypatch.setattr(module, "MOST", 3)
-    counts = Counters()
-    work = Deferred(counts)
+    work = Deferred(Counters())
     for _ in range(3):
         work.submit(list)
     with pytest.raises(OverflowError, match="^3 pieces of work wait already"):
         work.submit(list)
-    assert (3, 1) == (len(work), counts["dropped"])
+    assert 3 == len(work)
 
 
 def test_work_sees_the_context_of_who_put_it_off() -> None:
@@ -169,6 +168,78 @@ def test_failing_work_is_counted_and_the_rest_is_done(caplog: pytest.LogCaptureF
 
 
 @pytest.mark.usefixtures("on_lambda")
+def test_work_that_exits_costs_no_response() -> None:
+    """It is failed work like any other; the rest is done."""
+    cache, done = TieredCache(), []
+
+    def leave() -> None:
+        raise SystemExit(3)
+
+    @lambda_handler(cache)
+    def handler(event: Any, context: Any) -> str:
+        cache.after_response(leave)
+        cache.after_response(done.append, 1)
+        return "answer"
+
+    assert ("answer", [1]) == (handler({}, None), done)
+    assert (2, 2, 1) == tuple(cache.stats().work)[:3]
+
+
+@pytest.mark.usefixtures("on_lambda")
+def test_a_second_invocation_that_is_refused_leaves_the_promise_of_the_first() -> None:
+    """What is put off is not done before the response for that."""
+    cache, done = TieredCache(), []
+    with cache.invocation(works_after_response=True):
+        with pytest.raises(RuntimeError, match="running already"), cache.invocation():
+            raise AssertionError
+        cache.after_response(done.append, 1)
+    assert [] == done
+    assert 0 == cache.run_deferred()
+    assert [1] == done
+
+
+@pytest.mark.usefixtures("on_lambda")
+def test_work_beside_the_next_invocation_leaves_its_time_alone() -> None:
+    """Whether that began before the work or meanwhile."""
+    cache, inner = TieredCache(), []
+    with cache.invocation(works_after_response=True):
+        cache.after_response(lambda: inner.append(cache._invocation.remaining()))
+    with cache.invocation(lambda: 3.0):
+        cache.run_deferred(lambda: 60.0)
+        assert ([3.0], 3.0) == (inner, cache._invocation.remaining())
+    following = cache.invocation(lambda: 5.0)
+    with cache.invocation(works_after_response=True):
+        cache.after_response(following.__enter__)
+    cache.run_deferred(lambda: 60.0)
+    assert 5.0 == cache._invocation.remaining()
+    following.__exit__(None, None, None)
+
+
+@pytest.mark.usefixtures("on_lambda")
+def test_a_refresh_that_outlives_its_soft_timeout_ends_before_the_container_is_frozen() -> None:
+    """Nobody takes the stale value that it falls back on; the load goes on in a thread, and is waited for."""
+    cache, _, loads = stale("after_response", soft_timeout=0.01)
+    begun, gate = threading.Event(), threading.Event()
+
+    def slow() -> str:
+        begun.set()
+        assert gate.wait(WAIT)
+        loads.append("v1")
+        return "v1"
+
+    with cache.invocation(works_after_response=True):
+        assert "v0" == cache.get_or_load("k", slow)
+    working = threading.Thread(target=cache.run_deferred)
+    working.start()
+    assert begun.wait(WAIT)
+    working.join(0.2)
+    assert working.is_alive()
+    gate.set()
+    working.join(WAIT)
+    assert ["v0", "v1"] == loads
+
+
+@pytest.mark.usefixtures("on_lambda")
 def test_what_was_never_run_is_reported_when_the_cache_is_closed(caplog: pytest.LogCaptureFixture) -> None:
     """Counted and said; a closed cache takes no work."""
     cache = TieredCache()
@@ -194,6 +265,28 @@ def test_work_that_is_refused_is_counted_and_the_handler_goes_on(
     assert [1] == done
     assert (2, 1, 1) == (cache.stats().work.deferred, cache.stats().work.done, cache.stats().work.dropped)
     assert any(message.startswith("work for after the response was refused") for message in caplog.messages)
+
+
+def test_work_for_threads_is_counted_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits for a thread, and what was refused; all the rest is done."""
+    monkeypatch.setattr("tiered_cache._owed.MOST_WAITING", 3)
+    cache, gate, begun, done = TieredCache(), threading.Event(), threading.Semaphore(0), threading.Semaphore(0)
+
+    def work() -> None:
+        begun.release()
+        assert gate.wait(WAIT)
+        done.release()
+
+    for _ in range(4):
+        cache.after_response(work)
+        assert begun.acquire(timeout=WAIT)
+    for _ in range(5):
+        cache.after_response(work)
+    stats = cache.stats().work
+    assert (9, 3, 2) == (stats.deferred, stats.waiting, stats.dropped)
+    gate.set()
+    assert all(done.acquire(timeout=WAIT) for _ in range(7))
+    assert 0 == cache.stats().work.waiting
 
 
 @pytest.mark.parametrize("bad", [None, "text", 5])
@@ -353,6 +446,49 @@ def test_many_keys_without_time_are_served_stale_or_not_at_all() -> None:
             cache.get_many_or_load(["a", "c"], lambda keys: dict.fromkeys(keys, "new"))
 
 
+@pytest.mark.usefixtures("on_lambda")
+def test_a_key_among_many_is_refreshed_once() -> None:
+    """However many calls have met it stale, with whatever other keys; what has come in meanwhile is not loaded again."""
+    clock, loads = FakeClock(T0), []
+    l1 = MemoryTier(ttl=10, stale_while_revalidate=1000, jitter=0)
+    cache = TieredCache(l1, clock=clock, refresh="after_response")
+
+    def batch(keys: Any) -> dict[str, int]:
+        loads.append(tuple(sorted(keys)))
+        return dict.fromkeys(keys, len(loads))
+
+    cache.get_many_or_load(["a", "b", "c", "d"], batch)
+    clock.advance(11)
+    with cache.invocation(works_after_response=True):
+        assert {"a": 1, "b": 1} == cache.get_many_or_load(["a", "b"], batch)
+        assert {"a": 1, "c": 1, "d": 1} == cache.get_many_or_load(["a", "c", "d"], batch)
+        assert 1 == cache.get_or_load("a", lambda: batch(["a"])["a"])
+        cache.set("c", 0)
+    assert 0 == cache.run_deferred()
+    assert [("a", "b"), ("d",)] == loads[1:]
+    assert {"a": 2, "b": 2, "c": 0, "d": 3} == cache.get_many_or_load(["a", "b", "c", "d"], batch)
+
+
+@pytest.mark.usefixtures("on_lambda")
+def test_the_pause_after_a_refresh_that_failed_holds_for_each_of_its_keys() -> None:
+    """With whatever other keys it is asked for next."""
+    clock, asked = FakeClock(T0), []
+    l1 = MemoryTier(ttl=10, stale_while_revalidate=1000, jitter=0)
+    cache = TieredCache(l1, clock=clock, refresh="after_response", error_backoff=100)
+
+    def denied(keys: Any) -> dict[str, int]:
+        asked.extend(keys)
+        raise PermissionError
+
+    cache.get_many_or_load(["hot", "1", "2", "3"], lambda keys: dict.fromkeys(keys, 1))
+    clock.advance(11)
+    for name in "123":
+        with cache.invocation(works_after_response=True):
+            assert {"hot": 1, name: 1} == cache.get_many_or_load(["hot", name], denied)
+        cache.run_deferred()
+    assert ["hot", "1", "2", "3"] == asked
+
+
 # The container.
 
 
@@ -388,3 +524,15 @@ def test_a_copy_made_from_a_snapshot_is_a_container_of_its_own() -> None:
     after = cache.stats().container
     assert before.id != after.id
     assert (1, 1, 1, 0.0) == (after.cold_starts, after.restores, after.invocations, after.frozen)
+
+
+def test_a_cache_with_two_handlers_is_told_of_a_snapshot_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each copy is one container, and counts one restore."""
+    snapshots = pytest.importorskip("snapshot_restore_py")
+    monkeypatch.setenv("AWS_LAMBDA_INITIALIZATION_TYPE", "snap-start")
+    cache, other = TieredCache(), TieredCache()
+    for one in (cache, cache, other):
+        lambda_handler(one)(lambda event, context: None)
+    for function, args, _ in snapshots.get_after_restore():
+        function(*args)
+    assert (1, 1) == (cache.stats().container.restores, other.stats().container.restores)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -175,6 +176,36 @@ def test_the_handlers_remaining_time_is_lambdas_less_a_reserve() -> None:
     assert (None, (), {}) == handler("b", object()) == handler("c")
     with pytest.raises(LoadTimeout, match="^no load was begun: the invocation has no time left"):
         handler("d", Context(100))
+
+
+def test_a_value_of_the_invocation_is_not_loaded_without_time_either() -> None:
+    """One that is held is served; else LoadTimeout, before the load."""
+    cache, _, _ = make()
+    left = [3.0]
+    with cache.invocation(lambda: left[0]):
+        assert "v" == cache.get_or_load("held", lambda: "v", scope="invocation")
+        left[0] = 0.0
+        assert "v" == cache.get_or_load("held", lambda: "w", scope="invocation")
+        with pytest.raises(LoadTimeout, match="^no load was begun"):
+            cache.get_or_load("k", lambda: "v", scope="invocation")
+    assert 1 == cache.stats().origin.too_late
+
+
+def test_a_remaining_time_that_is_no_number_is_refused() -> None:
+    """As that of a mock in place of Lambda's context; the text says whose it is, and the next invocation begins."""
+    cache, _, _ = make()
+    with (
+        pytest.raises(
+            TypeError, match="^remaining must be a function that gives the seconds left as a number; it gave"
+        ),
+        cache.invocation(lambda: None),  # type: ignore[arg-type, return-value]
+    ):
+        raise AssertionError
+    handler = lambda_handler(cache)(lambda event, context: "answer")
+    for mock in (MagicMock(), Context(None)):  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=r"^context\.get_remaining_time_in_millis\(\) must give a number; got"):
+            handler({}, mock)
+    assert "answer" == handler({}, Context(3000))
 
 
 def test_at_the_start_of_an_invocation_a_step_of_the_clock_is_noticed() -> None:

@@ -220,7 +220,25 @@ def test_a_thread_that_cannot_be_started_is_not_counted(monkeypatch: pytest.Monk
         patch.setattr(threading.Thread, "start", refuse)
         with pytest.raises(RuntimeError):
             carrier.submit(lambda: None)
+    assert 0 == len(carrier)
     carrier.submit(done.set)
+    assert done.wait(WAIT)
+    idle(carrier)
+
+
+def test_where_a_second_thread_cannot_be_started_the_first_does_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is refused that is then done."""
+    carrier, gate, begun, done = ThreadCarrier(threads=2), threading.Event(), threading.Event(), threading.Event()
+    carrier.submit(lambda: (begun.set(), gate.wait(WAIT)))  # type: ignore[arg-type, return-value]
+    assert begun.wait(WAIT)
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        carrier.submit(done.set)
+    gate.set()
     assert done.wait(WAIT)
     idle(carrier)
 

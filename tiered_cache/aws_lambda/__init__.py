@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from tiered_cache._options import check_loader_kind, flag
 from tiered_cache._owed import is_frozen_between_invocations
-from tiered_cache._units import seconds
+from tiered_cache._units import seconds, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,12 +77,11 @@ def lambda_handler(
 
         @wraps(handler)
         def wrapped(event: Any, context: Any = None, *args: Any, **named: Any) -> Any:
-            milliseconds: Any = getattr(context, "get_remaining_time_in_millis", None)
-            remaining = None if milliseconds is None else lambda: milliseconds() / 1000 - kept_back
+            remaining = _remaining(context, kept_back)
             if extension is None or not extension.is_registered:
                 with cache.invocation(remaining):
                     return handler(event, context, *args, **named)
-            extension.handler_began()
+            extension.handler_began(getattr(context, "aws_request_id", None))
             try:
                 with cache.invocation(remaining, works_after_response=True):
                     return handler(event, context, *args, **named)
@@ -92,6 +91,19 @@ def lambda_handler(
         return wrapped  # type: ignore[return-value]  # it takes and gives what the handler does
 
     return decorate
+
+
+def _remaining(context: Any, kept_back: float) -> Callable[[], float] | None:
+    """What gives the seconds left to the invocation of `context`; None where that does not tell."""
+    milliseconds = getattr(context, "get_remaining_time_in_millis", None)
+    if milliseconds is None:
+        return None
+    if not isinstance(given := milliseconds(), int | float):
+        raise TypeError(
+            f"context.get_remaining_time_in_millis() must give a number; got {shown(given)}. "
+            "None in place of the context means no limit"
+        )
+    return lambda: milliseconds() / 1000 - kept_back
 
 
 def _registered() -> Extension:

@@ -38,17 +38,19 @@ class Extension:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._id = ""
+        self._pid = 0
+        self._event: object = ""  # the id of that whose handler has begun; "": none has, None: nobody knows which
         self._open = 0  # handlers that run now: one, or one within another
         self._work: list[Callable[[float], object]] = []  # of the handlers that have ended
 
     @property
     def is_registered(self) -> bool:
-        """Whether work is done after the response."""
-        return bool(self._id)
+        """Whether work is done after the response; not in a forked process, where there is no thread for it."""
+        return bool(self._id) and self._pid == os.getpid()
 
     def register(self) -> bool:
         """Register with the Extensions API, unless that was done before; whether it was or is. A failure is logged."""
-        if self._id:
+        if self.is_registered:
             return True
         try:
             connection = _connection()
@@ -58,14 +60,15 @@ class Extension:
         except (OSError, HTTPException) as error:
             log().warning("work after the response will be done before it: the extension was not registered: %s", error)
             return False
-        self._id = headers["Lambda-Extension-Identifier"] or NAME
+        self._id, self._pid = headers["Lambda-Extension-Identifier"] or NAME, os.getpid()
         threading.Thread(target=self._run, args=(connection,), name="tiered_cache-extension", daemon=True).start()
         return True
 
-    def handler_began(self) -> None:
-        """A handler begins whose end will be told."""
+    def handler_began(self, event: object = None) -> None:
+        """A handler begins whose end will be told. `event`: the id of its event, where that is known."""
         with self._changed:
             self._open += 1
+            self._event = event
 
     def handler_ended(self, work: Callable[[float], object]) -> None:
         """It has ended: `work(deadline)` is to be done once the response is out; deadline in wall-clock seconds."""
@@ -91,24 +94,35 @@ class Extension:
     def _after(self, event: dict[str, Any]) -> None:
         """Do what the invocation of `event` leaves behind, once its response is out."""
         deadline = event["deadlineMs"] / 1000
-        if not self._wait_for_end(deadline):
-            return
-        ends = time.monotonic() + POSTING
-        while not _runtime_waits() and time.monotonic() < ends:
-            time.sleep(LOOK)
+        while self._wait_for_end(event["requestId"], deadline):
+            if self._wait_for_response():
+                self._work_off(deadline)
+                return
+
+    def _work_off(self, deadline: float) -> None:
         with self._changed:
-            work, self._work = self._work, []
+            work, self._work, self._event = self._work, [], ""
         for one in work:
             try:
                 one(deadline)
             except BaseException as error:  # noqa: BLE001  # such as SystemExit: without this thread the container hangs
                 log().error("work after the response was ended by %s", type(error).__name__)
 
-    def _wait_for_end(self, deadline: float) -> bool:
-        """Wait for the handler's end; False if this invocation has a handler that does not tell, or is beyond its time."""
+    def _wait_for_response(self) -> bool:
+        """Wait until it is out; False if another handler has begun meanwhile, as where one is called for each record."""
+        ends = time.monotonic() + POSTING
+        while not self._open and not _runtime_waits() and time.monotonic() < ends:
+            time.sleep(LOOK)
+        return not self._open
+
+    def _wait_for_end(self, event: str, deadline: float) -> bool:
+        """Wait for the end of the event's handler, if that tells; False if its time is up.
+
+        What an earlier handler has left does not count as this one's: the two would drift apart by an invocation for good.
+        """
         idle_since = None
         with self._changed:
-            while self._open or not self._work:
+            while self._open or self._event not in (event, None):
                 if time.time() >= deadline:
                     return False
                 if self._open or not _runtime_waits():
@@ -116,7 +130,7 @@ class Extension:
                 else:
                     idle_since = idle_since or time.monotonic()
                     if time.monotonic() - idle_since >= UNHANDLED:
-                        return False
+                        return True
                 self._changed.wait(UNHANDLED / 4)
         return True
 

@@ -17,13 +17,22 @@ if TYPE_CHECKING:
     from tiered_cache._cache import TieredCache
 
 
+_REGISTERED: set[TieredCache | AsyncTieredCache] = set()
+
+
 def register(cache: TieredCache | AsyncTieredCache) -> bool:
-    """Have `cache` made ready before the snapshot, and anew in each copy; whether there is somebody to do so."""
+    """Have `cache` made ready before the snapshot, and anew in each copy; whether there is somebody to do so.
+
+    Once, however many handlers it has: each copy is one container.
+    """
     try:
         from snapshot_restore_py import register_after_restore, register_before_snapshot
     except ImportError:
         log().warning("SnapStart without the module snapshot_restore_py: the cache cannot tell copies from each other")
         return False
+    if cache in _REGISTERED:
+        return True
+    _REGISTERED.add(cache)
     register_before_snapshot(guarded, cache.before_snapshot)
     register_after_restore(guarded, cache.after_restore)
     return True

@@ -14,6 +14,8 @@ other = TieredCache()
 done = []
 asked = []
 loads = []
+busy = [False]
+handing_over = [0]
 
 
 def wait_for(gate):
@@ -58,6 +60,8 @@ def act(event):
     answer = {}
     if "load" in event:
         answer["value"] = cache.get_or_load("k", lambda: load(event["load"]))
+    if event.get("load_and_leave"):
+        cache.get_or_load("k", leave)
     if event.get("raise"):
         raise ValueError(event["raise"])
     return answer | told()
@@ -74,6 +78,49 @@ def of_two_caches(event, context):
     for name in event.get("other", ()):
         other.after_response(done.append, name)
     return act(event)
+
+
+@lambda_handler(cache)
+def one(record, context):
+    cache.after_response(lambda: done.append((record, busy[0])))
+    time.sleep(0.6)  # with the next record longer than the extension waits for the response
+
+
+def of_records(event, context):
+    """The decorated handler, once for each record."""
+    busy[0] = True
+    for record in event.get("records", ()):
+        one(record, context)
+        time.sleep(0.1)
+    busy[0] = False
+    return {"done": done[:]}
+
+
+@lambda_handler(cache)
+def handed_over_late(event, context):
+    """What it puts off tells of the event in which it is done."""
+    busy[0] = event["number"]
+    given = event["number"]
+    cache.after_response(lambda: done.append((given, busy[0])))
+    handing_over[0] = event.get("late", 0)
+    return {"done": done[:]}
+
+
+def hand_over_late():
+    """Let the runtime take its time between the arrival of an event and its handler, as after a restore."""
+    from awslambdaric.lambda_runtime_client import LambdaRuntimeClient
+
+    wait = LambdaRuntimeClient.wait_next_invocation
+
+    def wait_next_invocation(client):
+        given = wait(client)
+        time.sleep(handing_over[0])
+        return given
+
+    LambdaRuntimeClient.wait_next_invocation = wait_next_invocation
+
+
+hand_over_late()
 
 
 def undecorated(event, context):
