@@ -7,12 +7,12 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from tiered_cache._entry import START
 from tiered_cache._errors import SerializationError
 from tiered_cache._l2.calls import Calls
 from tiered_cache._l2.envelope import HEADER_SIZE, TIMES, TIMES_AT, Unreadable, rewritten_header
 from tiered_cache._l2.faults import HARMLESS, Failure, Unavailable, classify
-from tiered_cache._l2.log import LogKeys, glimpse_of, news_of
+from tiered_cache._l2.log import LogKeys, news_of
+from tiered_cache._l2.looks import Looks
 from tiered_cache._l2.record import opened, opened_handle, sealed, sealed_handle
 from tiered_cache._l2.steps import Steps
 from tiered_cache._log import warn_once
@@ -22,7 +22,7 @@ from tiered_cache._rules import awaited_for, expired, kept_for
 from tiered_cache._stats import Counters, SharedStats
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Sequence
 
     from tiered_cache._entry import Entry, Position
     from tiered_cache._l2.scripts import Command
@@ -50,8 +50,8 @@ class RedisStore:
         self._counts = Counters()
         self._calls = Calls(tier, self._counts)
         self._strays: deque[Lease] = deque(maxlen=MOST_STRAYS)  # leases that may be held in the server, by nobody here
-        self._expects_news = False
-        """Whether the last look found any: then the next reads them at once, and else only whether there are some."""
+        self._looks = Looks(tier, self._log, self._calls, self._counts)
+        self._look_and = self._looks.beside
 
     def alias(self, name: str) -> str:
         """What stands in the server for a key or a tag: itself, or its hash."""
@@ -206,7 +206,7 @@ class RedisStore:
             return None
         self._counts["deletes"] += len(keys)
         self._calls.wrote()
-        return self._understood(news_of, replies[-len(look) :], since)
+        return self._looks.understood(news_of, replies[-len(look) :], since)
 
     def _expire(self, key: str, now: float) -> bool:
         """Take the lease away and let the value be fresh no longer, by its header alone; whether that was done."""
@@ -370,57 +370,6 @@ class RedisStore:
                 self._counts[f"errors.{Failure.PROTOCOL.value}"] += 1
                 return False
         return True
-
-    # Looking into the log.
-
-    def _look_and(
-        self, commands: Sequence[Command], now: float, since: Position | None, tags: Sequence[str] = ()
-    ) -> tuple[list[Any], News | None]:
-        """The replies to `commands`, none if L2 could not be asked; and before them a look into the log, if one is due."""
-        if since is None:
-            return self._calls.call(commands, now) or [], None
-        if self._tier.breaker.state(now) == "open":  # and there is no reason to think of what to ask
-            self._counts["skipped"] += 1
-            return [], None
-        news: News | None = None
-        replies: list[Any] = []
-        for look, read, known in self._ways_to_look(now, since, tags):
-            answers = self._calls.call([*look, *commands], now)
-            if answers is None:
-                return [], None
-            told, replies = answers[: len(look)], answers[len(look) :]
-            news = self._understood(read, told, *known)
-            if news is not None or any(isinstance(answer, Unavailable) for answer in told):
-                break
-        if news is not None and not self._tier.link().ordered and commands:
-            news = news._replace(came_first=False)
-        return replies, news
-
-    def _ways_to_look(self, now: float, since: Position, tags: Sequence[str]) -> Iterator[tuple[Any, Any, Any]]:
-        """Commands, who reads the replies, and what that must know: each way is tried if the one before did not tell.
-
-        All read alone, which a server answers that takes no writes; but a log that is not there must be opened.
-        """
-        if since != START and not tags and not self._expects_news:
-            yield self._log.glance, glimpse_of, (since,)
-        self._expects_news = True
-        look = self._log.look(since, tags)
-        yield look, news_of, (since, tags)
-        if self._calls.may_write(now):
-            yield (self._log.append(), *look), lambda told, *known: news_of(told[1:], *known), (since, tags)
-
-    def _understood(self, read: Callable[..., News | None], told: Sequence[Any], *known: Any) -> News | None:
-        """What replies about the log say; None where one is an error, or they are no such replies."""
-        if any(isinstance(answer, Unavailable) for answer in told):
-            return None
-        try:
-            news = read(told, *known)
-        except (IndexError, TypeError, ValueError):
-            self._counts[f"errors.{Failure.PROTOCOL.value}"] += 1
-            return None
-        if news is not None:
-            self._expects_news = bool(news.records)
-        return news
 
     def _sealed(self, key: str, entry: Entry) -> bytes:
         try:
