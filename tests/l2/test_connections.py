@@ -235,7 +235,7 @@ def test_a_cluster_after_a_freeze(cluster: ValkeyCluster, rig_of: RigOf, fault: 
 
 
 def test_a_cluster_is_looked_at_anew_after_a_freeze(cluster: ValkeyCluster, rig_of: RigOf) -> None:
-    """What was known of it is old: it is asked for its nodes before a key is, on a connection that is needed anyway."""
+    """What was known of it is old: it is asked for its nodes before any is asked for a key."""
     rig = rig_of(cluster.url)
     assert rig.reads_l2()
     link = rig.tier.link()
@@ -243,11 +243,33 @@ def test_a_cluster_is_looked_at_anew_after_a_freeze(cluster: ValkeyCluster, rig_
         node.breaker.failed(Failure.TIMEOUT, rig.clock())
     wrong = link._node((cluster.host, cluster.nodes[5].port))  # a replica
     link._slots = [wrong] * len(link._slots)  # as after a failover
+    asked, call = [], wrong.link.call
+
+    def noted(commands: Any, *rest: Any) -> Any:
+        asked.extend(command[0] for command in commands)
+        return call(commands, *rest)
+
+    wrong.link.call = noted
     rig.clock.freeze(HOUR)
     rig.tier.thawed(rig.clock())
     assert rig.reads_l2()
-    assert wrong.link.connects == 0
+    assert asked in ([], [b"CLUSTER"])
     assert rig.errors == {}
+
+
+def test_the_nodes_in_use_are_asked_first(cluster: ValkeyCluster, rig_of: RigOf) -> None:
+    """For the topology too, which then takes no further connection; among others, and at first, it is a matter of chance."""
+    rig = rig_of(f"redis://{cluster.host}:{cluster.nodes[4].port}?cluster=true", cluster.url)  # a replica
+    link, now = rig.tier.link(), rig.clock()
+    places = [(cluster.host, node.port) for node in cluster.nodes]
+    unused = [link._node(place) for place in places]
+    assert len({tuple(link._worth_asking(now)) for _ in range(50)}) > 10
+    assert rig.reads_l2()
+    for place in places:
+        link._node(place)
+    used = {node for node in unused if node.link.connects and node in link._slots}
+    assert used
+    assert all(set(link._worth_asking(now)[: len(used)]) == used for _ in range(50))
 
 
 # Before a snapshot

@@ -237,7 +237,8 @@ class ClusterLink:
         for place in self._startup:
             self._node(place)
         nodes = [node for node in list(self._nodes.values()) if node.breaker.state(now) != "open"]
-        return sorted(sample(nodes, len(nodes)), key=lambda node: not node.link.connects)
+        owners = set(self._slots or ())
+        return sorted(sample(nodes, len(nodes)), key=lambda node: node not in owners or not node.link.connects)
 
     def _learnt(self, asked: Node, found: Found) -> list[Node | None]:
         """The owners of the slots by what the node `asked` says; nodes that are no more are let go. Raises Unavailable."""
