@@ -38,9 +38,9 @@ template: $(STAMP)  ## the SAM template of examples/sam, by cfn-lint
 examples: $(STAMP)  ## every example, on local services
 	$(BIN)/python examples/run.py
 
-bench: $(STAMP)  ## the tiers compared, and the peers
+bench: $(STAMP)  ## the tiers compared, and the peers; results, tables and a page with plots go to build/
 	mkdir -p build
-	$(BIN)/tiered-cache bench --json build/bench.json
+	$(BIN)/tiered-cache bench --json build/bench.json --report build/bench.html --markdown build/bench.md
 
 fuzz: $(STAMP)  ## ten minutes of altered entries: each must be a miss
 	$(BIN)/python tests/fuzz/run.py --minutes 10

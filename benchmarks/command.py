@@ -21,13 +21,15 @@ def add_arguments(parser):
         "--from", type=Path, metavar="FILE", dest="given", help="measure nothing: take the results of an earlier --json"
     )
     add("--compare", type=Path, metavar="FILE", help="beside the results of an earlier --json")
+    add("--report", type=Path, metavar="FILE", help="write a page with plots; needs matplotlib")
+    add("--markdown", type=Path, metavar="FILE", help="write the tables as Markdown")
     add("--check", action="store_true", help="exit with 1 where a budget of a ratio is missed by half of it or more")
     parser.set_defaults(run=lambda given: run(given, parser))
 
 
 def run(given, parser):
     """What the arguments ask for; gives the exit code."""
-    from tiered_cache.benchmarks import comparison, measuring, results, suites
+    from tiered_cache.benchmarks import comparison, measuring, report, results, suites
 
     wanted = [*given.suites, *filter(None, given.only.split(","))]
     if wanted == ["list"]:
@@ -40,10 +42,16 @@ def run(given, parser):
         measured = results.read(given.given) if given.given else None
     except ValueError as error:
         parser.error(str(error))
+    if given.report:
+        report.need_plots()  # before an hour of measuring
     if measured is None:
         measured = measuring.measure(parts, quick=given.quick)
         if given.json:
             results.write(measured, given.json)
+    if given.report:
+        report.write_html(measured, given.report)
+    if given.markdown:
+        given.markdown.write_text(report.markdown(measured), encoding="utf-8")
     if earlier:
         comparison.show(earlier, measured)
     missed = comparison.missed(measured) if given.check else []

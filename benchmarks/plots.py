@@ -1,0 +1,204 @@
+"""Figures as SVG that stands in a page: drawn by matplotlib, coloured by the page's own style.
+
+matplotlib writes colours into what it draws. Those used here stand in for CSS variables, which then replace them: so one drawing
+does for light, dark and print.
+"""
+
+import io
+import math
+import re
+from html import escape
+
+from tiered_cache.benchmarks.harness import shown
+
+WIDTH = 4.9
+"""Inches. Narrow, so that a phone need not shrink it much."""
+ROW, EDGES = 0.36, 0.62
+COLOURS = {
+    "#010101": "var(--ink)",
+    "#020202": "var(--muted)",
+    "#030303": "var(--grid)",
+    "#040404": "var(--ours)",
+    "#050505": "var(--budget)",
+    "#111111": "var(--series-1)",
+    "#121212": "var(--series-2)",
+    "#131313": "var(--series-3)",
+    "#141414": "var(--series-4)",
+    "#151515": "var(--series-5)",
+    "#161616": "var(--series-6)",
+}
+INK, MUTED, GRID, OURS, BUDGET, *SERIES = COLOURS
+STYLES = ("-", "--", ":")
+
+
+def ratio_bars(results):
+    """How many times the base each takes."""
+    values = [result.ratio for result in results]
+    figure, axes = _rows(len(results))
+    left = _left(values)
+    _scale(axes, values, left)
+    for row, result in enumerate(results):
+        axes.barh(row + 0.18, result.ratio - left, left=left, height=0.34, color=_colour(result))
+        _label(axes, row, result.name, f"{shown(result.median, result.unit)} · {_times(result.ratio)}")
+        if result.budget:
+            axes.plot([result.budget] * 2, [row - 0.05, row + 0.41], color=BUDGET, linewidth=1.6)
+    axes.set_xlabel(f"times {results[0].base}")
+    axes.xaxis.set_major_formatter(lambda value, _: _times(value))
+    return _svg(figure, f"Ratios: {results[0].group}")
+
+
+def distributions(results):
+    """From the fastest hundredth to the slowest thousandth, on a logarithmic scale."""
+    figure, axes = _rows(len(results))
+    axes.set_xscale("log")
+    for row, result in enumerate(results):
+        at = dict(result.percentiles)
+        colour = _colour(result)
+        y = row + 0.18
+        axes.plot([at.get(1, at[0]), at.get(99, at[100])], [y, y], color=colour, linewidth=1.2)
+        axes.plot([result.low, result.high], [y, y], color=colour, linewidth=7, solid_capstyle="butt", alpha=0.55)
+        axes.plot([result.median], [y], "o", color=colour, markersize=5.5)
+        if 99.9 in at:
+            axes.plot([at[99.9]], [y], "|", color=colour, markersize=9, markeredgewidth=1.4)
+        last = f" · p99 {shown(at[99], 's')}" if 99 in at else ""
+        _label(axes, row, result.name, f"{shown(result.median, 's')}{last}")
+    axes.xaxis.set_major_formatter(lambda value, _: shown(value, "s"))
+    axes.set_xlabel("dot: median; bar: its quarters; line: p1 to p99; tick: p99.9")
+    return _svg(figure, f"Distribution: {results[0].group}")
+
+
+def value_bars(results):
+    """Counts, sizes, shares or seconds that have no base."""
+    values = [result.median for result in results]
+    figure, axes = _rows(len(results))
+    left = _left(values)
+    _scale(axes, values, left)
+    for row, result in enumerate(results):
+        axes.barh(row + 0.18, max(0, result.median - left), left=left, height=0.34, color=_colour(result))
+        _label(axes, row, result.name, shown(result.median, result.unit))
+        if result.budget and result.ratio is None:
+            axes.plot([result.budget] * 2, [row - 0.05, row + 0.41], color=BUDGET, linewidth=1.6)
+    axes.xaxis.set_major_formatter(lambda value, _: shown(value, results[0].unit))
+    return _svg(figure, results[0].group)
+
+
+def curves(results):
+    """A line for each name, along what the results say."""
+    # Ours first: it then has the same colour in each figure.
+    names = sorted(dict.fromkeys(result.name for result in results), key=lambda name: "tiered_cache" not in name)
+    figure, axes = _figure(WIDTH, 3.2)
+    for number, name in enumerate(names):
+        points = sorted((result.at, result.median) for result in results if result.name == name)
+        style = {"color": SERIES[number % len(SERIES)], "linestyle": STYLES[number // len(SERIES) % len(STYLES)]}
+        axes.plot(*zip(*points, strict=True), marker="o", markersize=3.5, linewidth=1.6, label=name, **style)
+    unit = results[0].unit
+    places = [result.at for result in results]
+    if min(places) > 0 and max(places) >= 8 * min(places):
+        axes.set_xscale("log")
+    if unit == "s":
+        axes.set_yscale("log")
+    axes.xaxis.set_major_formatter(lambda value, _: _short(value))
+    axes.yaxis.set_major_formatter(lambda value, _: _short_share(value) if unit == "share" else shown(value, unit))
+    axes.set_xlabel(results[0].axis)
+    axes.grid(visible=True, color=GRID, linewidth=0.7)
+    figure.legend(
+        *axes.get_legend_handles_labels(),
+        loc="outside upper left",
+        ncols=2,
+        frameon=False,
+        labelcolor=INK,
+        fontsize=8.5,
+    )
+    return _svg(figure, results[0].curve)
+
+
+def _rows(count):
+    figure, axes = _figure(WIDTH, EDGES + ROW * count)
+    axes.set_ylim(count - 0.4, -0.42)
+    axes.set_yticks([])
+    axes.grid(visible=True, axis="x", color=GRID, linewidth=0.7)
+    return figure, axes
+
+
+def _figure(width, height):
+    import matplotlib as mpl
+    from matplotlib.figure import Figure  # without pyplot: no window, nothing global
+
+    with mpl.rc_context({"font.size": 9, "axes.edgecolor": GRID, "text.color": INK}):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        axes = figure.add_subplot()
+    axes.set_axisbelow(True)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.tick_params(colors=MUTED, labelsize=8, length=0, which="both")
+    axes.xaxis.label.set(color=MUTED, size=8)
+    return figure, axes
+
+
+def _left(values):
+    """Where bars begin: a logarithmic scale has no zero."""
+    return min(value for value in values if value > 0) / 2 if _wide(values) else 0
+
+
+def _scale(axes, values, left):
+    if _wide(values):
+        axes.set_xscale("log")
+    axes.set_xlim(left, max(values) * (1.3 if _wide(values) else 1.06))
+
+
+def _label(axes, row, name, value):
+    place = {"transform": axes.get_yaxis_transform(), "va": "bottom", "size": 8.5}
+    axes.text(0.0, row - 0.06, name, color=INK, **place)
+    axes.text(1.0, row - 0.06, value, color=INK, ha="right", **place)
+
+
+def _colour(result):
+    if "tiered_cache" in result.name or result.budget:
+        return OURS
+    return MUTED
+
+
+def _wide(values):
+    above = [value for value in values if value > 0]
+    return len(above) > 1 and max(above) / min(above) > 30
+
+
+def _times(value):
+    return f"{value:,.0f}x" if value >= 20 else f"{value:.3g}x"
+
+
+def _short(value):
+    for unit, scale in (("M", 1e6), ("k", 1e3)):
+        if value >= scale:
+            return f"{value / scale:g}{unit}"
+    return f"{value:g}"
+
+
+def _short_share(value):
+    return f"{value:.0%}"
+
+
+def _svg(figure, title):
+    import matplotlib as mpl
+
+    out = io.StringIO()
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
+        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return for_a_page(out.getvalue(), title)
+
+
+def for_a_page(text, title):
+    """The svg element alone: coloured by the page, as wide as there is room, with no id but those that are pointed at."""
+    body = text[text.index("<svg") :]
+    pointed_at = set(re.findall(r'(?:url\(#|href="#)([^")]+)', body))
+    body = re.sub(r' id="([^"]+)"', lambda found: found[0] if found[1] in pointed_at else "", body)
+    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+    for stand_in, variable in COLOURS.items():
+        body = body.replace(stand_in, variable)
+    body = re.sub(r"font:[^;\"]*?(\d+(?:\.\d+)?)px[^;\"]*", r"font-size: \1px", body)
+    body = re.sub(r"font-family:[^;\"]*;?", "", body)
+    width = float(re.search(r'width="([\d.]+)pt"', body)[1])
+    body = re.sub(r'(<svg[^>]*?) width="[\d.]+pt"', r"\1", body, count=1)
+    body = re.sub(r'(<svg[^>]*?) height="[\d.]+pt"', r"\1", body, count=1)
+    opening = f'<svg role="img" class="plot" style="max-width: {math.ceil(width * 1.6)}px"'
+    return body.replace("<svg", opening, 1).replace(">", f"><title>{escape(title)}</title>", 1)

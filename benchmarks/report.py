@@ -1,0 +1,159 @@
+"""The results as one page that needs no network, and as Markdown tables."""
+
+from html import escape
+from importlib.util import find_spec
+from pathlib import Path
+from string import Template
+
+from tiered_cache.benchmarks import machine
+from tiered_cache.benchmarks.harness import AGAIN, noise_of, shown, verdict
+
+TEMPLATE = Path(__file__).with_name("report.html")
+SUITES = {
+    "tiers": "The tiers",
+    "peers": "Beside other caches",
+    "coldstart": "Cold starts and invocations",
+    "memory": "Memory",
+    "hitratio": "Hit ratios",
+    "fleet": "A fleet of containers",
+    "faults": "Faults",
+}
+
+
+def need_plots():
+    """Raises ImportError, which says what to install, where there is no matplotlib."""
+    if find_spec("matplotlib") is None:
+        raise ImportError("the report's plots are drawn by matplotlib: pip install matplotlib", name="matplotlib")
+
+
+def write_html(document, path):
+    """Write the page."""
+    page = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
+        machine=escape(machine.line(document.machine)),
+        at=escape(document.machine.get("at", "")),
+        quick="A quick run: few rounds, so only a look." if document.quick else "",
+        budgets=budgets(document.results),
+        suites="\n".join(_suite(name, _of_suite(document, name)) for name in _suites(document)),
+        missing=_missing(document),
+    )
+    path.write_text(page, encoding="utf-8")
+
+
+def markdown(document):
+    """A table for each group, for a README."""
+    lines = [f"Measured on {machine.line(document.machine)}.", ""]
+    for suite in _suites(document):
+        lines += [f"## {SUITES.get(suite, suite)}", ""]
+        for group, results in _groups(_of_suite(document, suite)).items():
+            lines += [f"**{group}**", "", *_markdown_rows(results), ""]
+    return "\n".join(lines)
+
+
+def _markdown_rows(results):
+    ratios = any(result.ratio is not None for result in results)
+    yield "| | median | p25 to p75 | p99 |" + (" ratio |" if ratios else "") + " |"
+    yield "| --- | --- | --- | --- |" + (" --- |" if ratios else "") + " --- |"
+    for result in results:
+        spread, p99 = _spread(result), result.percentile(99)
+        name = f"**{result.name}**" if result.budget else result.name
+        cells = [name, shown(result.median, result.unit), spread, "" if p99 is None else shown(p99, result.unit)]
+        if ratios:
+            cells.append("" if result.ratio is None else f"{result.ratio:.2f} x")
+        yield "| " + " | ".join([*cells, verdict(result).strip()]) + " |"
+
+
+def _spread(result):
+    return f"{shown(result.low, result.unit)} to {shown(result.high, result.unit)}" if result.n > 1 else ""
+
+
+def budgets(results):
+    """The rows of the table of budgets."""
+    return "\n".join(_budget_row(result) for result in results if result.budget is not None)
+
+
+def _budget_row(result):
+    word = verdict(result).strip()
+    kind = "missed" if word.startswith("ABOVE") else "kept"
+    what = f"{escape(result.group)}<br><small>{escape(result.name)}</small>"
+    return f'<tr class="{kind}"><td>{what}</td><td>{_measured(result)}</td><td>{_budget(result)}</td><td>{escape(word)}</td></tr>'
+
+
+def _measured(result):
+    return shown(result.median, result.unit) if result.ratio is None else f"{result.ratio:.2f}x"
+
+
+def _budget(result):
+    return shown(result.budget, result.unit) if result.ratio is None else f"{result.budget:g}x"
+
+
+def _suites(document):
+    found = {result.suite for result in document.results}
+    return [name for name in SUITES if name in found] + sorted(found - SUITES.keys())
+
+
+def _of_suite(document, name):
+    return [result for result in document.results if result.suite == name]
+
+
+def _groups(results):
+    groups = {}
+    for result in results:
+        groups.setdefault(result.group, []).append(result)
+    return groups
+
+
+def _suite(name, results):
+    from tiered_cache.benchmarks import plots
+
+    parts = [f'<section id="{escape(name)}"><h2>{escape(SUITES.get(name, name))}</h2><div class="figures">']
+    of_curves = _groups_by_curve(results)
+    parts += [_figure(curve, plots.curves(points), points) for curve, points in of_curves.items()]
+    for group, found in _groups(results).items():
+        if found[0].curve not in of_curves:
+            parts += [_figure(group, "".join(_plots(plots, found)), found)]
+    return "\n".join([*parts, "</div></section>"])
+
+
+def _groups_by_curve(results):
+    """The points of each curve; one point is none, and stays a group."""
+    curves = {}
+    for result in results:
+        if result.curve and result.name != AGAIN.format(result.base):
+            curves.setdefault(result.curve, []).append(result)
+    return {curve: found for curve, found in curves.items() if len({result.at for result in found}) > 1}
+
+
+def _plots(plots, results):
+    once = [result for result in results if result.name != AGAIN.format(result.base)]
+    for unit in dict.fromkeys(result.unit for result in once):
+        found = [result for result in once if result.unit == unit]
+        yield plots.ratio_bars(found) if all(result.ratio is not None for result in found) else plots.value_bars(found)
+    if all(result.per == "call" and result.percentiles for result in once):
+        yield plots.distributions(once)
+
+
+def _figure(title, drawn, results):
+    said = [noise_of(results), *(f"{result.name}: {result.note}." for result in results if result.note)]
+    notes = escape(" ".join(filter(None, said)))
+    rows = "".join(
+        f"<tr><td>{escape(result.name)}{_place(result)}</td><td>{shown(result.median, result.unit)}</td>"
+        f"<td>{_spread(result)}</td><td>{'' if result.ratio is None else f'{result.ratio:.2f}x'}</td></tr>"
+        for result in results
+    )
+    return (
+        f"<figure><figcaption>{escape(title)}</figcaption>{drawn}<p class='note'>{notes}</p><details>"
+        "<summary>the figures</summary><div class='wide'><table><tr><th></th><th>median</th><th>p25 to p75</th>"
+        f"<th>ratio</th></tr>{rows}</table></div></details></figure>"
+    )
+
+
+def _place(result):
+    return "" if result.at is None else f", {result.at:g} {escape(result.axis)}"
+
+
+def _missing(document):
+    reasons = document.skipped | document.failed
+    if not reasons:
+        return ""
+    rows = "".join(f"<li>{escape(part)}: {escape(reason)}</li>" for part, reason in reasons.items())
+    return f"<section><h2>Not measured</h2><ul>{rows}</ul></section>"

@@ -1,0 +1,176 @@
+"""The report is one page without a network, and a real browser shows its figures: wide, on a phone, and dark."""
+
+import html.parser
+import os
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from tiered_cache._command import main
+from tiered_cache.benchmarks import report, results
+from tiered_cache.benchmarks.harness import Timing, figure, results_of
+from tiered_cache.benchmarks.results import Document
+
+pytest.importorskip("matplotlib", reason="matplotlib is not installed: no plots")
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chromium-headless-shell")
+MACHINE = {
+    "python": "CPython 3.11",
+    "system": "Linux",
+    "processor": "a <processor> & more",
+    "cores": 2,
+    "usable_cores": 2,
+    "megahertz": None,
+    "load": 0.5,
+    "at": "2026-01-01T00:00:00Z",
+    "versions": {"redis": "8.1.0", "theine": None},
+}
+
+
+def timed(group, **facts):
+    base = Timing("redis-py", [1e-4, 1.1e-4, 1.2e-4], [1e-4 + 1e-6 * n for n in range(2_000)])
+    ours = Timing("tiered_cache", [2e-4, 2.2e-4, 2.4e-4], [2e-4 + 1e-6 * n for n in range(2_000)])
+    again = Timing("redis-py, again", [1e-4, 1.1e-4, 1.3e-4], [1e-4 + 1e-6 * n for n in range(2_000)])
+    return results_of(group, [base, ours, again], "redis-py", {"tiered_cache": 1.1}, **facts)
+
+
+def document():
+    ratios = [{"suite": "peers"}, {"curve": "Hit ratio of <web07>", "axis": "share of the keys", "suite": "hitratio"}]
+    found = timed("L2 hit", **ratios[0])
+    for size in (0.01, 0.05, 0.2):
+        for number, name in enumerate(("tiered_cache s3fifo", "lru", "theine")):
+            found.append(figure(f"web07, {size:.0%}", name, 0.3 + size + number / 50, "share", at=size, **ratios[1]))
+    for entries in (1_000, 1_000_000):
+        found += timed(f"{entries} entries", curve="As it grows", at=entries, axis="entries", suite="tiers")
+    loads = [("tiered_cache", 1), ("functools.lru_cache", 50), ("a name of <b>markup</b>", 50)]
+    found += [figure("stampede", name, count, "loads", suite="peers", budget=1) for name, count in loads]
+    found += [
+        figure("inserts", "held", 16e6, "bytes", suite="memory"),
+        figure("inserts", "one", 5e-5, "s", suite="memory"),
+    ]
+    return Document(MACHINE, False, found, {}, {"tiers.tls": "no certificates"}, {})
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    report.write_html(document(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """Runs a headless browser on the page with more arguments, and gives what it printed."""
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
+        pytest.skip(f"no browser on the PATH: none of {', '.join(BROWSERS)}")
+    home = tmp_path_factory.mktemp("browser")
+    quiet = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--hide-scrollbars"]
+    quiet += ["--disable-dev-shm-usage", "--no-first-run", f"--user-data-dir={home}"]
+
+    def run(path, *arguments):
+        ran = subprocess.run(
+            [found, *quiet, *arguments, path.as_uri()],
+            capture_output=True,
+            text=True,
+            timeout=90,
+            env=os.environ | {"HOME": str(home)},
+        )
+        assert ran.returncode == 0, ran.stderr
+        return ran.stdout
+
+    return run
+
+
+class Page(html.parser.HTMLParser):
+    """The elements of a page with their attributes, and its ids."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements = []
+        self.feed(text)
+        self.ids = [attributes["id"] for _, attributes in self.elements if "id" in attributes]
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def count(self, tag, **wanted):
+        return sum(found == tag and wanted.items() <= attributes.items() for found, attributes in self.elements)
+
+
+PLOTS = 7
+"""Curves: 2. L2 hit: ratios and distribution. Stampede: 1. Inserts: one of bytes and one of seconds."""
+
+
+def test_the_page_needs_nothing_but_itself(page):
+    """No script, style sheet, font or picture from elsewhere; no id twice; what was measured is text and no markup."""
+    text = page.read_text(encoding="utf-8")
+    found = Page(text)
+    assert not {"script", "link", "img", "iframe", "object"} & {tag for tag, _ in found.elements}
+    assert not re.search(r"url\((?!#)|@import", text)
+    pointed = [value for _, attributes in found.elements for name, value in attributes.items() if name.endswith("href")]
+    assert all(value.startswith("#") for value in pointed)
+    assert len(found.ids) == len(set(found.ids))
+    assert "<b>markup" not in text
+    assert found.count("svg", role="img") == PLOTS
+
+
+def test_the_plots_take_their_colours_from_the_page(page):
+    """So that the same plot is read in the dark, by day and on paper."""
+    drawn = "".join(re.findall(r"<svg.*?</svg>", page.read_text(encoding="utf-8"), re.DOTALL))
+    assert "var(--ours)" in drawn
+    assert "var(--budget)" in drawn
+    assert not re.search(r"#0\d0\d0\d|#1\d1\d1\d", drawn)
+
+
+def test_budgets_and_what_is_missing_stand_on_the_page(page):
+    """With the word on each."""
+    text = page.read_text(encoding="utf-8")
+    assert "ABOVE 1.1x" in text
+    assert "tiers.tls: no certificates" in text
+    assert "not installed: theine" in text
+
+
+def test_a_browser_shows_each_figure(page, browser):
+    """In the document that it made of the page, with a title for those who cannot see it."""
+    shown = Page(browser(page, "--dump-dom"))
+    assert shown.count("figure") == 5
+    assert shown.count("svg", role="img") == PLOTS
+    assert shown.count("title") == PLOTS + 1
+
+
+@pytest.mark.parametrize(
+    ("width", "arguments"),
+    [(1200, []), (500, []), (1200, ["--blink-settings=preferredColorScheme=0"])],
+    ids=["wide", "phone", "dark"],
+)
+def test_a_browser_takes_a_picture(page, browser, tmp_path, width, arguments):
+    """The page has the background that it is to have, and something on it; on a phone nothing sticks out to the right."""
+    picture = tmp_path / "page.png"
+    browser(page, f"--window-size={width},1600", f"--screenshot={picture}", *arguments)
+    from matplotlib.image import imread
+
+    seen = imread(picture)[:, :, :3]
+    assert seen.shape[:2] == (1600, width)
+    assert seen[2, 2].mean() < 0.2 if arguments else seen[2, 2].mean() > 0.9
+    assert (abs(seen - seen[2, 2]).max(axis=2) > 0.3).mean() > 0.02
+    assert (abs(seen[:, -8:] - seen[2, 2]).max(axis=2) < 0.1).all()
+
+
+def test_the_command_writes_page_and_tables(tmp_path):
+    """From results of another day."""
+    results.write(document(), tmp_path / "results.json")
+    told = ["bench", "--from", str(tmp_path / "results.json")]
+    assert main([*told, "--report", str(tmp_path / "page.html"), "--markdown", str(tmp_path / "tables.md")]) == 0
+    assert "<svg" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    tables = (tmp_path / "tables.md").read_text(encoding="utf-8")
+    assert "| **tiered_cache** | 1.2 ms | 700 µs to 1.7 ms | 2.18 ms | 2.00 x | ABOVE 1.1x |" in tables
+    assert "## Hit ratios" in tables
+
+
+def test_without_matplotlib_it_is_said_what_to_install(tmp_path, monkeypatch, capsys):
+    """Before an hour of measuring."""
+    monkeypatch.setattr(report, "find_spec", lambda _name: None)
+    assert main(["bench", "--report", str(tmp_path / "page.html")]) == 1
+    assert "pip install matplotlib" in capsys.readouterr().err
