@@ -31,7 +31,7 @@ from tiered_cache._owed import Carriers, is_frozen_between_invocations
 from tiered_cache._read_many import ReadMany
 from tiered_cache._rules import jittered
 from tiered_cache._shared import NoShared, Shared
-from tiered_cache._stats import Counters, OriginStats, Stats, WorkStats
+from tiered_cache._stats import Counters, Stats, origin_stats, work_stats
 from tiered_cache._units import Duration, seconds, shown
 from tiered_cache._values import MISSING, Answer, Loaded
 from tiered_cache._watch import Uniform, Watch
@@ -346,35 +346,11 @@ class TieredCache:
 
     def stats(self) -> Stats:
         """All counters since this cache was made; also after it was closed."""
-        counts = self._counts
         return Stats(
             l1=self._memory.stats(),
             l2=self._shared.stats(self._watch.last) if self._has_l2 else None,
-            origin=OriginStats(
-                loads=counts["loads"],
-                shared=counts["shared"],
-                waited=counts["waited"],
-                not_modified=counts["not_modified"],
-                not_found=counts["not_found"],
-                failures=counts["failures"],
-                covered=counts["covered"],
-                timeouts=counts["timeouts"],
-                too_late=counts["too_late"],
-                clipped=counts["clipped"],
-                seconds=self._reads.load_seconds,
-                refreshes=counts["refreshes"],
-                refresh_failures=counts["refresh_failures"],
-                pending=counts["pending"],
-                resumed=counts["resumed"],
-            ),
-            work=WorkStats(
-                deferred=counts["deferred"],
-                done=counts["deferred_done"],
-                failures=counts["deferred_failures"],
-                waiting=self._carriers.waiting(),
-                put_off=counts["put_off"],
-                dropped=counts["dropped"],
-            ),
+            origin=origin_stats(self._counts, self._reads.load_seconds),
+            work=work_stats(self._counts, self._carriers.waiting()),
             container=self._container.stats(self._watch.last),
         )
 

@@ -151,3 +151,20 @@ class Counters(Counter[str]):
         """The counters whose name begins with `prefix` and a dot, without both."""
         start = prefix + "."
         return {name[len(start) :]: count for name, count in list(self.items()) if name.startswith(start)}
+
+
+def origin_stats(counts: Counters, seconds: float) -> OriginStats:
+    """The picture of the loaders: each counter has its field's name."""
+    return OriginStats._make(counts[name] for name in OriginStats._fields)._replace(seconds=seconds)
+
+
+def work_stats(counts: Counters, waiting: int) -> WorkStats:
+    """The picture of the work put off."""
+    return WorkStats(
+        deferred=counts["deferred"],
+        done=counts["deferred_done"],
+        failures=counts["deferred_failures"],
+        waiting=waiting,
+        put_off=counts["put_off"],
+        dropped=counts["dropped"],
+    )
