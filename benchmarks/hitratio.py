@@ -1,0 +1,262 @@
+"""Hit ratios: traces replayed against L1's policies, other caches, and what no cache can beat.
+
+`python -m tiered_cache.benchmarks.hitratio trace ...` takes files, in the formats of `traces`; without any, and in the suite
+`hitratio`, traces are made by a seed.
+"""
+
+import argparse
+import json
+import time
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from tiered_cache import MemoryTier, TieredCache
+from tiered_cache._l1.memory import ENTRY_OVERHEAD
+from tiered_cache.benchmarks import optimum, traces
+from tiered_cache.benchmarks.harness import figure
+from tiered_cache.benchmarks.progress import turns
+
+SHARES = (0.01, 0.02, 0.05, 0.1, 0.2)
+"""Sizes of the cache, as shares of what all keys would take."""
+AHEAD = "the clairvoyant optimum"
+BOUND = "a bound that none can pass"
+
+
+class Row(NamedTuple):
+    """One replay. by: what is bounded, "entries" or "bytes", to `capacity`. byte_hit_ratio: None where sizes are not known."""
+
+    trace: str
+    by: str
+    share: float
+    capacity: int
+    policy: str
+    hit_ratio: float
+    byte_hit_ratio: float | None
+    seconds: float
+
+
+class Impossible(Exception):
+    """A cache of this kind cannot be bounded so; the text says why."""
+
+
+class Room(NamedTuple):
+    """What a cache may hold: `capacity` in the sum of `weights`, which count bytes or are all one."""
+
+    by: str
+    capacity: int
+    weights: dict[str, int]
+
+
+def ours(policy, room):
+    """L1 as its users have it: read through `get_or_load`."""
+    limits = {"max_bytes": "1000 GiB", "max_entries": room.capacity, "sizer": len}
+    if room.by == "bytes":
+        limits = {"max_bytes": room.capacity, "sizer": lambda key: room.weights[key] - len(key) - ENTRY_OVERHEAD}
+    cache = TieredCache(MemoryTier(ttl="1d", policy=policy, **limits), refresh="inline")
+    get, missed = cache.get_or_load, []
+
+    def access(key):
+        missed.clear()
+        get(key, lambda: missed.append(key) or key)
+        return not missed
+
+    return access, cache.close
+
+
+def of_cachetools(name, room):
+    import cachetools
+
+    more = {"ttl": 86400} if name == "TTLCache" else {}
+    weigh = {"getsizeof": room.weights.__getitem__} if room.by == "bytes" else {}
+    cache = getattr(cachetools, name)(room.capacity, **more, **weigh)
+
+    def access(key):
+        if cache.get(key) is not None:
+            return True
+        if room.weights[key] <= room.capacity:
+            cache[key] = key
+        return False
+
+    return access, cache.clear
+
+
+def of_theine(room):
+    import theine
+
+    if room.by == "bytes":
+        raise Impossible("it bounds the number of its entries only")
+    cache = theine.Cache(room.capacity)
+
+    def access(key):
+        found = cache.get(key)[1]
+        if not found:
+            cache.set(key, key)
+        return found
+
+    return access, cache.close
+
+
+def of_moka(room):
+    import moka_py
+
+    weigh = {"weigher": lambda key, _value: room.weights[key]} if room.by == "bytes" else {}
+    cache = moka_py.Moka(room.capacity, **weigh)
+
+    def access(key):
+        if cache.get(key) is not None:
+            return True
+        cache.set(key, key)
+        cache.run_pending_tasks()  # else it holds up to 64 more than it may, at times
+        return False
+
+    return access, cache.clear
+
+
+POLICIES = {
+    "tiered_cache lru": partial(ours, "lru"),
+    "tiered_cache s3fifo": partial(ours, "s3fifo"),
+    "cachetools LRUCache": partial(of_cachetools, "LRUCache"),
+    "cachetools TTLCache": partial(of_cachetools, "TTLCache"),
+    "cachetools LFUCache": partial(of_cachetools, "LFUCache"),
+    "cachetools RRCache": partial(of_cachetools, "RRCache"),
+    "theine (W-TinyLFU)": of_theine,
+    "moka-py (W-TinyLFU)": of_moka,
+}
+"""Each makes a cache for a room, as the pair of an access to a key, which says whether it was a hit, and its end.
+
+Raises Impossible for a room that such a cache cannot have, ImportError where it is not installed.
+"""
+
+
+def run(*, quick, traces=(), form=None, limit=None, made_sizes=False):
+    """Replay, print tables, and give the rows as results."""
+    found = rows(quick=quick, paths=traces, form=form, limit=limit, made_sizes=made_sizes)
+    return [result for row in found for result in _results(row)]
+
+
+def rows(*, quick, paths=(), form=None, limit=None, made_sizes=False):
+    """The rows of all replays, after a table of each trace. Raises ValueError for a file that holds no trace."""
+    shares = SHARES[::2] if quick else SHARES
+    found = []
+    for trace in _chosen(quick, paths, form, limit):
+        sized = traces.with_made_sizes(trace) if made_sizes else trace
+        for by in ("entries", "bytes") if sized.sizes else ("entries",):
+            replayed = list(_replays(sized, by, shares))
+            _show(sized, by, replayed)
+            found += replayed
+    return found
+
+
+def _chosen(quick, paths, form, limit):
+    limit = limit or (20_000 if quick else traces.MOST)
+    for path in paths:
+        yield traces.read(path, form, limit)
+    if not paths:
+        for make in traces.MADE:
+            yield make(min(limit, 60_000))
+
+
+def _replays(trace, by, shares):
+    weights = dict.fromkeys(trace.keys, 1)
+    if by == "bytes":
+        weights = {key: trace.sizes[key] + len(key) + ENTRY_OVERHEAD for key in weights}
+    whole = sum(weights.values())
+    present = _present(Room(by, whole, weights))
+    for turn in turns(len(shares)):
+        room = Room(by, max(1, int(whole * shares[turn])), weights)
+        for name, make in present.items():
+            yield _replay(trace, room, shares[turn], name, make(room))
+        yield _best(trace, room, shares[turn])
+
+
+def _present(room):
+    """The policies that there are for such a room, after a word on the others."""
+    present = {}
+    for name, make in POLICIES.items():
+        try:
+            _, close = make(room)
+        except (ImportError, Impossible) as reason:
+            print(f"{name} is skipped by {room.by}: {reason}")
+        else:
+            close()
+            present[name] = make
+    return present
+
+
+def _replay(trace, room, share, name, cache):
+    access, close = cache
+    started = time.perf_counter()
+    hits = [key for key in trace.keys if access(key)]
+    seconds = time.perf_counter() - started
+    close()
+    saved = _size(trace, hits) / _size(trace, trace.keys) if trace.sizes else None
+    return Row(trace.name, room.by, share, room.capacity, name, len(hits) / len(trace.keys), saved, seconds)
+
+
+def _best(trace, room, share):
+    started = time.perf_counter()
+    if room.by == "entries":
+        name, hits, saved = AHEAD, optimum.belady(trace.keys, room.capacity), None
+    else:
+        one_each = dict.fromkeys(room.weights, 1)
+        name, hits = BOUND, optimum.bound(trace.keys, room.weights, room.capacity, one_each)
+        saved = optimum.bound(trace.keys, room.weights, room.capacity, trace.sizes) / _size(trace, trace.keys)
+    seconds = time.perf_counter() - started
+    return Row(trace.name, room.by, share, room.capacity, name, hits / len(trace.keys), saved, seconds)
+
+
+def _size(trace, keys):
+    return sum(map(trace.sizes.__getitem__, keys))
+
+
+def _show(trace, by, replayed):
+    shares = sorted({row.share for row in replayed})
+    print(f"\n{trace.name}: {len(trace.keys):,} accesses to {len(set(trace.keys)):,} keys; hits in percent")
+    _table(f"room for a share of the {by}", "hit_ratio", shares, replayed, len(trace.keys))
+    if by == "bytes":
+        _table("the same, by the bytes of the hits", "byte_hit_ratio", shares, replayed, len(trace.keys))
+
+
+def _table(title, ratio, shares, replayed, accesses):
+    print(f"  {title:36}{''.join(f'{share:>9.0%}' for share in shares)}{'per access':>13}")
+    for name in dict.fromkeys(row.policy for row in replayed):
+        mine = [row for row in replayed if row.policy == name]
+        columns = "".join(f"{getattr(row, ratio) * 100:>9.2f}" for row in mine)
+        each = sum(row.seconds for row in mine) / len(mine) / accesses
+        print(f"  {name:36}{columns}{each * 1e6:>10.2f} µs")
+
+
+def _results(row):
+    """The row as results: a point on the curve of its policy."""
+    of = f"a cache for {row.share:.0%} of the {row.by} of {row.trace}"
+    at = {"at": row.share, "axis": f"share of the {row.by}"}
+    yield figure(
+        f"Hit ratio, {of}", row.policy, row.hit_ratio, "share", curve=f"Hit ratio by {row.by}: {row.trace}", **at
+    )
+    if row.by == "bytes" and row.byte_hit_ratio is not None:
+        curve = f"Byte hit ratio: {row.trace}"
+        yield figure(f"Byte hit ratio, {of}", row.policy, row.byte_hit_ratio, "share", curve=curve, **at)
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(prog="python -m tiered_cache.benchmarks.hitratio", description=__doc__)
+    parser.add_argument("traces", nargs="*", help="files; by default traces that are made")
+    parser.add_argument("--format", choices=traces.FORMATS, help="of the files, where their names do not say it")
+    parser.add_argument("--limit", type=int, help=f"accesses of each to replay; {traces.MOST:,} by default")
+    parser.add_argument("--sizes", choices=["made"], help="draw sizes for the keys, to compare by bytes too")
+    parser.add_argument("--quick", action="store_true", help="fewer accesses and sizes, for a look")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows")
+    given = parser.parse_args(arguments)
+    try:
+        found = rows(
+            quick=given.quick, paths=given.traces, form=given.format, limit=given.limit, made_sizes=bool(given.sizes)
+        )
+    except ValueError as error:
+        parser.error(str(error))
+    if given.json:
+        given.json.write_text(json.dumps([row._asdict() for row in found], indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,245 @@
+"""Hit ratios: traces are read as they were written, and no policy is told to be better than it can be."""
+
+import gzip
+import json
+import lzma
+import struct
+import sys
+from collections import OrderedDict
+from itertools import combinations
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tiered_cache.benchmarks import hitratio, optimum, traces
+
+KEYS = [str(number) for number in (7, 7, 3, 4_000_000_000, 7, 3)]
+
+
+def made(accesses=3_000, sizes=False):
+    drawn = Random(5)
+    keys = [str(int(drawn.paretovariate(0.7)) % 500) for _ in range(accesses)]
+    trace = traces.Trace("small", keys)
+    return traces.with_made_sizes(trace) if sizes else trace
+
+
+def test_a_trace_of_cache2k_is_read(tmp_path):
+    """Big-endian numbers of 32 bits, packed; its name says so."""
+    file = tmp_path / "shop.trace.xz"
+    file.write_bytes(lzma.compress(struct.pack(">6I", *map(int, KEYS))))
+    assert traces.read(file) == ("shop.trace.xz", KEYS, None)
+    assert traces.read(file, limit=2).keys == KEYS[:2]
+
+
+def test_a_trace_of_lirs_is_read(tmp_path):
+    """Decimals on lines; a star is a mark of its authors and no access."""
+    file = tmp_path / "files.trace.gz"
+    file.write_bytes(gzip.compress("\n".join(["*", *KEYS, "*", ""]).encode()))
+    assert traces.read(file).keys == KEYS
+    assert traces.read(file, limit=3).keys == KEYS[:3]
+
+
+def test_a_plain_list_is_read(tmp_path):
+    """Any text is a key; the format can be stated where the name does not tell it."""
+    for name, form in (("keys.txt", None), ("keys", "lines")):
+        (tmp_path / name).write_text("customer:1\ncustomer:ü\n\ncustomer:1\n", encoding="utf-8")
+        assert traces.read(tmp_path / name, form).keys == ["customer:1", "customer:ü", "customer:1"]
+
+
+@pytest.mark.parametrize("times", [(30.5, 4, 100), ("2026-11-01T10:00:00Z", "2026-10-31T23:59:59Z", "2026-11-02")])
+def test_an_access_log_is_read_in_the_order_of_time(tmp_path, times):
+    """Columns by their names; of a key the largest size counts, for parts of it may have been asked for."""
+    lines = ["bytes,status,timestamp,key", f"10,200,{times[0]},b", f"20,200,{times[1]},a", f"7,206,{times[2]},b"]
+    (tmp_path / "log.csv").write_text("\n".join(lines), encoding="utf-8")
+    assert traces.read(tmp_path / "log.csv") == ("log.csv", ["a", "b", "b"], {"a": 20, "b": 10})
+
+
+def test_a_log_needs_neither_times_nor_sizes(tmp_path):
+    """Then the lines stand in their order, and entries are counted."""
+    (tmp_path / "log.csv").write_text('key\nb\n"a,b"\nb\n', encoding="utf-8")
+    assert traces.read(tmp_path / "log.csv")[1:] == (["b", "a,b", "b"], None)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "text"),
+    [
+        ("a.trace.xz", lzma.compress(b"12345"), "5 bytes are no whole number of accesses"),
+        ("a.trace.xz", lzma.compress(bytes(400))[:40], "a.trace.xz cannot be read as cache2k"),
+        ("a.trace.xz", b"no xz", "cannot be read as cache2k"),
+        ("a.trace.gz", gzip.compress(b"1\ntwo\n"), "must be a decimal number; got 'two'"),
+        ("a.csv", b"time,object\n1,2\n", "must name a column 'key'; got \\['time', 'object'\\]"),
+        ("a.csv", b"key,timestamp\n1,yesterday\n", "yesterday"),
+        ("a.csv", b"key,bytes\n1,many\n", "many"),
+        ("a.csv", b"key,timestamp,bytes\na,1\n", "line 2 has another number of columns than the header"),
+        ("a.csv", b"key\na,1\n", "line 2 has another number of columns than the header"),
+        ("a.txt", b"", "a.txt holds no access"),
+        ("a.parquet", b"", "a.parquet does not say its format by its end: state it, one of cache2k, lirs, lines, csv"),
+    ],
+)
+def test_a_file_of_something_else_is_refused(tmp_path, name, content, text):
+    """By its name, with what is wrong."""
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=text):
+        traces.read(tmp_path / name)
+
+
+def test_a_file_that_is_not_there_and_a_format_that_is_none_are_refused(tmp_path):
+    """By their names too."""
+    with pytest.raises(ValueError, match=r"none\.csv cannot be read as csv"):
+        traces.read(tmp_path / "none.csv")
+    with pytest.raises(ValueError, match="format must be one of cache2k, lirs, lines, csv; got 'arc'"):
+        traces.read(tmp_path / "none.csv", "arc")
+
+
+@pytest.mark.parametrize("make", traces.MADE)
+def test_a_made_trace_is_the_same_each_time(make):
+    """As long as was asked for, with a size for each key."""
+    trace = make(7_000)
+    assert trace == make(7_000)
+    assert len(trace.keys) == 7_000
+    assert trace.sizes.keys() == set(trace.keys)
+    assert min(trace.sizes.values()) > 0
+
+
+def best_by_search(keys, weights, capacity, worth):
+    """The most that any cache can get out of a trace, by trying all that it may hold."""
+    reached = {frozenset(): 0}
+    for key in keys:
+        then = {}
+        for held, gained in reached.items():
+            gains = gained + (worth[key] if key in held else 0)
+            whole = held | {key}
+            kept = (frozenset(some) for size in range(len(whole) + 1) for some in combinations(whole, size))
+            for after in kept:
+                if sum(weights[each] for each in after) <= capacity:
+                    then[after] = max(then.get(after, -1), gains)
+        reached = then
+    return max(reached.values())
+
+
+small = st.lists(st.sampled_from("abcde"), min_size=1, max_size=12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(small, st.integers(1, 4))
+def test_the_optimum_is_the_best_that_a_search_finds(keys, capacity):
+    """Of all that may be held after each access, be it without what was just loaded."""
+    ones = dict.fromkeys("abcde", 1)
+    assert optimum.belady(keys, capacity) == best_by_search(keys, ones, capacity, ones)
+
+
+@settings(max_examples=60, deadline=None)
+@given(small, st.integers(1, 12), st.lists(st.integers(1, 6), min_size=5, max_size=5), st.booleans())
+def test_nothing_that_a_search_finds_passes_the_bound(keys, capacity, sizes, by_bytes):
+    """By hits and by their bytes."""
+    weights = dict(zip("abcde", sizes, strict=True))
+    worth = weights if by_bytes else dict.fromkeys("abcde", 1)
+    best = best_by_search(keys, weights, capacity, worth)
+    assert best <= optimum.bound(keys, weights, capacity, worth) + 1e-9
+
+
+def test_the_bound_is_reached_where_all_fits():
+    """Each access but the first to a key is a hit."""
+    trace = made(sizes=True)
+    room, ones = sum(trace.sizes.values()), dict.fromkeys(trace.sizes, 1)
+    assert optimum.bound(trace.keys, trace.sizes, room, ones) == len(trace.keys) - len(trace.sizes)
+    assert optimum.belady(trace.keys, len(trace.sizes)) == len(trace.keys) - len(trace.sizes)
+
+
+def plain_lru(keys, capacity):
+    held, hits = OrderedDict(), 0
+    for key in keys:
+        hits += key in held
+        held[key] = None
+        held.move_to_end(key)
+        if len(held) > capacity:
+            held.popitem(last=False)
+    return hits
+
+
+@pytest.fixture
+def replay(tmp_path, monkeypatch):
+    """A function that replays a trace and gives its rows by (by, share, policy)."""
+
+    def replay(trace):
+        monkeypatch.setattr(hitratio, "_chosen", lambda *_: [trace])
+        return {(row.by, row.share, row.policy): row for row in hitratio.rows(quick=True)}
+
+    return replay
+
+
+def test_what_is_replayed_hits_as_it_must(replay):
+    """cachetools' LRU as a plain one does, ours near it, s3fifo above it here, and nobody above the optimum."""
+    trace = made()
+    found = replay(trace)
+    for share in (0.01, 0.05, 0.2):
+        ratios = {row.policy: row.hit_ratio for (_, at, _), row in found.items() if at == share}
+        capacity = found["entries", share, "tiered_cache lru"].capacity
+        assert capacity == int(share * len(set(trace.keys)))
+        assert ratios["cachetools LRUCache"] == plain_lru(trace.keys, capacity) / len(trace.keys)
+        assert abs(ratios["tiered_cache lru"] - ratios["cachetools LRUCache"]) < 0.04
+        assert ratios["tiered_cache lru"] <= ratios["tiered_cache s3fifo"]
+        assert max(ratios.values()) == ratios[hitratio.AHEAD]
+    assert {row.byte_hit_ratio for row in found.values()} == {None}
+
+
+def test_with_sizes_the_room_is_in_bytes_too(replay):
+    """All the bytes of the keys' values with what an entry costs; nobody is above the bound."""
+    trace = made(sizes=True)
+    found = replay(trace)
+    whole = sum(size + len(key) + hitratio.ENTRY_OVERHEAD for key, size in trace.sizes.items())
+    bound = found["bytes", 0.05, hitratio.BOUND]
+    assert bound.capacity == int(0.05 * whole)
+    for policy in hitratio.POLICIES.keys() - {"theine (W-TinyLFU)"}:
+        row = found["bytes", 0.05, policy]
+        assert 0.1 < row.hit_ratio <= bound.hit_ratio
+        assert 0.0 < row.byte_hit_ratio <= bound.byte_hit_ratio
+        assert row.seconds > 0
+
+
+def test_what_is_not_installed_or_cannot_be_is_skipped_with_a_word(replay, monkeypatch, capsys):
+    """Each in a line, and the others are replayed."""
+    monkeypatch.setitem(sys.modules, "moka_py", None)
+    monkeypatch.setitem(sys.modules, "theine", None)
+    found = replay(made(300))
+    printed = capsys.readouterr().out
+    assert "moka-py (W-TinyLFU) is skipped by entries: " in printed
+    assert "theine (W-TinyLFU) is skipped by entries: " in printed
+    assert {policy for _, _, policy in found} == {name for name in hitratio.POLICIES if "TinyLFU" not in name} | {
+        hitratio.AHEAD
+    }
+
+
+def test_the_suite_gives_points_of_curves(tmp_path, capsys):
+    """A result for each replay: on the curve of its trace, at the share that the cache holds."""
+    (tmp_path / "keys.txt").write_text("\n".join(made(500).keys), encoding="utf-8")
+    results = hitratio.run(quick=True, traces=[tmp_path / "keys.txt"], made_sizes=True)
+    curves = {result.curve for result in results}
+    assert curves == {
+        "Hit ratio by entries: keys.txt",
+        "Hit ratio by bytes: keys.txt",
+        "Byte hit ratio: keys.txt",
+    }
+    assert {result.at for result in results} == {0.01, 0.05, 0.2}
+    assert {result.unit for result in results} == {"share"}
+    assert len({(result.group, result.name) for result in results}) == len(results)
+    assert "tiered_cache s3fifo" in capsys.readouterr().out
+
+
+def test_the_command_writes_its_rows(tmp_path, capsys):
+    """As they are, for a plot."""
+    (tmp_path / "keys").write_text("\n".join(made(300).keys), encoding="utf-8")
+    arguments = [str(tmp_path / "keys"), "--format", "lines", "--limit", "200", "--quick"]
+    hitratio.main([*arguments, "--json", str(tmp_path / "rows.json")])
+    rows = json.loads((tmp_path / "rows.json").read_text(encoding="utf-8"))
+    assert {"trace", "by", "share", "capacity", "policy", "hit_ratio", "byte_hit_ratio", "seconds"} == set(rows[0])
+    assert "200 accesses" in capsys.readouterr().out
+
+
+def test_a_wrong_file_is_answered_by_the_command(tmp_path, capsys):
+    """In a line, before anything is replayed."""
+    with pytest.raises(SystemExit):
+        hitratio.main([str(tmp_path / "none.csv")])
+    assert "none.csv cannot be read as csv" in capsys.readouterr().err
