@@ -98,6 +98,7 @@ def of_theine(room):
 
 
 def of_moka(room):
+    """It tidies up in batches and holds more than it may meanwhile, so in a room for a few entries it is flattered."""
     import moka_py
 
     weigh = {"weigher": lambda key, _value: room.weights[key]} if room.by == "bytes" else {}
@@ -107,7 +108,6 @@ def of_moka(room):
         if cache.get(key) is not None:
             return True
         cache.set(key, key)
-        cache.run_pending_tasks()  # else it holds up to 64 more than it may, at times
         return False
 
     return access, cache.clear

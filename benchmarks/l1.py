@@ -1,7 +1,7 @@
 """L1 alone: a hit as it grows, and inserts under a budget."""
 
 import random
-import time
+from itertools import count, islice
 
 from tiered_cache import MemoryTier, TieredCache
 from tiered_cache.benchmarks.harness import compared, figure, show
@@ -35,22 +35,32 @@ def growth(*, quick):
 
 
 def inserts(*, quick):
-    """L1 stays within its budget under many inserts; the time of one, with eviction."""
-    count = 20_000 if quick else 1_000_000
-    cache = TieredCache(MemoryTier(ttl=600, max_bytes="16 MiB"), refresh="inline")
-    most = 0
-    started = time.perf_counter()
-    for number in range(count):
-        cache.get_or_load(f"key:{number}", lambda number=number: {"id": number, "name": f"customer {number}"})
-        if number % 1_000 == 0:
-            most = max(most, cache.stats().l1.bytes)
-    seconds = time.perf_counter() - started
-    stats = cache.stats().l1
-    group = f"L1 under {count:,} inserts with a budget of {stats.max_bytes:,} bytes"
-    held = max(most, stats.bytes)
-    results = [
-        figure(group, "most bytes held", held, "bytes", ratio=held / stats.max_bytes, base="max_bytes", budget=1),
-        figure(group, "a load, a sizing, an insert and an eviction", seconds / count, "s"),
+    """L1 stays within its budget under many inserts, by each policy; the time of one, with eviction."""
+    calls = 10_000 if quick else 50_000
+    caches = {
+        policy: TieredCache(MemoryTier(ttl=600, max_bytes="16 MiB", policy=policy)) for policy in ("lru", "s3fifo")
+    }
+    most = dict.fromkeys(caches, 0)
+    numbers = count()
+
+    def inserting(policy, cache):
+        def insert():
+            for number in islice(numbers, calls):
+                cache.get_or_load(f"key:{number}", lambda number=number: {"id": number, "name": f"customer {number}"})
+                if number % 1_000 == 0:
+                    most[policy] = max(most[policy], cache.stats().l1.bytes)
+
+        return insert
+
+    title = "L1: a load, a sizing, an insert and, where it is full, an eviction (stats() every 1,000)"
+    operations = {policy: inserting(policy, cache) for policy, cache in caches.items()}
+    results = compared(title, operations, base="lru", rounds=5 if quick else 9, calls=calls)
+    budget = caches["lru"].stats().l1.max_bytes
+    group = f"L1 under {next(numbers):,} inserts with a budget of {budget:,} bytes"
+    held = [
+        figure(group, f"most bytes held, {policy}", size, "bytes", ratio=size / budget, base="max_bytes", budget=1)
+        for policy, size in most.items()
     ]
-    show(group, results, f"entries {stats.entries:,}; evictions {stats.evictions:,}; stats() every 1,000")
-    return results
+    stats = [cache.stats().l1 for cache in caches.values()]
+    show(group, held, f"entries {stats[0].entries:,}; evictions {sum(one.evictions for one in stats):,}")
+    return results + held

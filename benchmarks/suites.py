@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from tiered_cache.benchmarks import coldstart, imports, invocations, l1, l2, memory, peers, protocol, sessions
+from tiered_cache.benchmarks import coldstart, hitratio, imports, invocations, l1, l2, memory, peers, protocol, sessions
 
 SUITES = {
     "tiers": {
@@ -19,6 +19,7 @@ SUITES = {
         "peer_imports": peers.imported,
     },
     "coldstart": {"imports": imports.run, "init": coldstart.run, "invocations": invocations.run},
+    "hitratio": {"hitratio": hitratio.run},
     "memory": {"memory": memory.run, "inserts": l1.inserts},
     "fleet": {
         "sessions": sessions.run,

@@ -18,6 +18,10 @@ from tiered_cache.benchmarks import hitratio, optimum, traces
 KEYS = [str(number) for number in (7, 7, 3, 4_000_000_000, 7, 3)]
 
 
+MOKA = "moka-py (W-TinyLFU)"
+"""It may hold more than it says, for a while."""
+
+
 def made(accesses=3_000, sizes=False):
     drawn = Random(5)
     keys = [str(int(drawn.paretovariate(0.7)) % 500) for _ in range(accesses)]
@@ -181,7 +185,7 @@ def test_what_is_replayed_hits_as_it_must(replay):
         assert ratios["cachetools LRUCache"] == plain_lru(trace.keys, capacity) / len(trace.keys)
         assert abs(ratios["tiered_cache lru"] - ratios["cachetools LRUCache"]) < 0.04
         assert ratios["tiered_cache lru"] <= ratios["tiered_cache s3fifo"]
-        assert max(ratios.values()) == ratios[hitratio.AHEAD]
+        assert max(ratio for name, ratio in ratios.items() if name != MOKA) == ratios[hitratio.AHEAD]
     assert {row.byte_hit_ratio for row in found.values()} == {None}
 
 
@@ -192,7 +196,7 @@ def test_with_sizes_the_room_is_in_bytes_too(replay):
     whole = sum(size + len(key) + hitratio.ENTRY_OVERHEAD for key, size in trace.sizes.items())
     bound = found["bytes", 0.05, hitratio.BOUND]
     assert bound.capacity == int(0.05 * whole)
-    for policy in hitratio.POLICIES.keys() - {"theine (W-TinyLFU)"}:
+    for policy in hitratio.POLICIES.keys() - {MOKA, "theine (W-TinyLFU)"}:
         row = found["bytes", 0.05, policy]
         assert 0.1 < row.hit_ratio <= bound.hit_ratio
         assert 0.0 < row.byte_hit_ratio <= bound.byte_hit_ratio
