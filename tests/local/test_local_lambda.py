@@ -301,6 +301,34 @@ def test_containers_started_ahead_are_warm():
         assert len(fn.containers) == 3
 
 
+def test_waiting_in_vain_says_for_what():
+    """The error names the container and its state."""
+    with function(freeze=False) as fn:
+        running = fn.invoke_async({"sleep": 2.0})
+        assert poll(lambda: [one for one in fn.containers if one.state == "busy"], seconds=10)
+        (container,) = fn.containers
+        with pytest.raises(TimeoutError, match=r"Container\(1, .*'busy'.* idle or frozen within 0.1 s"):
+            container.wait_idle(0.1)
+        with pytest.raises(TimeoutError, match=r"not settled within 0.1 s: .*'busy'"):
+            fn.settle(0.1)
+        assert repr(fn) == f"LocalLambda('plain.handler', containers=[{container!r}])"
+        running.result()
+        container.wait_idle()
+
+
+def test_a_container_that_comes_up_is_given_to_an_event_rather_than_another_made(tmp_path):
+    """A start ahead that is under way is waited for, and not called cold twice."""
+    (tmp_path / "slow.py").write_text("import time\ntime.sleep(1.0)\ndef handler(event, context):\n    return 'here'\n")
+    with LocalLambda("slow.handler", directory=tmp_path, containers=2, timeout=20.0) as fn:
+        starting = threading.Thread(target=fn.start, args=(1,))
+        starting.start()
+        assert poll(lambda: [one for one in fn.containers if one.state == "starting"], seconds=10)
+        done = fn.invoke({})
+        starting.join()
+        assert (done.value, done.container, done.cold) == ("here", 1, False)
+        assert len(fn.containers) == 1
+
+
 def test_a_tenants_container_serves_that_tenant_alone():
     """Each tenant has its own; where there is no room, one that waits for another tenant goes."""
     with function(containers=2) as fn:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tiered_cache.local import LocalLambda
+from tiered_cache.local import LocalLambda, _lambda_environment
 from tiered_cache.local._process import poll
 from tiered_cache.local.awslambda import ContainerCrashed, FunctionTimedOut, InitFailed, Throttled
 
@@ -68,6 +68,14 @@ def test_a_hook_that_raises_fails_the_start(failing):
         with pytest.raises(InitFailed, match=f"{failing} went wrong"):
             fn.invoke({})
         assert "Error" in fn.containers[0].log
+
+
+def test_hooks_that_take_too_long_after_the_restore_fail_it(monkeypatch):
+    """Lambda gives them ten seconds, here it is half a second; and the time of init does not count."""
+    monkeypatch.setattr(_lambda_environment, "RESTORE_TIMEOUT", 0.5)
+    with snap(environment={"HANG": "after 1"}) as fn, pytest.raises(InitFailed, match=r"within 0\.5 s") as caught:
+        fn.invoke({})
+    assert caught.value.kind == "SnapStartTimeoutException"
 
 
 # Managed Instances

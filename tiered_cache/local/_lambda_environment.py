@@ -118,8 +118,10 @@ class Environment:
             if self._life is not None and self._life.failure is not None:
                 await self._reset("failure")
             invocation.take_error(error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the caller hears of it
+            invocation.abandon(_not_served(error))
         except BaseException as error:
-            invocation.abandon(LambdaError(f"not served: {error!r}"))
+            invocation.abandon(_not_served(error))
             raise
         finally:
             invocation.container = self.place.number
@@ -253,6 +255,12 @@ class Environment:
         self._frozen, self._frozen_since = self.frozen_seconds, None
         if life is not None:
             await life.end(reason)
+
+
+def _not_served(error: BaseException) -> LambdaError:
+    trouble = LambdaError(f"not served: {error!r}")
+    trouble.__cause__ = error
+    return trouble
 
 
 def _timed_out(invocation: Invocation) -> LambdaError:

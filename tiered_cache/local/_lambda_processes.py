@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -193,5 +194,9 @@ class Processes:
         for started in self._starting.values():
             started.set_exception(ServiceUnavailable(_GONE))
         for process in self._known.values():
-            process.hear({"ended": -9})
+            # Their parent is gone, so an id may have been given away by now; but that they stay is far more likely.
+            if process.pid:  # 0 until it is known to have been started, which would be our own group
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+            process.hear({"ended": -signal.SIGKILL})
         self._known.clear()

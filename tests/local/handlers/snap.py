@@ -1,4 +1,4 @@
-"""A handler with SnapStart's hooks, which write down when they ran; FAIL says which of them is to raise or to hang."""
+"""A handler with SnapStart's hooks, which write down when they ran; FAIL and HANG name one of them."""
 
 import os
 import time
@@ -10,6 +10,8 @@ happened = [("init", time.time())]
 
 def hook(name):
     happened.append((name, time.time()))
+    if os.environ.get("HANG") == name:
+        time.sleep(60)
     if os.environ.get("FAIL") == name:
         raise OSError(f"{name} went wrong")
 
