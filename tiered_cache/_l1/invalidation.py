@@ -140,8 +140,11 @@ class Invalidations:
             return True
         if (since >= self.tick and born >= self.position) or not (local.by_name or log.by_name):
             return False
-        names = ["k" + self.alias(key), *["t" + self.alias(tag) for tag in entry.tags]]
-        return any(local.has(name, since) or log.has(name, born) for name in names)
+        name = "k" + self.alias(key)  # written out, since every read from L2 comes by here
+        if since < local.by_name.get(name, 0) or born < log.by_name.get(name, START):
+            return True
+        tags = ["t" + self.alias(tag) for tag in entry.tags]
+        return any(local.has(tag, since) or log.has(tag, born) for tag in tags) if tags else False
 
     def expires(self, key: str, entry: Entry) -> bool:
         """Whether an entry of `key` was said to be no longer fresh since its load began."""
