@@ -7,6 +7,7 @@ import signal
 import socket
 import threading
 from contextlib import ExitStack, contextmanager, suppress
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -410,7 +411,7 @@ def test_locks_that_a_thread_of_the_parent_holds_do_not_hold_up_the_child(
     keys = [rig.plant() for _ in range(5)]
     assert in_tests(rig, keys) == 5
     link, tier = rig.tier.link(), rig.tier
-    locks = [tier._link_lock, tier.breaker._lock, tier.write_breaker._lock]
+    locks = [tier.link_lock, tier.breaker._lock, tier.write_breaker._lock]
     if where == "server":
         locks.append(link._connecting)
     else:
@@ -441,6 +442,36 @@ def test_locks_that_a_thread_of_the_parent_holds_do_not_hold_up_the_child(
     holder.join()
     assert in_tests(rig, keys) == 5
     assert rig.errors == {}
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_fork_waits_for_an_import_of_redis(valkey: ValkeyServer, rig_of: RigOf) -> None:
+    """In the child the lock of a module that is half imported would be held for ever."""
+    rig = rig_of(valkey.url)
+    key, tier = rig.plant(), rig.tier
+    gate, importing = threading.Event(), threading.Event()
+
+    def link(timeout: float) -> Any:
+        importing.set()
+        gate.wait(20)
+        return address.link(timeout)
+
+    address = tier.address
+    tier.address = SimpleNamespace(link=link, shown=address.shown)
+    imports = threading.Thread(target=tier.link)
+    imports.start()
+    assert importing.wait(20)
+    threading.Timer(0.1, gate.set).start()
+    with forked(lambda: tier.has_link and in_tests(rig, [key])) as child:
+        assert child() == 1
+    imports.join()
+    assert in_tests(rig, [key]) == 1
+    with forked(lambda: in_tests(rig, [key])) as child:
+        assert child() == 1
+    fresh = RedisTier(valkey.url, ttl=60)
+    with forked(lambda: not fresh.has_link) as child:
+        assert child() == 1
+    assert not fresh.link_lock.locked()
 
 
 def test_a_tier_that_is_gone_is_not_remembered_for_forks() -> None:

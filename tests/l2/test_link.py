@@ -149,7 +149,7 @@ def test_threads_that_begin_together_share_one_link(rig: Rig) -> None:
         def __exit__(self, *_: object) -> None:
             pass
 
-    rig.tier._link_lock = MadeMeanwhile()
+    rig.tier.link_lock = MadeMeanwhile()
     assert rig.tier.link() is made
 
 

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from tiered_cache._l2.link import Link
     from tiered_cache._l2.warming import Warming
 
+IMPORTING = 5.0
+"""Seconds for which a fork waits, at most, for an import of redis under way."""
+
 
 class RedisTier:
     """The policy of L2, shared by all containers: Redis or Valkey, one server, Sentinel or cluster, with or without TLS.
@@ -79,7 +82,7 @@ class RedisTier:
         self.codec = _codec(codec)
         self.address = address_of(url_or_client, credentials)
         self._link: Link | ClusterLink | None = None
-        self._link_lock = threading.Lock()
+        self.link_lock = threading.Lock()
         self.warming: Warming | None = None
         self.suspend()
         _TIERS.add(self)
@@ -91,10 +94,15 @@ class RedisTier:
     def link(self) -> Link | ClusterLink:
         """The connections, made when first asked for: this imports redis."""
         if self._link is None:
-            with self._link_lock:
+            with self.link_lock:
                 if self._link is None:
                     self._link = self.address.link(self.timeout)
         return self._link
+
+    @property
+    def has_link(self) -> bool:
+        """Whether redis is imported, and connections could be made."""
+        return self._link is not None
 
     @property
     def connects(self) -> int:
@@ -126,7 +134,7 @@ class RedisTier:
 
     def forked(self) -> None:
         """This is a child process: sockets are the parent's, and a lock may be held by a thread that is not here."""
-        self._link_lock = threading.Lock()
+        self.link_lock = threading.Lock()
         self.warming = None
         self.suspend()
 
@@ -140,15 +148,29 @@ class RedisTier:
 
 
 _TIERS: WeakSet[RedisTier] = WeakSet()
+_HELD: dict[int, list[threading.Lock]] = {}
+"""By thread: the locks that it holds over its fork."""
+
+
+def _about_to_fork() -> None:
+    """Let no link be in the making: the child would wait for ever for the lock of a module half imported in the parent."""
+    making = [tier.link_lock for tier in list(_TIERS) if not tier.has_link]
+    _HELD[threading.get_ident()] = [lock for lock in making if lock.acquire(timeout=IMPORTING)]
+
+
+def _have_forked() -> None:
+    for lock in _HELD.pop(threading.get_ident(), ()):
+        lock.release()
 
 
 def _forked() -> None:
+    _HELD.clear()
     for tier in list(_TIERS):
         tier.forked()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked)
+    os.register_at_fork(before=_about_to_fork, after_in_parent=_have_forked, after_in_child=_forked)
 
 
 def _codec(given: Codec | str | None) -> Codec:
