@@ -31,15 +31,15 @@ class Invocation:
 
     def begin(self, remaining: Callable[[], float] | None, *, works_after_response: bool) -> None:
         """An invocation begins that has `remaining()` seconds left; None: no limit is known."""
-        if self.is_running:
-            raise RuntimeError(
-                "an invocation of this cache is running already: decorate only the outermost handler, and let one "
-                "cache serve one invocation at a time"
-            )
         left: object = None if remaining is None else remaining()
         if remaining is not None and not isinstance(left, int | float):
             raise TypeError(
                 f"remaining must be a function that gives the seconds left as a number; it gave {shown(left)}"
+            )
+        if self.is_running:
+            raise RuntimeError(
+                "an invocation of this cache is running already: decorate only the outermost handler, and let one "
+                "cache serve one invocation at a time"
             )
         self.is_running, self._remaining = True, remaining
         try:
