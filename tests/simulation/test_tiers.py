@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from statistics import fmean, stdev
 from typing import Any
 
@@ -9,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tiered_cache import MemoryTier, TieredCache
+from tiered_cache import ConfigurationError, MemoryTier, TieredCache
 from tiered_cache.simulation import (
     Containers,
     Fleet,
@@ -17,6 +19,8 @@ from tiered_cache.simulation import (
     Outcome,
     Request,
     Tiers,
+    Time,
+    Timings,
     constant,
     expected_hit_rate,
     open_loop,
@@ -25,44 +29,165 @@ from tiered_cache.simulation import (
     simulate,
 )
 from tiered_cache.simulation.fleet import Container
+from tiered_cache.simulation.tiers import REFRESHES
 from tiered_cache.testing import FakeClock, InMemorySharedTier
 
-L1_TTL, L2_TTL = 10.0, 25.0
 AS_LONG_AS_IT_TAKES = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
-def ask_real_caches(asked: list[tuple[int, int, str]], shared: InMemorySharedTier | None) -> list[str]:
-    """Who answers, where each container is a real cache."""
-    clock = FakeClock()
+class AfterTheAnswer(list[Callable[[], object]]):
+    """Takes refreshes, which are run when the caller has its answer."""
+
+    submit = list.append
+
+    def run(self) -> None:
+        while self:
+            self.pop()()
+
+
+def ask_real_caches(
+    asked: list[tuple[int, int, str]], l1: Freshness, l2: Freshness | None, refresh: str
+) -> tuple[list[tuple[str, bool]], int]:
+    """Who answers, and whether with something stale, where each container is a real cache; and the loads."""
+    clock, after, loads = FakeClock(), AfterTheAnswer(), []
+    shared = None if l2 is None else InMemorySharedTier(ttl=l2.ttl, stale_while_revalidate=l2[1], jitter=0)
     caches = [
-        TieredCache(MemoryTier(ttl=L1_TTL, jitter=0), shared, clock=clock, refresh="inline", namespace="fleet")
+        TieredCache(
+            MemoryTier(ttl=l1.ttl, stale_while_revalidate=l1.stale_while_revalidate, jitter=0),
+            shared,
+            clock=clock,
+            refresh="inline" if refresh == "inline" else after,
+            namespace="fleet",
+        )
         for _ in range(3)
     ]
     answers = []
     for passing, number, key in asked:
         clock.advance(passing)
-        answers.append(caches[number].get_entry_or_load(key, lambda: "value").tier)
+        answer = caches[number].get_entry_or_load(key, lambda: loads.append(1))
+        answers.append((answer.tier, answer.stale))
+        after.run()
     for cache in caches:
         cache.close()
-    return answers
+    return answers, len(loads)
 
 
-def ask_simulated(asked: list[tuple[int, int, str]], shared: Freshness | None) -> list[str]:
+def ask_simulated(
+    asked: list[tuple[int, int, str]], l1: Freshness, l2: Freshness | None, refresh: str
+) -> tuple[list[tuple[str, bool]], int]:
     containers = [Container(number, 0.0, 0.0) for number in range(3)]
-    tiers = Tiers(Freshness(L1_TTL), shared)
+    tiers = Tiers(l1, l2, refresh=refresh)
     now, answers = 0.0, []
     for passing, number, key in asked:
         now += passing
-        answers.append(tiers.look(containers[number], key, now))
-    return answers
+        stale = tiers.stale
+        tier, _, _ = tiers.read(containers[number], key, now)
+        answers.append((tier, tiers.stale > stale))
+    return answers, tiers.loads + tiers.refreshes
+
+
+windows = st.sampled_from([0.0, 7.0])
 
 
 @AS_LONG_AS_IT_TAKES
-@given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 2), st.sampled_from("ab")), max_size=40), st.booleans())
-def test_the_tiers_answer_as_real_caches_do(asked: list[tuple[int, int, str]], with_l2: bool) -> None:
-    """The same requests at the same moments get their answers from the same tiers, with an L2 and without."""
-    real = ask_real_caches(asked, InMemorySharedTier(ttl=L2_TTL, jitter=0) if with_l2 else None)
-    assert real == ask_simulated(asked, Freshness(L2_TTL) if with_l2 else None)
+@given(
+    st.lists(st.tuples(st.integers(0, 12), st.integers(0, 2), st.sampled_from("ab")), max_size=40),
+    st.builds(Freshness, st.just(10.0), windows, st.just(0.0), st.just(0.0)),
+    st.none() | st.builds(Freshness, st.sampled_from([6.0, 25.0]), windows, st.just(0.0), st.just(0.0)),
+    st.sampled_from(REFRESHES),
+)
+def test_the_tiers_answer_as_real_caches_do(
+    asked: list[tuple[int, int, str]], l1: Freshness, l2: Freshness | None, refresh: str
+) -> None:
+    """The same requests at the same moments get their answers from the same tiers, fresh or stale, by as many loads."""
+    assert ask_real_caches(asked, l1, l2, refresh) == ask_simulated(asked, l1, l2, refresh)
+
+
+def read_in(tiers: Tiers, *asked: tuple[float, int]) -> list[tuple[str, float, float]]:
+    """What reads of one key come to, at these times in the containers of these numbers."""
+    containers = [Container(number, 0.0, 0.0) for number in range(5)]
+    return [tiers.read(containers[number], "k", now) for now, number in asked]
+
+
+def timings(l1: float = 0.0, l2: float = 0.0, origin: float = 0.0) -> Timings:
+    return Timings(l1=l1, l2=Time(l2), origin=Time(origin))
+
+
+def test_a_miss_pays_for_each_tier() -> None:
+    """L2 is asked, the origin loads, L2 stores; then L2 answers one container, and L1 the other."""
+    tiers = Tiers(Freshness(60), Freshness(600), timings=timings(0.25, 1, 8))
+    assert read_in(tiers, (0, 0), (20, 1), (20, 0)) == [("origin", 10, 0), ("l2", 1, 0), ("l1", 0.25, 0)]
+    assert (tiers.l2_reads, tiers.l2_found, len(tiers.shared)) == (2, 1, 1)
+
+
+def test_the_fleet_waits_for_one_load() -> None:
+    """A query of three minutes: who comes meanwhile waits for the rest of it, asks again, and has it in L1 then."""
+    tiers = Tiers(Freshness(60), Freshness(600), timings=timings(0, 1, 180))
+    answers = read_in(tiers, (0, 0), (60, 1), (180, 2), (182, 3), (200, 1))
+    assert answers == [("origin", 182, 0), ("l2", 123, 0), ("l2", 3, 0), ("l2", 1, 0), ("l1", 0, 0)]
+    assert (tiers.loads, tiers.waited) == (1, 2)
+
+
+def test_without_l2_each_container_loads() -> None:
+    """Nobody knows of the others."""
+    tiers = Tiers(Freshness(600), timings=timings(0, 1, 180))
+    assert read_in(tiers, (0, 0), (60, 1), (300, 0)) == [("origin", 180, 0), ("origin", 180, 0), ("l1", 0, 0)]
+
+
+def test_who_has_something_stale_does_not_wait() -> None:
+    """Within the window the one that gets the lease loads, and the others have the old value; past it they wait."""
+    tiers = Tiers(Freshness(60), Freshness(600, 300), timings=timings(0, 1, 180))
+    answers = read_in(tiers, (0, 0), (700, 1), (710, 2), (890, 3), (1601, 2), (1610, 4))
+    assert answers == [
+        ("origin", 182, 0),  # loaded from 1 on: fresh until 601, stale until 901
+        ("origin", 183, 0),  # found it stale, had the lease, loaded
+        ("l2", 2, 0),  # found it stale, had no lease
+        ("l2", 1, 0),  # what was loaded from 701 on: fresh until 1301, stale until 1601
+        ("origin", 182, 0),
+        ("l2", 174, 0),
+    ]
+    assert (tiers.loads, tiers.stale, tiers.waited) == (3, 1, 1)
+
+
+def test_a_refresh_after_the_answer_keeps_the_container_busy() -> None:
+    """The caller has the stale value at once; the next event finds the container busy, and goes to another."""
+    tiers = Tiers(Freshness(10, 20), timings=timings(0.5, 0, 8), refresh="after_response")
+    seen: list[tuple[int, str, float]] = []
+    fleet = Fleet(Containers(routing="oldest", cold_start=0))
+    simulate(
+        replay([(0.0, "k"), (15.0, "k"), (16.0, "k"), (24.5, "k")]),
+        fleet,
+        tiers,
+        constant(1),
+        lambda _key, container, tier, asked, ended: seen.append((container.number, tier, ended - asked)),
+    )
+    assert seen == [(0, "origin", 9.0), (0, "l1", 1.5), (1, "origin", 9.0), (0, "l1", 1.5)]
+    assert fleet.billed_ms == 9_000 + 9_500 + 9_000 + 1_500
+    assert (tiers.loads, tiers.refreshes, tiers.stale) == (2, 1, 1)
+
+
+def test_the_times_that_are_drawn() -> None:
+    """Half of them are below the median, nine in ten below the ninth decile; zero is zero."""
+    drawn = Time.through(0.01, 0.03).drawn(1)
+    times = sorted(drawn() for _ in range(20_001))
+    assert times[10_000] == pytest.approx(0.01, rel=0.05)
+    assert times[18_000] == pytest.approx(0.03, rel=0.05)
+    assert Time(0.0, 2.0).drawn(1)() == 0.0
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: Time(-1), "median must be a finite duration zero or more"),
+        (lambda: Time(1, -1), "spread must be a finite number of zero or more"),
+        (lambda: Timings(l1="soon"), "l1 must be a finite duration"),
+        (lambda: Tiers(Freshness(1), refresh="later"), "refresh must be one of inline, after_response; got 'later'"),
+    ],
+)
+def test_an_option_that_cannot_be(make: Any, text: str) -> None:
+    """The error names the option, what was given, and what is allowed."""
+    with pytest.raises(ConfigurationError, match=re.escape(text)):
+        make()
 
 
 def run(containers: int, routing: str, l1: Freshness, l2: Freshness | None, **traffic: Any) -> Outcome:
@@ -153,5 +278,5 @@ def test_what_has_run_out_takes_no_room() -> None:
     container = Container(0, 0.0, 0.0)
     tiers = Tiers(Freshness(10.0))
     for now in range(10_000):
-        tiers.look(container, now, float(now))
+        tiers.read(container, now, float(now))
         assert len(container.held) <= 2 * 10 + 1

@@ -17,6 +17,7 @@ from tiered_cache.simulation.routing import ROUTINGS
 from tiered_cache.simulation.run import Outcome, simulate
 from tiered_cache.simulation.sessions import Experiment, Request, Sessions, expected_hit_rate, sessions, simulated
 from tiered_cache.simulation.tiers import Tier, Tiers
+from tiered_cache.simulation.timings import Time, Timings
 from tiered_cache.simulation.traffic import Service, Traffic, closed_loop, constant, lognormal, open_loop, replay
 
 __all__ = [
@@ -32,6 +33,8 @@ __all__ = [
     "Sessions",
     "Tier",
     "Tiers",
+    "Time",
+    "Timings",
     "Traffic",
     "closed_loop",
     "constant",

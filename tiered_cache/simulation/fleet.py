@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from heapq import heappop, heappush, heapreplace
-from math import inf
+from math import ceil, inf
 from typing import TYPE_CHECKING
 
 from tiered_cache._errors import ConfigurationError
@@ -16,6 +16,11 @@ from tiered_cache.simulation.routing import routing
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
+
+    from tiered_cache.simulation.tiers import Copy
+
+EPSILON = 1e-5
+"""Milliseconds that are put down to the difference of two large numbers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +72,7 @@ def number(name: str, given: object, *, above_zero: bool = False) -> float:
 
 
 class Container:
-    """One container, and what its L1 holds: until when it may answer for each key."""
+    """One container, and what its L1 holds: until when it may answer for each key, and how."""
 
     __slots__ = ("created", "free_at", "gone_at", "held", "l1_hits", "number", "ready_at", "requests", "sweep_at")
 
@@ -80,7 +85,7 @@ class Container:
         self.gone_at = inf
         self.requests = 0
         self.l1_hits = 0
-        self.held: dict[Hashable, float] = {}
+        self.held: dict[Hashable, Copy] = {}
         self.sweep_at = 0
         """The number of keys at which those that have run out are to be dropped."""
 
@@ -98,6 +103,8 @@ class Fleet:
         self.refused = 0
         self.busy_seconds = 0.0
         """Time spent on events, over all containers, cold starts included."""
+        self.billed_ms = 0
+        """The same, each event's rounded up to a millisecond."""
         self._most = containers.most
         self._cold_start = seconds("cold_start", containers.cold_start, zero=True)
         self._idle_for = seconds("idle_for", containers.idle_for)
@@ -137,7 +144,9 @@ class Fleet:
         """Have the event that was begun last end at `ended`; until then its container takes no other."""
         container.requests += 1
         container.free_at = ended
-        self.busy_seconds += ended - self._now
+        taken = ended - self._now
+        self.busy_seconds += taken
+        self.billed_ms += ceil(taken * 1000.0 - EPSILON)
         heappush(self._busy, (ended, container.number))
 
     def _create(self, created: float, ready_at: float) -> Container:

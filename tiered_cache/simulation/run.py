@@ -25,6 +25,7 @@ class Outcome(NamedTuple):
     l1_hits: int
     l2_hits: int
     loads: int
+    """Those that the origin answered. Refreshes after the answer are not among them: `tiers.refreshes`."""
     refused: int
     cold_starts: int
     fleet: Fleet
@@ -40,9 +41,9 @@ class Outcome(NamedTuple):
 
 
 def simulate(traffic: Traffic, fleet: Fleet, tiers: Tiers, service: Service, watch: Watcher | None = None) -> Outcome:
-    """Drive `traffic` through `fleet` to its end. The caches are asked at the time of the request."""
+    """Drive `traffic` through `fleet` to its end. The caches are asked at the time of the request, in a cold start too."""
     requests = 0
-    begin, end, look, answer = fleet.begin, fleet.end, tiers.look, traffic.send
+    begin, end, read, answer = fleet.begin, fleet.end, tiers.read, traffic.send
     request = next(traffic, None)
     while request is not None:
         requests += 1
@@ -51,9 +52,9 @@ def simulate(traffic: Traffic, fleet: Fleet, tiers: Tiers, service: Service, wat
         if container is None:
             ended = now + REFUSAL
         else:
-            tier = look(container, key, now)
-            ended = max(now, container.ready_at) + service(tier)
-            end(container, ended)
+            tier, reading, owed = read(container, key, now)
+            ended = max(now, container.ready_at) + reading + service(tier)
+            end(container, ended + owed)
             if watch is not None:
                 watch(key, container, tier, now, ended)
         try:

@@ -1,12 +1,15 @@
-"""What each container's L1 and the L2 that they share would hold: which tier answers for a key."""
+"""What each container's L1 and the L2 that they share would hold: which tier answers for a key, and how soon."""
 
 from __future__ import annotations
 
 from math import inf
 from random import Random
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
+from tiered_cache._errors import ConfigurationError
 from tiered_cache._rules import Freshness, jittered
+from tiered_cache._units import seconds, shown
+from tiered_cache.simulation.timings import Timings
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -15,57 +18,182 @@ if TYPE_CHECKING:
 
 Tier: TypeAlias = Literal["l1", "l2", "origin"]
 """Who answered, in the words of `Answer.tier`."""
+Reading: TypeAlias = tuple[Tier, float, float]
+"""One read: who answered, after how many seconds, and how many more its container is busy with a refresh."""
+Copy: TypeAlias = tuple[float, float, float, float]
+"""What L1 holds: until when it is a hit, until when it answers while L2 is asked, and the data's two limits: fresh, stale."""
 
+REFRESHES = ("inline", "after_response")
 SMALL = 5
 """Keys up to which an L1 is not worth sweeping: a dict takes the same memory for them."""
+NO_TIME = Timings()
+
+
+class Shared(NamedTuple):
+    """What L2 holds of a key: data that were there from `stored_at` on, and until then the lease of their load.
+
+    before: until when the data that were there earlier may be served meanwhile.
+    """
+
+    stored_at: float
+    fresh_until: float
+    stale_until: float
+    before: float
 
 
 class Tiers:
-    """The freshness of values, by the rule of the library: L2's policy is the data's, and L1 answers within it.
+    """The freshness of values, by the rules of the library: L2's policy is the data's, and L1 answers within it.
 
-    l1, l2: the tiers' policies; without an L2, l1's is the data's. Their stale windows do not count here: a value is
-    fresh or it is loaded. Neither is short of room, and one load at a time serves the whole fleet.
+    l1, l2: the tiers' policies; without an L2, l1's is the data's. refresh: who refreshes what is stale and still served:
+    the caller, or its container after the response. No load fails, so that `stale_if_error` says nothing; and no tier is
+    short of room. With an L2 a key is loaded by one container at a time, for which the others wait, or serve what is stale;
+    without, each container loads for itself. Raises ConfigurationError for another `refresh`.
     """
 
-    def __init__(self, l1: Freshness, l2: Freshness | None = None, seed: object = 0) -> None:
+    def __init__(
+        self,
+        l1: Freshness,
+        l2: Freshness | None = None,
+        seed: object = 0,
+        *,
+        timings: Timings = NO_TIME,
+        refresh: str = "inline",
+    ) -> None:
+        if refresh not in REFRESHES:
+            raise ConfigurationError(f"refresh must be one of {', '.join(REFRESHES)}; got {shown(refresh)}")
         self.l1_hits = 0
         self.l2_hits = 0
         self.loads = 0
+        """Answers that come from the origin."""
+        self.refreshes = 0
+        """Loads after the answer, which was a stale one of L1 or L2."""
+        self.stale = 0
+        """Answers of L1 or L2 that were stale."""
+        self.waited = 0
+        """Answers of L2 that waited for the load of another container."""
+        self.l2_reads = 0
+        """Round trips to L2 that ask."""
+        self.l2_found = 0
+        """Those of them that bring a value."""
+        self.shared: dict[Hashable, Shared] = {}
         self._l1 = l1
-        self._l2 = l2
-        self._shared: dict[Hashable, float] = {}
+        self._local_stale = l1.stale_while_revalidate
+        self._data = l1 if l2 is None else l2
+        self._alone = l2 is None
+        self._inline = refresh == "inline"
         self._uniform = Random(f"{seed}/tiers").random  # noqa: S311  # a simulation is to be repeatable
+        self._at_once: Reading = "l1", seconds("l1", timings.l1, zero=True), 0.0
+        self._l2_time = timings.l2.drawn(f"{seed}/l2")
+        self._load_time = timings.origin.drawn(f"{seed}/origin")
 
-    def look(self, container: Container, key: Hashable, now: float) -> Tier:
-        """Who answers for `key` in `container`, which holds the value from now on."""
-        if now < container.held.get(key, -inf):
+    def read(self, container: Container, key: Hashable, now: float) -> Reading:
+        """Read `key` in `container` at `now`, which is not before the last read, in whatever container that was."""
+        copy = container.held.get(key)
+        if copy is not None:
+            if now < copy[0]:
+                container.l1_hits += 1
+                self.l1_hits += 1
+                return self._at_once
+            if now < copy[1] or copy[2] <= now < copy[3]:
+                return self._revalidate(container, key, now, "l1", self._at_once[1])
+        if self._alone:
+            self.loads += 1
+            return "origin", self._load(container, key, now), 0.0
+        return self._read_shared(container, key, now)
+
+    def _read_shared(self, container: Container, key: Hashable, now: float) -> Reading:
+        """Ask L2, and do as it says."""
+        found, asked = self.shared.get(key), self._ask()
+        if found is None or now >= max(found.stale_until, found.stored_at):
+            self.loads += 1
+            return "origin", asked + self._load(container, key, now + asked), 0.0
+        if found.before <= now < found.stored_at:
+            return self._wait(container, key, now, found)
+        self.l2_found += 1
+        if not found.stored_at <= now < found.fresh_until:
+            return self._revalidate(container, key, now, "l2", asked)
+        self.l2_hits += 1
+        self._take(container, key, now, found)
+        return "l2", asked, 0.0
+
+    def _wait(self, container: Container, key: Hashable, now: float, found: Shared) -> Reading:
+        """Another container loads, and there is nothing to serve meanwhile: its end is awaited, and L2 asked again."""
+        self.l2_found += 1
+        self.l2_hits += 1
+        self.waited += 1
+        self._take(container, key, found.stored_at, found)
+        return "l2", found.stored_at - now + self._ask(), 0.0
+
+    def _revalidate(self, container: Container, key: Hashable, now: float, tier: Tier, asked: float) -> Reading:
+        """A refresh is owed of what is stale in `tier`: its caller has what that brings, or the stale value first."""
+        source, taken = self._refresh(container, key, now)
+        if self._inline and source is not None:
+            self.loads += source == "origin"
+            self.l2_hits += source == "l2"
+            return source, asked + taken, 0.0
+        self.refreshes += source == "origin"
+        self.stale += 1
+        if tier == "l1":
             container.l1_hits += 1
             self.l1_hits += 1
-            return "l1"
-        until = now + self._lasting(self._l1)
-        tier: Tier = "origin"
-        if self._l2 is not None:
-            fresh_until = self._shared.get(key, -inf)
-            if now < fresh_until:
-                tier = "l2"
-            else:
-                self._shared[key] = fresh_until = now + self._lasting(self._l2)
-            until = min(until, fresh_until)
-        if tier == "l2":
-            self.l2_hits += 1
         else:
-            self.loads += 1
-        _hold(container, key, until, now)
-        return tier
+            self.l2_hits += 1
+        return (tier, asked + taken, 0.0) if self._inline else (tier, asked, taken)
+
+    def _refresh(self, container: Container, key: Hashable, now: float) -> tuple[Tier | None, float]:
+        """Where fresh data came from, None where another container is about to bring them; and what it took."""
+        if self._alone:
+            return "origin", self._load(container, key, now)
+        asked, found = self._ask(), self.shared.get(key)
+        if found is not None and now < found.stored_at:
+            return None, asked
+        if found is not None and now < found.fresh_until:
+            self.l2_found += 1
+            self._take(container, key, now, found)
+            return "l2", asked
+        return "origin", asked + self._load(container, key, now + asked)
+
+    def _ask(self) -> float:
+        self.l2_reads += 1
+        return self._l2_time()
+
+    def _load(self, container: Container, key: Hashable, now: float) -> float:
+        """Load `key`, and keep it in all tiers; gives the seconds that it takes. Its life begins with the load."""
+        lasting = self._lasting(self._l1)
+        fresh_until = now + (lasting if self._alone else self._lasting(self._data))
+        stale_until = fresh_until + self._data.stale_while_revalidate
+        taken = self._load_time()
+        if not self._alone:
+            taken += self._l2_time()
+            before = self.shared.get(key)
+            stale = -inf if before is None else before.stale_until
+            self.shared[key] = Shared(now + taken, fresh_until, stale_until, stale)
+        _hold(container, key, self._copy(now + lasting, fresh_until, stale_until), now)
+        return taken
+
+    def _take(self, container: Container, key: Hashable, now: float, found: Shared) -> None:
+        """Keep in L1 what L2 vouches for."""
+        unasked_until = now + self._lasting(self._l1)
+        _hold(container, key, self._copy(unasked_until, found.fresh_until, found.stale_until), now)
+
+    def _copy(self, unasked_until: float, fresh_until: float, stale_until: float) -> Copy:
+        asked_by = min(unasked_until + self._local_stale, fresh_until)
+        return min(unasked_until, asked_by), asked_by, fresh_until, stale_until
 
     def _lasting(self, policy: Freshness) -> float:
         return jittered(policy.ttl, policy.jitter, self._uniform())
 
 
-def _hold(container: Container, key: Hashable, until: float, now: float) -> None:
+def _hold(container: Container, key: Hashable, copy: Copy, now: float) -> None:
     """Keep `key`; and drop what has run out each time the number of keys has doubled, so that memory stays in bounds."""
     held = container.held
     if len(held) >= container.sweep_at:
-        container.held = held = {key: until for key, until in held.items() if now < until}
+        container.held = held = {key: copy for key, copy in held.items() if _is_of_use(copy, now)}
         container.sweep_at = max(SMALL, 2 * len(held))
-    held[key] = until
+    held[key] = copy
+
+
+def _is_of_use(copy: Copy, now: float) -> bool:
+    """Whether L1 may yet answer with it."""
+    _, asked_by, fresh_until, stale_until = copy
+    return now < asked_by or (fresh_until < stale_until and now < stale_until)
