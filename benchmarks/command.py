@@ -16,6 +16,7 @@ def add_arguments(parser):
     )
     add("--only", metavar="SUITE,...", default="", help="the same, with commas")
     add("--quick", action="store_true", help="fewer rounds, for a look")
+    add("--cpu", metavar="SHARE,...", type=shares, help="for tiers.cpu: shares of a processor; by default 1,0.29,0.07")
     add("--json", type=Path, metavar="FILE", help="write the results")
     add(
         "--from", type=Path, metavar="FILE", dest="given", help="measure nothing: take the results of an earlier --json"
@@ -27,9 +28,20 @@ def add_arguments(parser):
     parser.set_defaults(run=lambda given: run(given, parser))
 
 
+def shares(text):
+    """Numbers above 0 and up to 1. Raises argparse's error otherwise."""
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    if not found or not all(0.01 <= share <= 1 for share in found):
+        raise argparse.ArgumentTypeError(f"shares are numbers from 0.01 to 1, with commas; got {text!r}")
+    return found
+
+
 def run(given, parser):
     """What the arguments ask for; gives the exit code."""
-    from tiered_cache.benchmarks import comparison, measuring, report, results, suites
+    from tiered_cache.benchmarks import comparison, measuring, report, results, suites, tiers
 
     wanted = [*given.suites, *filter(None, given.only.split(","))]
     if wanted == ["list"]:
@@ -44,6 +56,8 @@ def run(given, parser):
         parser.error(str(error))
     if given.report:
         report.need_plots()  # before an hour of measuring
+    if given.cpu:
+        tiers.shares.set(given.cpu)
     if measured is None:
         measured = measuring.measure(parts, quick=given.quick)
         if given.json:

@@ -212,7 +212,7 @@ def show(title, results, note=""):
         tail = [result.percentile(level) for level in (90, 99, 99.9)]
         values = (result.median, result.low, result.high, *tail) if result.n > 1 else (result.median, *[None] * 5)
         columns = "".join(f"{'' if value is None else shown(value, result.unit):>10}" for value in values)
-        ratio = "" if result.ratio is None else f"{result.ratio:.2f}x"
+        ratio = "" if result.ratio is None else times(result.ratio)
         print(f"  {result.name:46}{columns}{ratio:>10}{verdict(result)}")
     for line in (noise_of(results), note):
         if line:
@@ -245,8 +245,15 @@ def shown(value, unit):
     if unit == "share":
         return f"{value:.2%}"
     if unit == "ratio":
-        return f"{value:.2f}x"
+        return times(value)
     return f"{value:,.0f}"
+
+
+def times(ratio):
+    """A ratio as people write it, very small ones as fractions."""
+    if 0 < ratio < 0.01:
+        return f"1/{1 / ratio:,.0f}"
+    return f"{ratio:,.0f}x" if ratio >= 100 else f"{ratio:.2f}x"
 
 
 def shown_seconds(seconds):

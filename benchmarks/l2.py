@@ -1,10 +1,16 @@
 """L2: a hit through `get_or_load` beside redis-py's pooled GET and msgpack, on a real server on loopback."""
 
+import threading
 import time
 
+import msgpack
+import redis
+
 from tiered_cache import MemoryTier, RedisTier, TieredCache
-from tiered_cache.benchmarks.harness import figure, interleaved, one_by_one, show, table
+from tiered_cache.benchmarks.harness import compared, figure, interleaved, one_by_one, show, table
+from tiered_cache.benchmarks.tls import TLSFront
 from tiered_cache.local import ValkeyServer
+from tiered_cache.local.cluster import ValkeyCluster
 
 PEER = "redis-py pooled GET + unpackb"
 TIMEOUT = 0.2
@@ -16,36 +22,109 @@ def value_of(size):
 
 
 def run(*, quick):
-    import msgpack
-    import redis
-
-    results = []
     with ValkeyServer() as server:
-        for size in (600,) if quick else (100, 600, 10_000, 100_000, 1_000_000):
-            calls = 200 if quick or size > 50_000 else 2_000
-            value = value_of(size)
-            client = redis.Redis.from_url(server.url)
+        return hits(server.url, "standalone", quick)
+
+
+def tls(*, quick):
+    with ValkeyServer() as server, TLSFront(server.port) as front:
+        return hits(front.url, "through TLS", quick)
+
+
+def cluster(*, quick):
+    with ValkeyCluster() as nodes:
+        return hits(nodes.url, "a cluster of three", quick)
+
+
+def hits(url, where, quick):
+    """A hit for values from a hundred bytes to a megabyte."""
+    results = []
+    for size in (600,) if quick else (100, 600, 10_000, 100_000, 1_000_000):
+        calls = 200 if quick or size > 50_000 else 2_000
+        value = value_of(size)
+        with client_of(url) as client, cache_without_l1(url) as cache:
             client.set("peer", msgpack.packb(value))
-            # An L1 that holds nothing for longer than a nanosecond, so that each call goes to L2.
-            cache = TieredCache(
-                MemoryTier(ttl=1e-9, jitter=0), RedisTier(server.url, ttl="1h", compress_above=None), refresh="inline"
-            )
             cache.set("key", value)
 
-            def peer(client=client):
-                return msgpack.unpackb(client.get("peer"))
+            def peer(get=client.get):
+                return msgpack.unpackb(get("peer"))
 
             def ours(get=cache.get_or_load):
                 return get("key", never)
 
             timings = one_by_one({PEER: peer, OURS: ours}, rounds=7 if quick else 11, calls=calls, base=PEER)
             note = f"{cache.stats().l2.hits:,} hits of L2, with deadline, envelope and checksum"
-            title = f"L2 hit, a value of {size:,} bytes"
-            at = {"curve": "L2 hit as values grow", "at": size, "axis": "bytes of the value"}
-            results += table(title, timings, PEER, note, {OURS: 1.1}, **at)
-            cache.close()
-            client.close()
+        title = f"L2 hit, {where}, a value of {size:,} bytes"
+        at = {"curve": f"L2 hit, {where}, as values grow", "at": size, "axis": "bytes of the value"}
+        results += table(title, timings, PEER, note, {OURS: 1.1}, **at)
     return results
+
+
+def client_of(url):
+    """redis-py's client, as its documentation makes it."""
+    if url.endswith("?cluster=true"):
+        return redis.RedisCluster.from_url(url.removesuffix("?cluster=true"))
+    return redis.Redis.from_url(url)
+
+
+def cache_without_l1(url):
+    """One whose L1 holds nothing for longer than a nanosecond, so that each call goes to L2."""
+    l2 = RedisTier(url, ttl="1h", timeout=2, compress_above=None)
+    return TieredCache(MemoryTier(ttl=1e-9, jitter=0), l2, refresh="inline")
+
+
+def many(*, quick):
+    """A hundred keys in one round trip."""
+    keys = [f"key:{number}" for number in range(100)]
+    with ValkeyServer() as server, client_of(server.url) as client, cache_without_l1(server.url) as cache:
+        client.mset({key: msgpack.packb(value_of(600)) for key in keys})
+        cache.get_many_or_load(keys, lambda missing: dict.fromkeys(missing, value_of(600)))
+
+        def peer():
+            return [msgpack.unpackb(found) for found in client.mget(keys)]
+
+        def ours():
+            return cache.get_many_or_load(keys, never)
+
+        operations = {"redis-py MGET + unpackb": peer, "tiered_cache get_many_or_load": ours}
+        timings = one_by_one(operations, rounds=11, calls=10 if quick else 100, base="redis-py MGET + unpackb")
+    budgets = {"tiered_cache get_many_or_load": 1.5}
+    return table("100 keys from L2, values of 600 bytes", timings, "redis-py MGET + unpackb", budgets=budgets)
+
+
+def threads(*, quick):
+    """Hits of L2 by one, eight and 32 threads: seconds of all of them for each hit."""
+    results = []
+    calls = 320 if quick else 3_200
+    with ValkeyServer() as server, client_of(server.url) as client, cache_without_l1(server.url) as cache:
+        client.set("peer", msgpack.packb(value_of(600)))
+        cache.set("key", value_of(600))
+        for count in (1, 8, 32):
+            operations = {
+                PEER: by_threads(count, calls, lambda: msgpack.unpackb(client.get("peer"))),
+                OURS: by_threads(count, calls, lambda: cache.get_or_load("key", never)),
+            }
+            at = {"curve": "L2 hits by many threads: time of all for each", "at": count, "axis": "threads"}
+            title = f"L2 hits by {count} threads, a value of 600 bytes"
+            results += compared(title, operations, base=PEER, rounds=7, calls=calls, **at)
+    return results
+
+
+def by_threads(count, calls, call):
+    """A function that makes so many calls, by so many threads."""
+
+    def some():
+        for _ in range(calls // count):
+            call()
+
+    def run():
+        started = [threading.Thread(target=some) for _ in range(count)]
+        for thread in started:
+            thread.start()
+        for thread in started:
+            thread.join()
+
+    return run
 
 
 def catch_up(*, quick):

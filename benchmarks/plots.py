@@ -9,7 +9,7 @@ import math
 import re
 from html import escape
 
-from tiered_cache.benchmarks.harness import shown
+from tiered_cache.benchmarks.harness import shown, times
 
 WIDTH = 4.9
 """Inches. Narrow, so that a phone need not shrink it much."""
@@ -39,11 +39,11 @@ def ratio_bars(results):
     _scale(axes, values, left)
     for row, result in enumerate(results):
         axes.barh(row + 0.18, result.ratio - left, left=left, height=0.34, color=_colour(result))
-        _label(axes, row, result.name, f"{shown(result.median, result.unit)} · {_times(result.ratio)}")
+        _label(axes, row, result.name, f"{shown(result.median, result.unit)} · {times(result.ratio)}")
         if result.budget:
             axes.plot([result.budget] * 2, [row - 0.05, row + 0.41], color=BUDGET, linewidth=1.6)
     axes.set_xlabel(f"times {results[0].base}")
-    axes.xaxis.set_major_formatter(lambda value, _: _times(value))
+    axes.xaxis.set_major_formatter(lambda value, _: _tick(value))
     return _svg(figure, f"Ratios: {results[0].group}")
 
 
@@ -163,8 +163,9 @@ def _wide(values):
     return len(above) > 1 and max(above) / min(above) > 30
 
 
-def _times(value):
-    return f"{value:,.0f}x" if value >= 20 else f"{value:.3g}x"
+def _tick(ratio):
+    """A round ratio at an axis."""
+    return f"{ratio:g}x" if ratio >= 0.01 else times(ratio)
 
 
 def _short(value):

@@ -6,7 +6,7 @@ from pathlib import Path
 from string import Template
 
 from tiered_cache.benchmarks import machine
-from tiered_cache.benchmarks.harness import AGAIN, noise_of, shown, verdict
+from tiered_cache.benchmarks.harness import AGAIN, noise_of, shown, times, verdict
 
 TEMPLATE = Path(__file__).with_name("report.html")
 SUITES = {
@@ -58,7 +58,7 @@ def _markdown_rows(results):
         name = f"**{result.name}**" if result.budget else result.name
         cells = [name, shown(result.median, result.unit), spread, "" if p99 is None else shown(p99, result.unit)]
         if ratios:
-            cells.append("" if result.ratio is None else f"{result.ratio:.2f} x")
+            cells.append("" if result.ratio is None else times(result.ratio))
         yield "| " + " | ".join([*cells, verdict(result).strip()]) + " |"
 
 
@@ -79,7 +79,7 @@ def _budget_row(result):
 
 
 def _measured(result):
-    return shown(result.median, result.unit) if result.ratio is None else f"{result.ratio:.2f}x"
+    return shown(result.median, result.unit) if result.ratio is None else times(result.ratio)
 
 
 def _budget(result):
@@ -137,7 +137,7 @@ def _figure(title, drawn, results):
     notes = escape(" ".join(filter(None, said)))
     rows = "".join(
         f"<tr><td>{escape(result.name)}{_place(result)}</td><td>{shown(result.median, result.unit)}</td>"
-        f"<td>{_spread(result)}</td><td>{'' if result.ratio is None else f'{result.ratio:.2f}x'}</td></tr>"
+        f"<td>{_spread(result)}</td><td>{'' if result.ratio is None else times(result.ratio)}</td></tr>"
         for result in results
     )
     return (

@@ -2,11 +2,30 @@
 
 from typing import NamedTuple
 
-from tiered_cache.benchmarks import coldstart, hitratio, imports, invocations, l1, l2, memory, peers, protocol, sessions
+from tiered_cache.benchmarks import (
+    coldstart,
+    hitratio,
+    imports,
+    invocations,
+    l1,
+    l2,
+    memory,
+    peers,
+    protocol,
+    sessions,
+    tiers,
+)
 
 SUITES = {
     "tiers": {
+        "origins": tiers.origins,
+        "aws": tiers.aws,
         "l2": l2.run,
+        "tls": l2.tls,
+        "cluster": l2.cluster,
+        "many": l2.many,
+        "threads": l2.threads,
+        "cpu": tiers.by_share,
         "catch_up": l2.catch_up,
         "protocol": protocol.run,
         "growth": l1.growth,

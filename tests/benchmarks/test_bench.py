@@ -43,7 +43,7 @@ def test_a_name_that_means_nothing_is_answered_with_those_there_are(capsys):
     """Before anything is measured."""
     with pytest.raises(SystemExit):
         main(["bench", "--only", "speed"])
-    assert "no suite 'speed'; there are tiers (l2" in capsys.readouterr().err
+    assert "no suite 'speed'; there are tiers (origins" in capsys.readouterr().err
 
 
 def test_what_is_written_is_read(tmp_path):

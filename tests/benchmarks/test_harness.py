@@ -10,6 +10,7 @@ from tiered_cache.benchmarks.harness import (
     one_by_one,
     results_of,
     show,
+    times,
     verdict,
 )
 
@@ -82,3 +83,11 @@ def test_the_base_is_measured_again_where_it_is_named():
     assert [timing.name for timing in timings] == ["base", "other", "base, again"]
     assert [len(timing.rounds) for timing in timings] == [2, 2, 2]
     assert [len(timing.calls) for timing in timings] == [10, 10, 10]
+
+
+@pytest.mark.parametrize(
+    ("ratio", "text"), [(2e-5, "1/50,000"), (0.17, "0.17x"), (1.0, "1.00x"), (7541.3, "7,541x"), (0, "0.00x")]
+)
+def test_a_ratio_is_written_so_that_it_can_be_read(ratio, text):
+    """No ratio that is not nothing is shown as nothing."""
+    assert times(ratio) == text

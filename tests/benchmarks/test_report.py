@@ -165,7 +165,7 @@ def test_the_command_writes_page_and_tables(tmp_path):
     assert main([*told, "--report", str(tmp_path / "page.html"), "--markdown", str(tmp_path / "tables.md")]) == 0
     assert "<svg" in (tmp_path / "page.html").read_text(encoding="utf-8")
     tables = (tmp_path / "tables.md").read_text(encoding="utf-8")
-    assert "| **tiered_cache** | 1.2 ms | 700 µs to 1.7 ms | 2.18 ms | 2.00 x | ABOVE 1.1x |" in tables
+    assert "| **tiered_cache** | 1.2 ms | 700 µs to 1.7 ms | 2.18 ms | 2.00x | ABOVE 1.1x |" in tables
     assert "## Hit ratios" in tables
 
 

@@ -1,0 +1,231 @@
+"""The same value from each tier: S3, DynamoDB and Athena by boto3 alone and through the cache, then from L2, then from L1.
+
+On local services, and on real AWS beside them where environment variables name what to read (docs/benchmarks.md).
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
+from itertools import count
+from typing import Any, NamedTuple
+
+from tiered_cache import MemoryTier, RedisTier, TieredCache
+from tiered_cache.adapters.athena import AthenaOrigin
+from tiered_cache.adapters.dynamodb import DynamoDBOrigin
+from tiered_cache.adapters.s3 import S3Origin
+from tiered_cache.benchmarks import cpu
+from tiered_cache.benchmarks.harness import Skipped, Timing, interleaved, one_by_one, table
+from tiered_cache.benchmarks.l2 import never, value_of
+from tiered_cache.local import LocalServices, ValkeyServer, content
+
+SIZES = (1_000, 100_000, 1_000_000)
+SQL = "SELECT customer_id, account FROM customer_mapping LIMIT 1000"
+shares = ContextVar("shares", default=tuple(cpu.MEGABYTES))
+"""The shares of a processor that `tiers.cpu` measures with: --cpu."""
+AWS = "TIERED_CACHE_BENCH_"
+
+
+class Content(NamedTuple):
+    """A value: how boto3 alone gets it, and the loader of it. calls: how often it is loaded in each turn."""
+
+    name: str
+    alone: Any
+    loader: Any
+    calls: int
+
+
+def origins(*, quick):
+    with LocalServices() as services:
+        content.fill(services)
+        return ladders(local_contents(services, quick), services.valkey.url, "", quick)
+
+
+def aws(*, quick):
+    """The same on AWS, by the SDK's own credentials."""
+    contents = list(aws_contents())
+    url = os.environ.get(AWS + "REDIS_URL")
+    if not contents:
+        raise Skipped(f"set {AWS}BUCKET, {AWS}TABLE or {AWS}ATHENA_DATABASE to measure on AWS: docs/benchmarks.md")
+    if url:
+        return ladders(contents, url, " on AWS", quick)
+    with ValkeyServer() as server:
+        return ladders(contents, server.url, " on AWS, L2 on loopback", quick)
+
+
+def ladders(contents, url, where, quick):
+    """For each content, the time from each tier."""
+    results = []
+    for one in contents:
+        with (
+            TieredCache(MemoryTier(ttl="1h"), RedisTier(url, ttl="1h", timeout=2)) as cache,
+            without_l1(url) as from_l2,
+        ):
+            number = count()
+            operations = {
+                "boto3 alone": one.alone,
+                "origin, through tiered_cache": lambda: cache.get_or_load(f"{one.name} {next(number)}", one.loader),
+                "L2 hit": partial(from_l2.get_or_load, one.name, never),
+                "L1 hit": partial(cache.get_or_load, one.name, never),
+            }
+            cache.set(one.name, one.alone())
+            timings = one_by_one(operations, rounds=3 if quick else 11, calls=one.calls, base="boto3 alone")
+        results += table(f"{one.name}{where}, from each tier", timings, "boto3 alone")
+    return results
+
+
+@contextmanager
+def without_l1(url):
+    tier = RedisTier(url, ttl="1h", timeout=2)
+    with TieredCache(MemoryTier(ttl=1e-9, jitter=0), tier, refresh="inline") as cache:
+        yield cache
+
+
+def local_contents(services, quick):
+    s3, dynamodb, athena = (services.client(name) for name in ("s3", "dynamodb", "athena"))
+    for size in SIZES[:1] if quick else SIZES:
+        s3.put_object(Bucket=content.DOCUMENTS, Key=f"bench-{size}", Body=json.dumps(value_of(size)))
+        yield of_s3(s3, content.DOCUMENTS, f"bench-{size}", f"S3, {size:,} bytes of JSON", 20)
+    yield of_dynamodb(dynamodb, content.CUSTOMERS, {"customer_id": content.customer_id(1)}, 20)
+    query = Query(SQL, content.DATABASE, f"s3://{content.RESULTS}/")
+    yield of_athena((athena, s3), query, "Athena, 1,000 rows", 2)
+
+
+def aws_contents():
+    """What the environment names, by clients that the SDK makes of its own settings."""
+    import boto3
+
+    given = {name.removeprefix(AWS): value for name, value in os.environ.items() if name.startswith(AWS)}
+    if "BUCKET" in given:
+        key = wanted(given, "OBJECT")
+        yield of_s3(boto3.client("s3"), given["BUCKET"], key, "S3, an object of JSON", 5)
+    if "TABLE" in given:
+        yield of_dynamodb(boto3.client("dynamodb"), given["TABLE"], json.loads(wanted(given, "ITEM")), 5)
+    if "ATHENA_DATABASE" in given:
+        query = Query(wanted(given, "ATHENA_SQL"), given["ATHENA_DATABASE"], wanted(given, "ATHENA_OUTPUT"))
+        yield of_athena((boto3.client("athena"), boto3.client("s3")), query, "Athena, a query", 1)
+
+
+def wanted(given, name):
+    if name not in given:
+        raise Skipped(f"{AWS}{name} is not set, and what is measured on AWS needs it: docs/benchmarks.md")
+    return given[name]
+
+
+def of_s3(client, bucket, key, name, calls):
+    def alone():
+        return json.loads(client.get_object(Bucket=bucket, Key=key)["Body"].read())
+
+    return Content(name, alone, S3Origin(bucket, client).object(key, decode=json.loads), calls)
+
+
+def of_dynamodb(client, table, key, calls):
+    from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
+
+    typed = {name: TypeSerializer().serialize(value) for name, value in key.items()}
+    decode = TypeDeserializer().deserialize
+
+    def alone():
+        item = client.get_item(TableName=table, Key=typed)["Item"]
+        return {name: json_like(decode(value)) for name, value in item.items()}
+
+    return Content("DynamoDB, an item", alone, DynamoDBOrigin(table, client).item(key), calls)
+
+
+def json_like(value):
+    """boto3's Binary as bytes, which is what the adapter gives."""
+    return bytes(value) if type(value).__name__ == "Binary" else value
+
+
+class Query(NamedTuple):
+    """A query, the database that it asks, and where in S3 its results go."""
+
+    sql: str
+    database: str
+    output: str
+
+
+def of_athena(clients, query, name, calls):
+    client, s3 = clients
+
+    def alone():
+        started = client.start_query_execution(
+            QueryString=query.sql,
+            QueryExecutionContext={"Database": query.database},
+            ResultConfiguration={"OutputLocation": query.output},
+        )["QueryExecutionId"]
+        while client.get_query_execution(QueryExecutionId=started)["QueryExecution"]["Status"]["State"] in RUNNING:
+            time.sleep(0.05)
+        pages = client.get_paginator("get_query_results").paginate(QueryExecutionId=started)
+        rows = [row["Data"] for page in pages for row in page["ResultSet"]["Rows"]]
+        return [[cell.get("VarCharValue") for cell in row] for row in rows]
+
+    origin = AthenaOrigin(database=query.database, output_location=query.output, client=client, s3_client=s3)
+    return Content(name, alone, origin.query(query.sql), calls)
+
+
+RUNNING = ("QUEUED", "RUNNING")
+
+
+def by_share(*, quick):
+    """Hits of L1 and L2, and a start, with the share of a processor that functions of several memory sizes have."""
+    samples = {}
+    with ValkeyServer() as server:
+        for share in shares.get():
+            samples[share], how = limited_child(server.url, share, quick)
+            print(f"{share:g} of a processor ({size_of(share)}) by {how}")
+    results = []
+    for name in (STARTED, "L2 hit", "L1 hit"):
+        timings = [Timing(f"{share:g}, {size_of(share)}", *samples[share][name]) for share in samples]
+        title = f"{name}, by the share of a processor"
+        results += table(title, timings, timings[0].name)
+    return results
+
+
+def size_of(share):
+    return f"{cpu.MEGABYTES[share]:,} MB" if share in cpu.MEGABYTES else f"{share * 1_769:,.0f} MB"
+
+
+def limited_child(url, share, quick):
+    """What a process with that share measures of itself; the servers have the whole machine."""
+    command = [sys.executable, "-c", f"from {__name__} import measure; measure({url!r}, {5 if quick else 15})"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, start_new_session=True, **pipes) as child:
+        child.stdout.readline()  # it has started, and now waits
+        with cpu.limited(child.pid, share) as how:
+            told, _ = child.communicate("go\n", timeout=300)
+    return json.loads(told), how
+
+
+START = """
+import time
+started = time.perf_counter()
+from tiered_cache import MemoryTier, RedisTier, TieredCache
+TieredCache(MemoryTier(ttl=60), RedisTier({!r}, ttl="1h", timeout=5)).warm_up()
+print(time.perf_counter() - started)
+"""
+STARTED = "start: import, a cache, L2 connected"
+
+
+def measure(url, rounds):
+    """The process: figures of each turn and, of L2's hits, of each call."""
+    print("ready", flush=True)
+    sys.stdin.readline()
+    command = [sys.executable, "-c", START.format(url)]
+    starts = [float(subprocess.run(command, capture_output=True, check=True).stdout) for _ in range(rounds)]
+    with TieredCache(MemoryTier(ttl="1h"), refresh="inline") as cache, without_l1(url) as from_l2:
+        cache.set("key", value_of(600))
+        from_l2.set("key", value_of(600))
+
+        def l1():
+            for _ in range(20_000):
+                cache.get_or_load("key", never)
+
+        of_l1 = interleaved({"L1 hit": l1}, rounds=rounds, calls=20_000)
+        of_l2 = one_by_one({"L2 hit": partial(from_l2.get_or_load, "key", never)}, rounds=rounds, calls=200)
+    found = {timing.name: (timing.rounds, timing.calls) for timing in (*of_l1, *of_l2)}
+    print(json.dumps(found | {STARTED: (starts, ())}))

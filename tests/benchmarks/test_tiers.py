@@ -1,0 +1,137 @@
+"""What is limited is limited, what stands in front of a server passes it on, and every tier answers with the same value."""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tiered_cache.benchmarks import cpu, tiers
+from tiered_cache.benchmarks.command import shares
+from tiered_cache.benchmarks.harness import Skipped
+from tiered_cache.benchmarks.l2 import client_of, never
+from tiered_cache.benchmarks.tls import TLSFront
+from tiered_cache.local import LocalServices, ValkeyServer, content
+
+BUSY = """
+import sys, time
+sys.stdin.readline()
+end = time.time() + 1.0
+while time.time() < end:
+    pass
+print(time.process_time())
+"""
+
+
+def used(limit):
+    """Seconds of a processor that a process takes that is busy for a second, within the context that `limit(pid)` gives."""
+    with (
+        subprocess.Popen(
+            [sys.executable, "-c", BUSY],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        ) as child,
+        limit(child.pid),
+    ):
+        told, _ = child.communicate("go\n", timeout=60)
+    return float(told)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="signals to process groups and cgroups, as Linux has them")
+@pytest.mark.parametrize("limit", [cpu.limited, cpu.governed])
+def test_a_limited_process_gets_no_more_than_about_its_share(limit):
+    """By a cgroup where one can be made, and by signals: a busy machine can only make it less."""
+    assert used(lambda pid: limit(pid, 0.1)) < 0.6
+
+
+def test_a_cgroup_is_gone_afterwards():
+    """And what is left in it is moved out, whether it has ended or not."""
+    try:
+        group = cpu.make_cgroup(0.5)
+    except OSError as error:
+        pytest.skip(f"no cgroup can be made here: {error}")
+    group.rmdir()
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, start_new_session=True) as child:
+        with cpu.limited(child.pid, 0.5) as how:
+            assert how == "a cgroup's quota"
+            assert list(group.parent.glob("tiered-cache-bench-*"))
+        assert not list(group.parent.glob(f"tiered-cache-bench-{os.getpid()}-*"))
+        child.communicate(b"\n")
+
+
+@pytest.mark.parametrize("text", ["", "2", "0", "0.5,x", "-1", "nan"])
+def test_a_share_that_is_none_is_refused(text):
+    """With what is allowed."""
+    with pytest.raises(argparse.ArgumentTypeError, match=r"from 0\.01 to 1"):
+        shares(text)
+
+
+def test_shares_are_numbers_with_commas():
+    """As `--cpu 1,0.29`."""
+    assert shares("1,0.29") == (1.0, 0.29)
+
+
+def test_tls_is_in_front_of_the_server():
+    """The same server, by a certificate that is checked."""
+    if shutil.which("openssl") is None:
+        pytest.skip("the command openssl is not installed")
+    with ValkeyServer() as server, TLSFront(server.port) as front:
+        with client_of(front.url) as through, client_of(server.url) as beside:
+            through.set("key", "value")
+            assert beside.get("key") == b"value"
+        assert front.url.startswith("rediss://127.0.0.1:")
+
+
+@pytest.fixture(scope="module")
+def services():
+    with LocalServices() as started:
+        content.fill(started)
+        yield started
+
+
+def test_boto3_alone_and_through_the_cache_give_the_same(services):
+    """What is compared does the same work."""
+    contents = {one.name: one for one in tiers.local_contents(services, quick=True)}
+    with tiers.without_l1(services.valkey.url) as cache:
+        for name, one in contents.items():
+            alone, loaded = one.alone(), cache.get_or_load(name, one.loader)
+            if name.startswith("Athena"):
+                assert len(alone) == len(loaded) + 1 == 1_001  # boto3 gives the headings as a row
+            else:
+                assert alone == loaded
+            assert cache.get_or_load(name, never) == loaded
+    assert set(contents) == {"S3, 1,000 bytes of JSON", "DynamoDB, an item", "Athena, 1,000 rows"}
+
+
+def test_nothing_is_measured_on_aws_unless_it_is_named(monkeypatch):
+    """No account is charged by a benchmark that nobody asked for."""
+    for name in list(os.environ):
+        if name.startswith(tiers.AWS):
+            monkeypatch.delenv(name)
+    with pytest.raises(Skipped, match="TIERED_CACHE_BENCH_BUCKET"):
+        tiers.aws(quick=True)
+    monkeypatch.setenv("TIERED_CACHE_BENCH_BUCKET", "mine")
+    with pytest.raises(Skipped, match="TIERED_CACHE_BENCH_OBJECT is not set"):
+        tiers.aws(quick=True)
+
+
+def test_what_the_environment_names_is_measured(services, monkeypatch):
+    """As it would be on AWS: the SDK finds its endpoints in the environment here too."""
+    for name, value in services.environment().items():
+        monkeypatch.setenv(name, value)
+    named = {
+        "TABLE": content.CUSTOMERS,
+        "ITEM": json.dumps({"customer_id": content.customer_id(3)}),
+        "REDIS_URL": services.valkey.url,
+    }
+    for name, value in named.items():
+        monkeypatch.setenv(f"TIERED_CACHE_BENCH_{name}", value)
+    results = tiers.aws(quick=True)
+    assert {result.group for result in results} == {"DynamoDB, an item on AWS, from each tier"}
+    tiers_seen = [result.name for result in results]
+    assert tiers_seen == ["boto3 alone", "origin, through tiered_cache", "L2 hit", "L1 hit", "boto3 alone, again"]
