@@ -7,6 +7,7 @@ does for light, dark and print.
 import io
 import math
 import re
+from functools import partial
 from html import escape
 
 from tiered_cache.benchmarks.harness import shown, times
@@ -36,14 +37,14 @@ def ratio_bars(results):
     values = [result.ratio for result in results]
     figure, axes = _rows(len(results))
     left = _left(values)
-    _scale(axes, values, left)
+    _scale(axes, [*values, *(result.budget or 0 for result in results)], left)
     for row, result in enumerate(results):
         axes.barh(row + 0.18, result.ratio - left, left=left, height=0.34, color=_colour(result))
         _label(axes, row, result.name, f"{shown(result.median, result.unit)} · {times(result.ratio)}")
         if result.budget:
             axes.plot([result.budget] * 2, [row - 0.05, row + 0.41], color=BUDGET, linewidth=1.6)
     axes.set_xlabel(f"times {results[0].base}")
-    axes.xaxis.set_major_formatter(lambda value, _: _tick(value))
+    _ticks(axes.xaxis, _tick)
     return _svg(figure, f"Ratios: {results[0].group}")
 
 
@@ -62,7 +63,7 @@ def distributions(results):
             axes.plot([at[99.9]], [y], "|", color=colour, markersize=9, markeredgewidth=1.4)
         last = f" · p99 {shown(at[99], 's')}" if 99 in at else ""
         _label(axes, row, result.name, f"{shown(result.median, 's')}{last}")
-    axes.xaxis.set_major_formatter(lambda value, _: shown(value, "s"))
+    _ticks(axes.xaxis, partial(shown, unit="s"))
     axes.set_xlabel("dot: median; bar: its quarters; line: p1 to p99; tick: p99.9")
     return _svg(figure, f"Distribution: {results[0].group}")
 
@@ -72,13 +73,14 @@ def value_bars(results):
     values = [result.median for result in results]
     figure, axes = _rows(len(results))
     left = _left(values)
-    _scale(axes, values, left)
+    _scale(axes, [*values, *(result.budget or 0 for result in results if result.ratio is None)], left)
     for row, result in enumerate(results):
         axes.barh(row + 0.18, max(0, result.median - left), left=left, height=0.34, color=_colour(result))
         _label(axes, row, result.name, shown(result.median, result.unit))
         if result.budget and result.ratio is None:
             axes.plot([result.budget] * 2, [row - 0.05, row + 0.41], color=BUDGET, linewidth=1.6)
-    axes.xaxis.set_major_formatter(lambda value, _: shown(value, results[0].unit))
+    unit = results[0].unit
+    _ticks(axes.xaxis, _percent if unit == "share" else partial(shown, unit=unit))
     return _svg(figure, results[0].group)
 
 
@@ -97,8 +99,9 @@ def curves(results):
         axes.set_xscale("log")
     if unit == "s":
         axes.set_yscale("log")
-    axes.xaxis.set_major_formatter(lambda value, _: _short(value))
-    axes.yaxis.set_major_formatter(lambda value, _: _short_share(value) if unit == "share" else shown(value, unit))
+    _ticks(axes.xaxis, _percent if results[0].axis.startswith("share") else _short)
+    axes.set_xticks(sorted(set(places)))
+    _ticks(axes.yaxis, _percent if unit == "share" else partial(shown, unit=unit))
     axes.set_xlabel(results[0].axis)
     axes.grid(visible=True, color=GRID, linewidth=0.7)
     figure.legend(
@@ -163,9 +166,20 @@ def _wide(values):
     return len(above) > 1 and max(above) / min(above) > 30
 
 
+def _ticks(axis, text):
+    """Ticks are written by `text`; where powers of ten are few, there are some between them."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    low, high = axis.get_view_interval()
+    if axis.get_scale() == "log" and 0 < high < 50 * low:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_minor_formatter(NullFormatter())
+    axis.set_major_formatter(lambda value, _: text(value))
+
+
 def _tick(ratio):
     """A round ratio at an axis."""
-    return f"{ratio:g}x" if ratio >= 0.01 else times(ratio)
+    return f"{ratio:g}x" if ratio >= 0.01 else times(ratio) if ratio else "0"
 
 
 def _short(value):
@@ -175,8 +189,8 @@ def _short(value):
     return f"{value:g}"
 
 
-def _short_share(value):
-    return f"{value:.0%}"
+def _percent(value):
+    return f"{value * 100:.3g}%"
 
 
 def _svg(figure, title):

@@ -6,6 +6,7 @@ from tiered_cache.benchmarks import (
     coldstart,
     hitratio,
     imports,
+    instructions,
     invocations,
     l1,
     l2,
@@ -29,6 +30,7 @@ SUITES = {
         "catch_up": l2.catch_up,
         "protocol": protocol.run,
         "growth": l1.growth,
+        "instructions": instructions.run,
     },
     "peers": {
         "l1": peers.in_memory,

@@ -68,9 +68,9 @@ def ladders(contents, url, where, quick):
             number = count()
             operations = {
                 "boto3 alone": one.alone,
-                "origin, through tiered_cache": lambda: cache.get_or_load(f"{one.name} {next(number)}", one.loader),
-                "L2 hit": partial(from_l2.get_or_load, one.name, never),
-                "L1 hit": partial(cache.get_or_load, one.name, never),
+                "tiered_cache, from the origin": lambda: cache.get_or_load(f"{one.name} {next(number)}", one.loader),
+                "tiered_cache, from L2": partial(from_l2.get_or_load, one.name, never),
+                "tiered_cache, from L1": partial(cache.get_or_load, one.name, never),
             }
             cache.set(one.name, one.alone())
             timings = one_by_one(operations, rounds=3 if quick else 11, calls=one.calls, base="boto3 alone")
@@ -180,7 +180,7 @@ def by_share(*, quick):
             print(f"{share:g} of a processor ({size_of(share)}) by {how}")
     results = []
     for name in (STARTED, "L2 hit", "L1 hit"):
-        timings = [Timing(f"{share:g}, {size_of(share)}", *samples[share][name]) for share in samples]
+        timings = [Timing(f"{share:g} vCPU, {size_of(share)}", *samples[share][name]) for share in samples]
         title = f"{name}, by the share of a processor"
         results += table(title, timings, timings[0].name)
     return results
@@ -226,6 +226,8 @@ def measure(url, rounds):
                 cache.get_or_load("key", never)
 
         of_l1 = interleaved({"L1 hit": l1}, rounds=rounds, calls=20_000)
-        of_l2 = one_by_one({"L2 hit": partial(from_l2.get_or_load, "key", never)}, rounds=rounds, calls=200)
+        of_l2 = one_by_one(
+            {"tiered_cache, from L2": partial(from_l2.get_or_load, "key", never)}, rounds=rounds, calls=200
+        )
     found = {timing.name: (timing.rounds, timing.calls) for timing in (*of_l1, *of_l2)}
     print(json.dumps(found | {STARTED: (starts, ())}))

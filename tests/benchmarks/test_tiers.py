@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from tiered_cache.benchmarks import cpu, tiers
+from tiered_cache.benchmarks import cpu, instructions, tiers
 from tiered_cache.benchmarks.command import shares
 from tiered_cache.benchmarks.harness import Skipped
 from tiered_cache.benchmarks.l2 import client_of, never
@@ -133,5 +133,16 @@ def test_what_the_environment_names_is_measured(services, monkeypatch):
         monkeypatch.setenv(f"TIERED_CACHE_BENCH_{name}", value)
     results = tiers.aws(quick=True)
     assert {result.group for result in results} == {"DynamoDB, an item on AWS, from each tier"}
-    tiers_seen = [result.name for result in results]
-    assert tiers_seen == ["boto3 alone", "origin, through tiered_cache", "L2 hit", "L1 hit", "boto3 alone, again"]
+    ours = [f"tiered_cache, from {tier}" for tier in ("the origin", "L2", "L1")]
+    assert [result.name for result in results] == ["boto3 alone", *ours, "boto3 alone, again"]
+
+
+def test_instructions_are_counted_alike_each_time():
+    """However busy the machine is: twice the same within a thousandth, and more for more work."""
+    valgrind = shutil.which("valgrind")
+    if valgrind is None:
+        pytest.skip("valgrind is not installed")
+    program = instructions.PROGRAM.format("for key in keys: plain[key]")
+    first, again, more = (instructions.count(valgrind, program, rounds) for rounds in (0, 0, 100))
+    assert abs(first - again) < first / 1_000
+    assert more > first + 100 * 1_000 * 10
