@@ -29,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     demo.add_argument("--examples", type=Path, default=None, help="folder with the module three_origins")
     demo.set_defaults(run=lambda given: _demo(_examples(given.examples), short=given.short))
     _add_sessions(commands.add_parser("sessions", help="how often a user meets the same container again"))
+    _add_simulate(commands.add_parser("simulate", help="hit rates, origin calls, latency and cost of a fleet"))
     _add_bench(commands.add_parser("bench", help="what the tiers, and the peers, cost on this machine"))
     given = parser.parse_args(arguments)
     try:
@@ -70,6 +71,18 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
     from tiered_cache.benchmarks import command
 
     command.add_arguments(parser)
+
+
+def _add_simulate(parser: argparse.ArgumentParser) -> None:
+    from tiered_cache import _simulate_options
+
+    def run(given: argparse.Namespace) -> int:
+        from tiered_cache._simulate import simulate  # processes and tables, for this alone
+
+        return simulate(given, parser)
+
+    _simulate_options.add_arguments(parser, _duration)
+    parser.set_defaults(run=run)
 
 
 def _add_sessions(parser: argparse.ArgumentParser) -> None:

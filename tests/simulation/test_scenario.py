@@ -1,0 +1,216 @@
+"""The figures of a fleet beside closed forms, and the traffic from which on a Redis pays beside the sum done by hand."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pytest
+
+from tiered_cache import ConfigurationError
+from tiered_cache.simulation import Containers, Freshness, Time, Timings
+from tiered_cache.simulation.costs import Costs, Usage, Workload, a_load, monthly, read_prices
+from tiered_cache.simulation.paying import first_above_zero, gain, pays_from
+from tiered_cache.simulation.recorded import read_requests
+from tiered_cache.simulation.scenario import Scenario, run
+
+ONE_CONTAINER = Containers(most=1, warm=1, idle_for="999w", max_age="999w")
+ONE_KEY = Scenario(rate=1.0, keys=1, service="1ms", containers=ONE_CONTAINER, l2=None, requests=20_000)
+
+
+@pytest.mark.parametrize(("rate", "ttl"), [(0.5, 1.0), (2.0, 3.0), (20.0, 4.0)])
+def test_one_key_in_one_container(rate: float, ttl: float) -> None:
+    """Poisson arrivals: hit rate 1 - 1 / (1 + rate * TTL), and so many loads a second; within some deviations."""
+    figures = run(replace(ONE_KEY, rate=rate, l1=Freshness(ttl), service=1e-6), 7)
+    misses = 1 / (1 + rate * ttl)
+    assert figures.l1 == pytest.approx(1 - misses, abs=4 / 20_000**0.5)
+    assert figures.origin_rate == pytest.approx(rate * misses, rel=0.05)
+
+
+def test_an_l2_makes_the_misses_of_a_fleet_those_of_one() -> None:
+    """With L2 the origin is asked once in the TTL and the time to the next request, however the containers share them."""
+    fleet = Containers(most=20, warm=20, routing="random", idle_for="999w", max_age="999w")
+    scenario = Scenario(rate=5.0, keys=1, service=1e-6, containers=fleet, l1=Freshness(2.0), l2=Freshness(20.0))
+    assert run(scenario, 3).origin_rate == pytest.approx(1 / (20 + 1 / 5), rel=0.02)
+    alone = run(replace(scenario.without_l2(), l1=Freshness(20.0)), 3)
+    assert alone.origin == pytest.approx(1 / (1 + 5 / 20 * 20), abs=0.02)
+
+
+def test_the_filling_of_the_caches_is_not_counted() -> None:
+    """What is asked for the first time while the caches fill is no miss; in the long run the hit rate is the closed form's."""
+    trace = [(float(now), now % 5) for now in range(100)]
+    figures = run(replace(ONE_KEY, trace=trace, rate=None, l1=Freshness(1e6)), 1)
+    assert (figures.usage.seconds, figures.usage.requests, figures.origin) == (pytest.approx(99 * 0.8), 80, 0.0)
+    scenario = replace(ONE_KEY, keys=200, skew=0.0, rate=10.0, l1=Freshness(100.0), requests=1)
+    assert scenario.spans == (100.0, 300.0)
+    assert run(replace(scenario, lasts=4_000), 1).l1 == pytest.approx(5 / 6, abs=0.01)
+
+
+def test_a_miss_is_billed() -> None:
+    """Each request is billed its handler, and each load what it takes, in whole milliseconds."""
+    scenario = replace(ONE_KEY, l1=Freshness(10.0), service="10ms", timings=Timings(origin=Time("300.2ms")))
+    usage = run(scenario, 2).usage
+    assert usage.billed_ms == usage.requests * 10 + usage.origin_loads * 301
+
+
+def test_conservation() -> None:
+    """Every request is answered by one tier, or refused; the shares are of the answered."""
+    containers = Containers(most=3, idle_for=5)
+    scenario = Scenario(
+        rate=30.0, keys=40, service=0.15, containers=containers, l1=Freshness(3.0, 1.0), l2=Freshness(9.0, 4.0)
+    )
+    for refresh in ("inline", "after_response"):
+        figures = run(replace(scenario, refresh=refresh, requests=5_000, timings=Timings(origin=Time(0.5))), 5)
+        assert figures.l1 + figures.l2 + figures.origin == pytest.approx(1.0)
+        assert 0 < figures.refused < 1
+        arrived = figures.usage.requests / (1 - figures.refused) / figures.usage.seconds
+        assert arrived == pytest.approx(30.0, rel=0.1)
+        assert figures.usage.l2_writes == figures.usage.origin_loads
+
+
+def test_a_slow_origin_is_waited_for_once() -> None:
+    """A query of three minutes: alone each container runs its own, with L2 the fleet one; and stale, nobody waits but one."""
+    query = Scenario(
+        rate=2.0,
+        keys=1,
+        containers=Containers(routing="random", warm=50, max_age="999w", idle_for="999w"),
+        l1=Freshness(600.0),
+        l2=Freshness(3_600.0),
+        timings=Timings(origin=Time(180.0)),
+        lasts="10h",
+    )
+    alone, together = run(query.without_l2(), 1), run(query, 1)
+    assert alone.usage.origin_loads > 20 * together.usage.origin_loads
+    assert together.usage.origin_loads == 10
+    assert together.waited > 50 * together.origin
+    stale = run(replace(query, l2=Freshness(3_600.0, stale_while_revalidate=600.0)), 1)
+    assert (stale.waited, stale.usage.origin_loads) == (0.0, 10)
+    assert stale.p99 < 1 < together.p99
+
+
+def test_the_same_seed_gives_the_same_figures() -> None:
+    """And another seed gives others."""
+    scenario = Scenario(requests=3_000, timings=Timings(l2=Time(0.001, 0.3), origin=Time(0.01, 0.5)), spread=0.4)
+    assert run(scenario, 1) == run(scenario, 1) != run(scenario, 2)
+
+
+def test_a_trace_at_another_speed() -> None:
+    """Its keys in their order, at the rate that was asked for."""
+    trace = [(float(number), number % 7) for number in range(1_000)]
+    slow = Scenario(trace=trace, rate=None, l1=Freshness(5.0), l2=None)
+    fast = replace(slow, rate=10.0)
+    assert run(slow).usage.requests / slow.spans[1] == pytest.approx(1.0, rel=0.02)
+    assert run(fast).usage.requests / fast.spans[1] == pytest.approx(10.0, rel=0.02)
+    assert run(fast).l1 > run(slow).l1
+
+
+def test_a_run_that_would_be_too_long_is_cut_and_says_so() -> None:
+    """Where the TTL is long beside what can be simulated."""
+    assert Scenario(rate=10.0).is_steady
+    assert not Scenario(rate=1_000.0, l2=Freshness(86_400.0)).is_steady
+    assert sum(Scenario(rate=1_000.0, l2=Freshness(86_400.0)).spans) * 1_000 == pytest.approx(3_000_000)
+
+
+def test_where_a_redis_pays_is_where_the_sums_say() -> None:
+    """One key, one container beside each other: what L2 saves is less than it costs below the rate, and more above."""
+    prices = read_prices()
+    workload = Workload(origin="athena", scanned="1 GB")
+    fleet = Containers(most=10, warm=10, routing="random", idle_for="999w", max_age="999w")
+    scenario = Scenario(
+        keys=1, service="1ms", containers=fleet, l1=Freshness(300.0), l2=Freshness(300.0), requests=20_000
+    )
+    found = pays_from(scenario, prices, workload, 1, low=0.0001, high=100.0)
+    assert found is not None
+
+    # loads a second without L2: each of 10 containers has its own, x / (1 + x) of what comes; with it they share one
+    def saved(rate: float) -> float:
+        alone, shared = 10 / (300 + 10 / rate), 1 / (300 + 1 / rate)
+        return (alone - shared) * 730 * 3600 * a_load(prices, workload)
+
+    least = 730 * prices.serverless.least_gb * prices.serverless.gb_hour
+    assert saved(found / 1.2) < least < saved(found * 1.2)
+    assert gain(replace(scenario, rate=found * 2), prices, workload, 2) > 0
+    assert gain(replace(scenario, rate=found / 2), prices, workload, 2) < 0
+
+
+def test_the_first_above_zero() -> None:
+    """Found up to three in a hundred; the lowest where all are, None where none is."""
+    assert first_above_zero(lambda rate: rate - 37, low=0.1, high=1_000) == pytest.approx(37, rel=0.03)
+    assert first_above_zero(lambda rate: rate - 37, low=0.1, high=1_000) >= 37
+    assert first_above_zero(lambda rate: 1.0, low=0.1, high=1_000) == 0.1
+    assert first_above_zero(lambda rate: -1.0, low=0.1, high=1_000) is None
+    assert first_above_zero(lambda rate: rate - 999, low=0.1, high=1_000) == pytest.approx(1_000, rel=0.03)
+
+
+def test_a_free_redis_pays_at_once_and_a_dear_one_never() -> None:
+    """Where the prices leave no doubt."""
+    example = read_prices()
+    free = example._replace(serverless=replace(example.serverless, gb_hour=0.0, million_ecpus=0.0))
+    dear = example._replace(serverless=replace(example.serverless, gb_hour=1e9))
+    scenario = Scenario(requests=2_000, containers=Containers(routing="random"), timings=Timings(origin=Time(0.2)))
+    workload = Workload(memory_mb=1024)
+    assert pays_from(replace(scenario, keys=1), free, workload, 1, low=1.0, high=10.0) == pytest.approx(1.0, rel=9)
+    assert pays_from(scenario, dear, workload, 1, low=1.0, high=10.0) is None
+
+
+def test_what_comes_of_nothing() -> None:
+    """A run in which nobody comes has figures, all zero."""
+    figures = run(Scenario(trace=[(0.0, "k")], rate=None, l2=None))
+    assert figures.usage.requests in (0, 1)
+    assert monthly(Usage(1.0, 0, 0, 0), read_prices(), Workload(), with_l2=False) == Costs(0, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"rate": 0}, "rate must be a finite number above zero; got 0"),
+        ({"rate": None}, "rate must be given where there is no trace"),
+        ({"trace": [(2.0, "k"), (1.0, "k")]}, "trace must be in the order of time, and last for some time"),
+        ({"requests": 0}, "requests must be a whole number of at least 1; got 0"),
+        ({"lasts": "long"}, "lasts must be a finite duration"),
+        ({"refresh": "never"}, "refresh must be one of inline, after_response; got 'never'"),
+    ],
+)
+def test_a_scenario_that_cannot_be(options: dict[str, Any], text: str) -> None:
+    """The error names the option, what was given, and what is allowed."""
+    with pytest.raises(ConfigurationError, match=re.escape(text)):
+        Scenario(**options)
+
+
+def test_a_recorded_trace(tmp_path: Path) -> None:
+    """Lines in any order, times as seconds or as ISO 8601; seconds since the first."""
+    path = tmp_path / "trace.csv"
+    path.write_text("timestamp,key,bytes\n12.5,b,300\n10,a,100\n11,a,\n", encoding="utf-8")
+    assert read_requests(path) == (((0.0, "a"), (1.0, "a"), (2.5, "b")), pytest.approx(400 / 3))
+    path.write_text("key,time\n/x,2026-11-21T10:00:00\n/y,2026-11-21T10:00:02.5\n", encoding="utf-8")
+    assert read_requests(path) == (((0.0, "/x"), (2.5, "/y")), None)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("key\na\n", "its header must name a column 'timestamp' or 'time'; it names key"),
+        ("time\n1\n", "its header must name a column 'key'; it names time"),
+        ("time,key\nsoon,a\n", "Invalid isoformat string: 'soon'"),
+        ("time,key,bytes\n1,a,many\n", "invalid literal"),
+        ("time,key,bytes\n1\n", "trace must be a CSV file of requests"),
+        ("time,key\n", "trace must hold at least one request"),
+    ],
+)
+def test_a_trace_that_cannot_be(tmp_path: Path, content: str, text: str) -> None:
+    """The error names the file and what is wrong with it."""
+    path = tmp_path / "trace.csv"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(ConfigurationError, match=re.escape(text)):
+        read_requests(path)
+    with pytest.raises(ConfigurationError, match=r"trace\.csv"):
+        read_requests(path)
+
+
+def test_seeds_differ_by_little() -> None:
+    """The noise of one run is small beside what is compared: hit rates of three seeds within two points."""
+    rates = [run(Scenario(requests=20_000), seed).l1 for seed in range(3)]
+    assert max(rates) - min(rates) < 0.02 < fmean(rates)

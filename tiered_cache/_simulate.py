@@ -1,0 +1,235 @@
+"""`tiered-cache simulate`: hit rates, origin calls, latency and cost of a fleet, with a Redis and without."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from multiprocessing import get_context
+from statistics import median
+from typing import Any, NamedTuple, TypeAlias
+
+from tiered_cache._simulate_options import Case, cases
+from tiered_cache.simulation.costs import Costs, Prices, monthly, read_prices
+from tiered_cache.simulation.fleet import number, whole
+from tiered_cache.simulation.paying import pays_from
+from tiered_cache.simulation.scenario import Figures, run
+
+Told: TypeAlias = Callable[[Iterable[Any], int, str], Iterable[Any]]
+
+
+class Found(NamedTuple):
+    """What came of a case: the run with the median costs, and the costs of all."""
+
+    case: Case
+    with_l2: bool
+    figures: Figures
+    costs: Costs
+    totals: Sequence[float]
+
+
+class Answer(NamedTuple):
+    """From which traffic on the Redis pays, run by run: requests a second, None for never up to the most that was tried."""
+
+    case: Case
+    rates: Sequence[float | None]
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        paying = sorted(rate for rate in self.rates if rate is not None)
+        runs = f"{len(self.rates)} runs" if len(self.rates) > 1 else "one run"
+        if not paying:
+            return f"The Redis does not pay up to {_rate(self.high)} requests/s at these prices ({runs})."
+        if len(paying) < len(self.rates):
+            return (
+                f"The Redis pays from {_rate(paying[0])} to above {_rate(self.high)} requests/s on ({runs} disagree)."
+            )
+        if paying[-1] == self.low:
+            return f"The Redis pays at these prices, from {_rate(self.low)} requests/s on at the latest ({runs})."
+        spread = f"{_rate(paying[0])} to {_rate(paying[-1])} in {runs}"
+        return f"From about {_rate(median(paying))} requests/s on the Redis pays at these prices ({spread})."
+
+
+def simulate(given: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    """Do what the arguments say; gives the exit code."""
+    prices = read_prices(given.prices)
+    number("up-to", given.up_to, above_zero=True)
+    whole("jobs", given.jobs, least=1)
+    seeds = [given.seed + turn for turn in range(whole("repeat", given.repeat, least=1))]
+    all_cases = cases(given, parser)
+    asked = [] if given.no_answer or given.no_l2 else cases(given, parser, rates=False)
+    with _progress(quiet=given.json) as told, _workers(given.jobs) as mapped:
+        found = _fleets(all_cases, seeds, prices, lambda tasks: told(mapped(_run, tasks), len(tasks), "fleets"))
+        low = min(0.1, given.up_to / 10)
+        paying = partial(_pays_from, prices=prices, low=low, high=given.up_to)
+        tasks = [(case, seed) for case in asked for seed in seeds]
+        rates = iter(list(told(mapped(paying, tasks), len(tasks), "from which traffic on a Redis pays")))
+    answers = [Answer(case, [next(rates) for _ in seeds], low, given.up_to) for case in asked]
+    if given.json:
+        print(json.dumps(_as_json(found, answers, prices), indent=1))
+    else:
+        _show(found, answers, prices)
+    return 0
+
+
+def _fleets(
+    all_cases: Sequence[Case],
+    seeds: Sequence[int],
+    prices: Prices,
+    ran: Callable[[Sequence[tuple[Case, bool, int]]], Iterable[Figures]],
+) -> list[Found]:
+    """Each case without L2 and with it."""
+    variants = [(case, with_l2) for case in all_cases for with_l2 in (False, True) if case.scenario.l2 or not with_l2]
+    figures = iter(list(ran([(case, with_l2, seed) for case, with_l2 in variants for seed in seeds])))
+    found = []
+    for case, with_l2 in variants:
+        runs = [next(figures) for _ in seeds]
+        costs = [monthly(one.usage, prices, case.workload, with_l2=with_l2) for one in runs]
+        ordered = sorted(zip(costs, runs, strict=True), key=lambda pair: pair[0].total)
+        middle = ordered[(len(ordered) - 1) // 2]
+        found.append(Found(case, with_l2, middle[1], middle[0], [cost.total for cost, _ in ordered]))
+    return found
+
+
+def _run(task: tuple[Case, bool, int]) -> Figures:
+    case, with_l2, seed = task
+    return run(case.scenario if with_l2 else case.scenario.without_l2(), seed)
+
+
+def _pays_from(task: tuple[Case, int], *, prices: Prices, low: float, high: float) -> float | None:
+    case, seed = task
+    return pays_from(case.scenario, prices, case.workload, seed, low=low, high=high)
+
+
+@contextmanager
+def _workers(jobs: int) -> Generator[Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]]:
+    """`map` over so many processes; in this one, if it is one."""
+    if jobs == 1:
+        yield map
+        return
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        yield pool.map
+
+
+@contextmanager
+def _progress(*, quiet: bool) -> Generator[Told]:
+    """A bar for what is under way, unless it is to be quiet."""
+    if quiet:
+        yield lambda results, _total, _what: results
+        return
+    from tiered_cache.local._needs import need
+
+    console = need("rich.console").Console(stderr=True)
+    with need("rich.progress").Progress(console=console, transient=True) as bars:
+        yield lambda results, total, what: bars.track(results, total=total, description=what)
+
+
+def _as_json(found: Sequence[Found], answers: Sequence[Answer], prices: Prices) -> dict[str, Any]:
+    return {
+        "prices": {
+            name: value if isinstance(value, str) else _fields(value) for name, value in _fields(prices).items()
+        },
+        "fleets": [
+            {
+                "case": one.case.name,
+                "l2": one.with_l2,
+                "steady": one.case.scenario.is_steady,
+                **_fields(one.figures),
+                "usage": _fields(one.figures.usage),
+                "costs": _fields(one.costs),
+                "month": one.costs.total,
+                "months": list(one.totals),
+            }
+            for one in found
+        ],
+        "answers": [{"case": one.case.name, "pays_from": list(one.rates), "answer": str(one)} for one in answers],
+    }
+
+
+def _fields(one: Any) -> dict[str, Any]:
+    names = getattr(one, "_fields", None) or one.__slots__
+    return {name: getattr(one, name) for name in names}
+
+
+ROWS: tuple[tuple[str, Callable[[Found], str]], ...] = (
+    ("answered by L1", lambda one: f"{one.figures.l1:.1%}"),
+    ("  a container's quartiles", lambda one: " ".join(f"{share:.1%}" for share in one.figures.l1_by_container[::2])),
+    ("answered by L2", lambda one: f"{one.figures.l2:.1%}" if one.with_l2 else "-"),
+    ("answered by the origin", lambda one: f"{one.figures.origin:.1%}"),
+    ("stale", lambda one: f"{one.figures.stale:.1%}"),
+    ("waited for another's load", lambda one: f"{one.figures.waited:.1%}"),
+    ("refused", lambda one: f"{one.figures.refused:.1%}"),
+    ("origin calls a second", lambda one: f"{one.figures.origin_rate:,.3g}"),
+    ("origin calls a month", lambda one: f"{one.figures.origin_rate * 730 * 3600:,.0f}"),
+    ("median", lambda one: _time(one.figures.p50)),
+    ("p90", lambda one: _time(one.figures.p90)),
+    ("p99", lambda one: _time(one.figures.p99)),
+    ("containers, at most", lambda one: f"{one.figures.containers:,}"),
+    ("cold starts an hour", lambda one: f"{one.figures.cold_starts * 3600:,.3g}"),
+)
+
+
+def _show(found: Sequence[Found], answers: Sequence[Answer], prices: Prices) -> None:
+    from tiered_cache.local._needs import need
+
+    console = need("rich.console").Console()
+    table = need("rich.table").Table(box=need("rich.box").SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    if len({one.case.name for one in found}) == 1:
+        _in_columns(table, found, prices)
+    else:
+        _in_rows(table, found, prices)
+    console.print(table)
+    for answer in answers:
+        print(f"{answer.case.name}: {answer}" if answer.case.name else answer)
+    if not all(one.case.scenario.is_steady for one in found):
+        console.print(
+            "What is simulated is too short for the TTLs: the hit rates are not those of full caches. See --lasts."
+        )
+
+
+def _in_columns(table: Any, found: Sequence[Found], prices: Prices) -> None:
+    """One case: a column without L2, and one with it."""
+    table.add_column("", no_wrap=True)
+    for one in found:
+        table.add_column("with L2" if one.with_l2 else "without L2", justify="right", no_wrap=True)
+    for name, told in ROWS:
+        table.add_row(name, *(told(one) for one in found))
+    table.add_section()
+    for part in Costs._fields:
+        table.add_row(f"{part} a month", *(_money(getattr(one.costs, part), prices) for one in found))
+    table.add_row("all a month", *(_money(one.costs.total, prices) for one in found))
+
+
+def _in_rows(table: Any, found: Sequence[Found], prices: Prices) -> None:
+    """Many cases: a row for each, without L2 and with it."""
+    for heading in ("", "L2"):
+        table.add_column(heading)
+    for heading in ("L1", "L2", "origin", "origin calls/s", "median", "p99", "origin a month", "redis", "all"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for one in found:
+        figures, costs = one.figures, one.costs
+        table.add_row(
+            one.case.name,
+            "yes" if one.with_l2 else "no",
+            *(f"{share:.1%}" for share in (figures.l1, figures.l2, figures.origin)),
+            f"{figures.origin_rate:,.3g}",
+            _time(figures.p50),
+            _time(figures.p99),
+            *(_money(amount, prices) for amount in (costs.origin, costs.redis, costs.total)),
+        )
+
+
+def _rate(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.2g}"
+
+
+def _money(amount: float, prices: Prices) -> str:
+    return f"{amount:,.2f} {prices.currency}"
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1000:.3g} ms"

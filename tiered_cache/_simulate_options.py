@@ -1,0 +1,234 @@
+"""The options of `tiered-cache simulate`, and the cases that they mean."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tiered_cache._errors import ConfigurationError
+from tiered_cache._units import seconds, shown
+from tiered_cache.simulation import ROUTINGS, Containers, Freshness, Time, Timings
+from tiered_cache.simulation.costs import EXAMPLE, ORIGINS, REDISES, Workload
+from tiered_cache.simulation.fleet import number
+from tiered_cache.simulation.recorded import read_requests
+from tiered_cache.simulation.scenario import Scenario
+from tiered_cache.simulation.tiers import REFRESHES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tiered_cache._units import Duration
+
+ORIGIN_TIMES = {"dynamodb": 0.008, "s3": 0.04, "athena": 180.0, "free": 0.05}
+"""Seconds that a load takes where --origin-time does not say: guesses to be replaced by what you measured."""
+FIXED = {"vary", "seed", "repeat", "up_to", "no_answer", "jobs", "json", "prices", "trace", "help", "no_l2", "timings"}
+"""Options of all cases, which cannot be varied."""
+
+
+def add_arguments(parser: argparse.ArgumentParser, duration: Callable[[str], Duration]) -> None:
+    parser.description = (
+        "A fleet of containers under some traffic, simulated with an L2 and without: who answers, how soon, what it costs "
+        "a month at your prices, and from which traffic on the Redis pays."
+    )
+    _add_traffic(parser.add_argument_group("traffic").add_argument, duration)
+    _add_fleet(parser.add_argument_group("containers").add_argument, duration)
+    _add_tiers(parser.add_argument_group("tiers").add_argument, duration)
+    _add_money(parser.add_argument_group("prices").add_argument)
+    add = parser.add_argument_group("runs").add_argument
+    add("--vary", action="append", default=[], metavar="OPTION=A,B,...", help="simulate each; may be given again")
+    add("--seed", type=int, default=1, metavar="N", help="of the first run")
+    add("--repeat", type=int, default=3, metavar="N", help="runs of each case, whose medians are told")
+    add("--up-to", type=float, default=1_000.0, metavar="N", help="requests a second up to which a Redis may pay")
+    add("--no-answer", action="store_true", help="do not look for the traffic from which on a Redis pays")
+    add("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes")
+    add("--json", action="store_true", help="print JSON, which needs nothing but the library")
+
+
+def _add_traffic(add: Callable[..., Any], duration: Callable[[str], Duration]) -> None:
+    add("--rate", type=float, metavar="N", help="requests a second; 10, or what a trace has")
+    add("--keys", type=int, default=1_000, metavar="N")
+    add("--zipf", type=float, default=1.0, metavar="X", help="exponent: 0 for keys that are all alike")
+    add("--trace", type=Path, metavar="FILE", help="CSV with the columns timestamp, key and perhaps bytes")
+    add("--service", type=duration, default=0.02, metavar="S", help="of a handler besides its read, the median")
+    add("--service-spread", type=float, default=0.0, metavar="X", help="lognormal: the logarithm's deviation")
+    add("--requests", type=int, default=100_000, metavar="N", help="so many are counted, for two TTLs at least")
+    add("--lasts", type=duration, metavar="S", help="so long is counted instead, such as 1h")
+
+
+def _add_fleet(add: Callable[..., Any], duration: Callable[[str], Duration]) -> None:
+    add("--containers", type=int, default=1_000, metavar="N", help="at most so many at once")
+    add("--routing", choices=ROUTINGS, default="newest", help="which of the idle ones gets an event")
+    add("--cold-start", type=duration, default=0.25, metavar="S")
+    add("--idle-for", type=duration, default="10m", metavar="S", help="then a container is gone")
+    add("--max-age", type=duration, default="2h", metavar="S")
+    add("--warm", type=int, default=0, metavar="N", help="so many are there at the beginning")
+
+
+def _add_tiers(add: Callable[..., Any], duration: Callable[[str], Duration]) -> None:
+    add("--ttl", type=duration, default=60.0, metavar="S", help="of L1, beside an L2")
+    add("--stale", type=duration, default=0.0, metavar="S", help="its stale_while_revalidate")
+    add("--l2-ttl", type=duration, default=300.0, metavar="S", help="of L2, which is the data's")
+    add("--l2-stale", type=duration, default=0.0, metavar="S", help="its stale_while_revalidate")
+    add("--alone-ttl", type=duration, metavar="S", help="of L1 without an L2; by default L2's, so data get as old")
+    add("--no-l2", action="store_true", help="simulate without an L2 alone")
+    add("--jitter", type=float, default=0.1, metavar="X", help="share of a TTL by which an entry may be cut short")
+    add("--refresh", choices=REFRESHES, default="inline", help="who refreshes what is stale")
+    add("--l1-time", type=duration, default=2e-6, metavar="S", help="what a hit takes")
+    add("--l2-time", default="1ms", metavar="S", help="what a round trip takes, the median; or NAME, see --timings")
+    add("--l2-spread", type=float, default=0.3, metavar="X", help="lognormal: the logarithm's deviation")
+    add("--origin-time", metavar="S", help="what a load takes, the median; or NAME, see --timings")
+    add("--origin-spread", type=float, default=0.5, metavar="X", help="lognormal: the logarithm's deviation")
+    add("--timings", type=Path, metavar="FILE", help="from tiered-cache bench --json: NAME is of a figure in it")
+
+
+def _add_money(add: Callable[..., Any]) -> None:
+    add("--prices", type=Path, default=EXAMPLE, metavar="FILE", help=f"TOML; an example is {EXAMPLE}")
+    add("--memory", type=int, default=512, metavar="MB", help="of the function")
+    add("--origin", choices=ORIGINS, default="dynamodb", help="what a load is charged as")
+    add("--value-size", metavar="SIZE", help="of a value; 2 KiB, or the mean of a trace")
+    add("--consistent", action="store_true", help="DynamoDB's reads are")
+    add("--scanned", default="100 MB", metavar="SIZE", help="by an Athena query")
+    add("--redis", choices=REDISES, default="serverless", help="ElastiCache Serverless or nodes")
+
+
+class Case(NamedTuple):
+    """What is simulated: the varied options, with L2 and without."""
+
+    name: str
+    scenario: Scenario
+    workload: Workload
+
+
+def cases(given: argparse.Namespace, parser: argparse.ArgumentParser, *, rates: bool = True) -> list[Case]:
+    """A case for each combination of what is varied; without `rates`, of what else is varied."""
+    axes = [_axis(text, parser) for text in given.vary]
+    found = []
+    for combination in itertools.product(*(axis for axis in axes if rates or axis[0][0] != "rate")):
+        varied = argparse.Namespace(**vars(given))
+        for option, _, value in combination:
+            setattr(varied, option, value)
+        name = ", ".join(f"{option.replace('_', '-')} {text}" for option, text, _ in combination)
+        found.append(_case(name, varied))
+    return found
+
+
+def _axis(given: str, parser: argparse.ArgumentParser) -> list[tuple[str, str, Any]]:
+    """The option that is varied, with each text and what that means."""
+    options = {action.dest: action for action in parser._actions if action.dest not in FIXED}  # noqa: SLF001  # nowhere else
+    name, _, texts = given.removeprefix("--").partition("=")
+    action = options.get(name.replace("-", "_"))
+    if action is None or not texts:
+        allowed = ", ".join(sorted(option.replace("_", "-") for option in options))
+        raise ConfigurationError(f"vary must be OPTION=A,B,... with one of {allowed}; got {shown(given)}")
+    return [(action.dest, text, _value_of(action, text)) for text in texts.split(",")]
+
+
+def _value_of(action: argparse.Action, text: str) -> Any:
+    """What `text` is as the value of that option."""
+    if action.nargs == 0:
+        raise ConfigurationError(f"{action.dest} has no value that could be varied; got {shown(text)}")
+    try:
+        value = action.type(text) if callable(action.type) else text
+    except ValueError as error:
+        raise ConfigurationError(f"{action.dest} cannot be varied to {shown(text)}: {error}") from error
+    if action.choices is not None and value not in action.choices:
+        raise ConfigurationError(f"{action.dest} must be one of {', '.join(action.choices)}; got {shown(text)}")
+    return value
+
+
+def _case(name: str, given: argparse.Namespace) -> Case:
+    recorded = read_requests(given.trace) if given.trace else None
+    scenario = Scenario(
+        rate=10.0 if given.rate is None and recorded is None else given.rate,
+        keys=given.keys,
+        skew=given.zipf,
+        trace=recorded.requests if recorded else (),
+        service=given.service,
+        spread=given.service_spread,
+        containers=Containers(
+            most=given.containers,
+            routing=given.routing,
+            cold_start=given.cold_start,
+            idle_for=given.idle_for,
+            max_age=given.max_age,
+            warm=given.warm,
+        ),
+        timings=_timings(given),
+        refresh=given.refresh,
+        requests=given.requests,
+        lasts=given.lasts,
+    )
+    workload = Workload(
+        memory_mb=given.memory,
+        origin=given.origin,
+        value_size=given.value_size or max(1, round(recorded.mean_bytes or 0) if recorded else 2048),
+        consistent=given.consistent,
+        scanned=given.scanned,
+        redis=given.redis,
+    )
+    return Case(name, _with_policies(scenario, given), workload)
+
+
+def _with_policies(scenario: Scenario, given: argparse.Namespace) -> Scenario:
+    jitter = number("jitter", given.jitter)
+    if jitter > 1:
+        raise ConfigurationError(f"jitter must be a share, from 0 to 1; got {jitter}")
+
+    def policy(name: str, ttl: object, stale: object) -> Freshness:
+        return Freshness(seconds(name, ttl), seconds("stale", stale, zero=True), 0.0, jitter)
+
+    l2 = policy("l2-ttl", given.l2_ttl, given.l2_stale)
+    return replace(
+        scenario,
+        l1=policy("ttl", given.ttl, given.stale),
+        l2=None if given.no_l2 else l2,
+        alone=None if given.alone_ttl is None else policy("alone-ttl", given.alone_ttl, given.l2_stale),
+    )
+
+
+def _timings(given: argparse.Namespace) -> Timings:
+    measured = _measured(given.timings) if given.timings else {}
+    origin = ORIGIN_TIMES[given.origin] if given.origin_time is None else given.origin_time
+    return Timings(
+        l1=given.l1_time,
+        l2=_time("l2-time", given.l2_time, given.l2_spread, measured),
+        origin=_time("origin-time", origin, given.origin_spread, measured),
+    )
+
+
+def _time(option: str, given: object, spread: float, measured: dict[str, Time]) -> Time:
+    """The time that is meant: a figure's that was measured, or the one that was written down."""
+    if given in measured:
+        return measured[str(given)]
+    try:
+        return Time(seconds(option, _number_or_text(given), zero=True), spread)
+    except ConfigurationError as error:
+        if not measured:
+            raise
+        raise ConfigurationError(f"{error}; nor is that one of the figures: {', '.join(measured)}") from error
+
+
+def _number_or_text(given: object) -> object:
+    try:
+        return float(given) if isinstance(given, str) else given
+    except ValueError:
+        return given
+
+
+def _measured(path: Path) -> dict[str, Time]:
+    """The times in a file of `tiered-cache bench --json`, by the names of their figures."""
+    from tiered_cache.benchmarks import results
+
+    try:
+        found = results.read(path).results
+    except ValueError as error:
+        raise ConfigurationError(f"timings: {error}") from error
+    return {
+        f"{one.group}: {one.name}": Time.through(one.median, one.percentile(90) or one.median)
+        for one in found
+        if one.unit == "s" and one.median > 0
+    }

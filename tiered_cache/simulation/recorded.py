@@ -1,0 +1,67 @@
+"""Traffic that was recorded: a CSV file with a line for each request."""
+
+from __future__ import annotations
+
+import csv
+from datetime import datetime
+from typing import TYPE_CHECKING, NamedTuple
+
+from tiered_cache._errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+TIMES = ("timestamp", "time")
+SIZES = ("bytes", "size")
+
+
+class Recorded(NamedTuple):
+    """requests: (seconds since the first, key), in the order of time. mean_bytes: of the answers; None where not told."""
+
+    requests: tuple[tuple[float, str], ...]
+    mean_bytes: float | None
+
+
+def read_requests(path: Path) -> Recorded:
+    """The requests in a CSV file whose header names the columns timestamp and key, and perhaps bytes.
+
+    timestamp: seconds or ISO 8601, in any order. Raises ConfigurationError, which says what is wrong with the file.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as lines:
+            reader = csv.DictReader(lines)
+            time = _column(reader, TIMES)
+            size = next((name for name in SIZES if name in (reader.fieldnames or ())), None)
+            _column(reader, ("key",))
+            rows = [(_moment(row[time]), row["key"], int(row[size] or 0) if size else 0) for row in _whole(reader)]
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigurationError(f"trace must be a CSV file of requests; {path} is not: {error}") from error
+    if not rows:
+        raise ConfigurationError(f"trace must hold at least one request; {path} holds none")
+    rows.sort(key=lambda row: row[0])
+    first = rows[0][0]
+    mean = sum(row[2] for row in rows) / len(rows) if size else None
+    return Recorded(tuple((moment - first, key) for moment, key, _ in rows), mean)
+
+
+def _whole(reader: csv.DictReader[str]) -> Iterator[dict[str, str]]:
+    for row in reader:
+        if None in row or None in row.values():
+            raise ValueError(f"line {reader.line_num} has another number of columns than the header")
+        yield row
+
+
+def _column(reader: csv.DictReader[str], names: tuple[str, ...]) -> str:
+    named = reader.fieldnames or ()
+    found = next((name for name in names if name in named), None)
+    if found is None:
+        raise ValueError(f"its header must name a column {' or '.join(map(repr, names))}; it names {', '.join(named)}")
+    return found
+
+
+def _moment(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return datetime.fromisoformat(text).timestamp()
