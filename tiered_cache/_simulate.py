@@ -50,7 +50,7 @@ class Answer(NamedTuple):
             )
         if paying[-1] == self.low:
             return f"The Redis pays at these prices, from {_rate(self.low)} requests/s on at the latest ({runs})."
-        spread = f"{_rate(paying[0])} to {_rate(paying[-1])} in {runs}"
+        spread = f"{_rate(paying[0])} to {_rate(paying[-1])} in {runs}" if len(paying) > 1 else runs
         return f"From about {_rate(median(paying))} requests/s on the Redis pays at these prices ({spread})."
 
 
@@ -136,7 +136,7 @@ def _as_json(found: Sequence[Found], answers: Sequence[Answer], prices: Prices) 
         "fleets": [
             {
                 "case": one.case.name,
-                "l2": one.with_l2,
+                "with_l2": one.with_l2,
                 "steady": one.case.scenario.is_steady,
                 **_fields(one.figures),
                 "usage": _fields(one.figures.usage),
@@ -206,20 +206,30 @@ def _in_columns(table: Any, found: Sequence[Found], prices: Prices) -> None:
 
 def _in_rows(table: Any, found: Sequence[Found], prices: Prices) -> None:
     """Many cases: a row for each, without L2 and with it."""
-    for heading in ("", "L2"):
-        table.add_column(heading)
-    for heading in ("L1", "L2", "origin", "origin calls/s", "median", "p99", "origin a month", "redis", "all"):
+    table.add_column("", min_width=12, overflow="fold")
+    for heading in (
+        "Redis",
+        "L1",
+        "L2",
+        "origin\ncalls/s",
+        "median",
+        "p99",
+        f"Redis\n{prices.currency}",
+        f"month\n{prices.currency}",
+    ):
         table.add_column(heading, justify="right", no_wrap=True)
     for one in found:
-        figures, costs = one.figures, one.costs
+        figures = one.figures
         table.add_row(
-            one.case.name,
+            "" if one.with_l2 else one.case.name,
             "yes" if one.with_l2 else "no",
-            *(f"{share:.1%}" for share in (figures.l1, figures.l2, figures.origin)),
+            f"{figures.l1:.1%}",
+            f"{figures.l2:.1%}" if one.with_l2 else "-",
             f"{figures.origin_rate:,.3g}",
             _time(figures.p50),
             _time(figures.p99),
-            *(_money(amount, prices) for amount in (costs.origin, costs.redis, costs.total)),
+            f"{one.costs.redis:,.2f}",
+            f"{one.costs.total:,.2f}",
         )
 
 

@@ -118,7 +118,8 @@ def cases(given: argparse.Namespace, parser: argparse.ArgumentParser, *, rates: 
 
 def _axis(given: str, parser: argparse.ArgumentParser) -> list[tuple[str, str, Any]]:
     """The option that is varied, with each text and what that means."""
-    options = {action.dest: action for action in parser._actions if action.dest not in FIXED}  # noqa: SLF001  # nowhere else
+    every = parser._actions  # noqa: SLF001  # argparse tells its options nowhere else
+    options = {action.dest: action for action in every if action.nargs != 0 and action.dest not in FIXED}
     name, _, texts = given.removeprefix("--").partition("=")
     action = options.get(name.replace("-", "_"))
     if action is None or not texts:
@@ -129,8 +130,6 @@ def _axis(given: str, parser: argparse.ArgumentParser) -> list[tuple[str, str, A
 
 def _value_of(action: argparse.Action, text: str) -> Any:
     """What `text` is as the value of that option."""
-    if action.nargs == 0:
-        raise ConfigurationError(f"{action.dest} has no value that could be varied; got {shown(text)}")
     try:
         value = action.type(text) if callable(action.type) else text
     except ValueError as error:

@@ -1,0 +1,163 @@
+"""`tiered-cache simulate`, as a person types it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tiered_cache._command import main
+from tiered_cache._simulate import Answer
+from tiered_cache.benchmarks.harness import Result
+from tiered_cache.benchmarks.results import Document, write
+from tiered_cache.simulation.costs import EXAMPLE
+
+SHORT = ("--requests", "500", "--repeat", "2", "--jobs", "1", "--l2-ttl", "30", "--ttl", "10")
+
+
+def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main(["simulate", *SHORT, *arguments]) == 0
+    return capsys.readouterr().out
+
+
+def as_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    return dict(json.loads(told(capsys, "--json", *arguments)))
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main(["simulate", *SHORT, *arguments]) == 1
+    return capsys.readouterr().err
+
+
+def test_a_fleet_with_and_without(capsys: pytest.CaptureFixture[str]) -> None:
+    """A column for each, every part of the costs, and the answer."""
+    output = told(capsys, "--up-to", "1")
+    assert "without L2" in output
+    for row in ("answered by L1", "origin calls a month", "p99", "compute a month", "redis a month", "all a month"):
+        assert row in output
+    assert "The Redis does not pay up to 1 requests/s at these prices (2 runs)." in output
+
+
+def test_what_is_varied(capsys: pytest.CaptureFixture[str]) -> None:
+    """A row for each combination, and an answer for each that is not of rates."""
+    varied = ("--vary", "rate=1,2", "--vary", "l2-ttl=20,30", "--up-to", "1")
+    output = told(capsys, *varied)
+    assert [len(re.findall(rf"^ *(rate|  ).* {said} .*%", output, re.MULTILINE)) for said in ("no", "yes")] == [4, 4]
+    assert [line.split(":")[0] for line in output.splitlines() if "pay" in line] == ["l2-ttl 20", "l2-ttl 30"]
+    found = as_json(capsys, *varied)
+    assert [fleet["case"] for fleet in found["fleets"] if fleet["with_l2"]] == [
+        "rate 1, l2-ttl 20",
+        "rate 1, l2-ttl 30",
+        "rate 2, l2-ttl 20",
+        "rate 2, l2-ttl 30",
+    ]
+    assert found["fleets"][0]["origin"] > found["fleets"][-2]["origin"]
+
+
+def test_the_figures_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    """The parts make the whole, the runs are those of the seeds, and the same command says the same again."""
+    found = as_json(capsys, "--no-answer")
+    assert [fleet["with_l2"] for fleet in found["fleets"]] == [False, True]
+    for fleet in found["fleets"]:
+        assert fleet["l1"] + fleet["l2"] + fleet["origin"] == pytest.approx(1.0)
+        assert fleet["month"] == pytest.approx(sum(fleet["costs"].values()))
+        assert len(fleet["months"]) == 2
+        assert fleet["month"] in fleet["months"]
+    assert found["answers"] == []
+    assert found["prices"]["athena"] == {"terabyte": 5.0, "least_megabytes": 10.0}
+    assert as_json(capsys, "--no-answer") == found
+    assert as_json(capsys, "--no-answer", "--seed", "5") != found
+
+
+def test_processes_find_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    """Two processes say what one says."""
+    arguments = ("--vary", "rate=5,10", "--up-to", "2", "--origin", "s3")
+    assert as_json(capsys, *arguments, "--jobs", "2") == as_json(capsys, *arguments)
+
+
+def test_the_users_prices(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Ten times the price of a node is ten times the Redis; the currency is the file's."""
+    own = tmp_path / "own.toml"
+    example = EXAMPLE.read_text(encoding="utf-8").replace('"$"', '"CHF"')
+    own.write_text(example.replace("node_hour = 0.0256", "node_hour = 0.256"), encoding="utf-8")
+    nodes = ("--no-answer", "--redis", "nodes")
+    dear, cheap = as_json(capsys, *nodes, "--prices", str(own)), as_json(capsys, *nodes)
+    assert dear["fleets"][1]["costs"]["redis"] == pytest.approx(10 * cheap["fleets"][1]["costs"]["redis"])
+    assert "CHF" in told(capsys, *nodes, "--prices", str(own))
+
+
+def test_a_trace_and_its_sizes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """The traffic is the file's, and so is the mean size of a value: 6 kB are one and a half units, so two blocks."""
+    path = tmp_path / "trace.csv"
+    lines = [f"{number},k{number % 5},6000" for number in range(400)]
+    path.write_text("\n".join(["timestamp,key,bytes", *lines]), encoding="utf-8")
+    fleet = as_json(capsys, "--trace", str(path), "--no-answer", "--alone-ttl", "10")["fleets"][0]
+    assert fleet["usage"]["requests"] == pytest.approx(400 - 10, abs=2)  # it takes 10 s to fill
+    months = 730 * 3600 / fleet["usage"]["seconds"]
+    assert fleet["costs"]["origin"] == pytest.approx(months * fleet["usage"]["origin_loads"] * 2 / 2 / 1e6 * 0.125)
+
+
+def test_times_that_were_measured(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A figure of `tiered-cache bench --json`, by its name: its median, and its spread by p90."""
+    path = tmp_path / "bench.json"
+    measured = Result(
+        group="S3", name="by boto3", unit="s", median=0.2, low=0.2, high=0.2, percentiles=((50, 0.2), (90, 0.2))
+    )
+    write(Document(machine={}, quick=True, results=[measured]), path)
+    timings = ("--timings", str(path), "--no-answer", "--no-l2", "--service", "0.001")
+    fleet = as_json(capsys, *timings, "--origin-time", "S3: by boto3")["fleets"][0]
+    assert fleet["p99"] == pytest.approx(0.201)
+    assert "nor is that one of the figures: S3: by boto3" in refused(capsys, *timings, "--origin-time", "S4")
+    path.write_text("{}", encoding="utf-8")
+    assert "holds no results of `tiered-cache bench --json`" in refused(capsys, *timings)
+
+
+def test_without_an_l2(capsys: pytest.CaptureFixture[str]) -> None:
+    """One column, L1's own TTL, and no question whether a Redis pays."""
+    output = told(capsys, "--no-l2")
+    assert "with L2" not in output
+    assert "pay" not in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("--vary", "nonsense=3"), "vary must be OPTION=A,B,... with one of alone-ttl, cold-start,"),
+        (("--vary", "consistent=1"), "vary must be OPTION=A,B,..."),
+        (("--vary", "rate"), "vary must be OPTION=A,B,..."),
+        (("--vary", "rate=fast"), "rate cannot be varied to 'fast'"),
+        (("--vary", "routing=fast"), "routing must be one of newest, oldest, recent, rested, random; got 'fast'"),
+        (("--rate", "0"), "rate must be a finite number above zero; got 0.0"),
+        (("--jitter", "2"), "jitter must be a share, from 0 to 1; got 2.0"),
+        (("--l2-time", "soon"), "l2-time must be a finite duration zero or more"),
+        (("--ttl", "0"), "ttl must be a finite duration above zero"),
+        (("--memory", "1"), "memory_mb must be a whole number of at least 128; got 1"),
+        (("--prices", "absent.toml"), "prices must be a file of TOML such as"),
+        (("--repeat", "0"), "repeat must be a whole number of at least 1; got 0"),
+        (("--jobs", "0"), "jobs must be a whole number of at least 1; got 0"),
+        (("--up-to", "0"), "up-to must be a finite number above zero; got 0.0"),
+        (("--trace", "absent.csv"), "trace must be a CSV file of requests; absent.csv is not"),
+    ],
+)
+def test_what_cannot_be(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], text: str) -> None:
+    """The error names the option, what was given, and what is allowed."""
+    assert text in refused(capsys, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("rates", "text"),
+    [
+        ([20.0, 40.0, 30.0], "From about 30 requests/s on the Redis pays at these prices (20 to 40 in 3 runs)."),
+        ([1234.0], "From about 1,234 requests/s on the Redis pays at these prices (one run)."),
+        ([None, None], "The Redis does not pay up to 2,000 requests/s at these prices (2 runs)."),
+        ([900.0, None], "The Redis pays from 900 to above 2,000 requests/s on (2 runs disagree)."),
+        ([0.1, 0.1], "The Redis pays at these prices, from 0.1 requests/s on at the latest (2 runs)."),
+    ],
+)
+def test_the_answer_in_words(rates: list[float | None], text: str) -> None:
+    """With the spread over the runs, and no more than they show."""
+    case: Any = None
+    assert str(Answer(case, rates, 0.1, 2_000.0)) == text
