@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from tiered_cache.benchmarks import (
     coldstart,
+    fleet,
     hitratio,
     imports,
     instructions,
@@ -47,6 +48,9 @@ SUITES = {
         "processes": sessions.processes,
         "hit_rates": sessions.hit_rates,
         "simulator": sessions.speed,
+        "by_rate": fleet.by_rate,
+        "by_routing": fleet.by_routing,
+        "paying": fleet.paying,
     },
     "faults": {"outage": l2.outage},
 }

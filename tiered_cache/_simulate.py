@@ -16,7 +16,7 @@ from tiered_cache._simulate_options import Case, cases
 from tiered_cache.simulation.costs import Costs, Prices, monthly, read_prices
 from tiered_cache.simulation.fleet import number, whole
 from tiered_cache.simulation.paying import pays_from
-from tiered_cache.simulation.scenario import Figures, run
+from tiered_cache.simulation.scenario import Figures, steady
 
 Told: TypeAlias = Callable[[Iterable[Any], int, str], Iterable[Any]]
 
@@ -97,7 +97,7 @@ def _fleets(
 
 def _run(task: tuple[Case, bool, int]) -> Figures:
     case, with_l2, seed = task
-    return run(case.scenario if with_l2 else case.scenario.without_l2(), seed)
+    return steady(case.scenario if with_l2 else case.scenario.without_l2(), seed)
 
 
 def _pays_from(task: tuple[Case, int], *, prices: Prices, low: float, high: float) -> float | None:

@@ -11,7 +11,7 @@ import pytest
 from tiered_cache import ConfigurationError
 from tiered_cache.simulation import Containers, Freshness, Time, Timings
 from tiered_cache.simulation.costs import EXAMPLE, MONTH, Costs, Prices, Usage, Workload, a_load, monthly, read_prices
-from tiered_cache.simulation.scenario import Scenario, run
+from tiered_cache.simulation.scenario import Scenario, steady
 
 ROUND = """
 currency = "EUR"
@@ -95,7 +95,7 @@ def test_a_tiny_run_by_hand(prices: Prices) -> None:
         timings=Timings(l2=Time(0.01), origin=Time(2.0)),
     )
     assert scenario.spans == (20.0, 80.0)
-    figures = run(scenario)
+    figures = steady(scenario)
     # 20 s: L2. 95 s: all tiers, 10 ms to ask, 2 s, 10 ms to store. 100 s: L1
     assert figures.usage == Usage(80.0, 3, 110 + 2120 + 100, 1, l2_reads=2, l2_found=1, l2_writes=1, l2_keys=1)
     assert (figures.l1, figures.l2, figures.origin) == pytest.approx((1 / 3, 1 / 3, 1 / 3))

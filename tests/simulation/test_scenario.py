@@ -15,7 +15,7 @@ from tiered_cache.simulation import Containers, Freshness, Time, Timings
 from tiered_cache.simulation.costs import Costs, Usage, Workload, a_load, monthly, read_prices
 from tiered_cache.simulation.paying import first_above_zero, gain, pays_from
 from tiered_cache.simulation.recorded import read_requests
-from tiered_cache.simulation.scenario import Scenario, run
+from tiered_cache.simulation.scenario import Scenario, steady
 
 ONE_CONTAINER = Containers(most=1, warm=1, idle_for="999w", max_age="999w")
 ONE_KEY = Scenario(rate=1.0, keys=1, service="1ms", containers=ONE_CONTAINER, l2=None, requests=20_000)
@@ -24,7 +24,7 @@ ONE_KEY = Scenario(rate=1.0, keys=1, service="1ms", containers=ONE_CONTAINER, l2
 @pytest.mark.parametrize(("rate", "ttl"), [(0.5, 1.0), (2.0, 3.0), (20.0, 4.0)])
 def test_one_key_in_one_container(rate: float, ttl: float) -> None:
     """Poisson arrivals: hit rate 1 - 1 / (1 + rate * TTL), and so many loads a second; within some deviations."""
-    figures = run(replace(ONE_KEY, rate=rate, l1=Freshness(ttl), service=1e-6), 7)
+    figures = steady(replace(ONE_KEY, rate=rate, l1=Freshness(ttl), service=1e-6), 7)
     misses = 1 / (1 + rate * ttl)
     assert figures.l1 == pytest.approx(1 - misses, abs=4 / 20_000**0.5)
     assert figures.origin_rate == pytest.approx(rate * misses, rel=0.05)
@@ -34,25 +34,25 @@ def test_an_l2_makes_the_misses_of_a_fleet_those_of_one() -> None:
     """With L2 the origin is asked once in the TTL and the time to the next request, however the containers share them."""
     fleet = Containers(most=20, warm=20, routing="random", idle_for="999w", max_age="999w")
     scenario = Scenario(rate=5.0, keys=1, service=1e-6, containers=fleet, l1=Freshness(2.0), l2=Freshness(20.0))
-    assert run(scenario, 3).origin_rate == pytest.approx(1 / (20 + 1 / 5), rel=0.02)
-    alone = run(replace(scenario.without_l2(), l1=Freshness(20.0)), 3)
+    assert steady(scenario, 3).origin_rate == pytest.approx(1 / (20 + 1 / 5), rel=0.02)
+    alone = steady(replace(scenario.without_l2(), l1=Freshness(20.0)), 3)
     assert alone.origin == pytest.approx(1 / (1 + 5 / 20 * 20), abs=0.02)
 
 
 def test_the_filling_of_the_caches_is_not_counted() -> None:
     """What is asked for the first time while the caches fill is no miss; in the long run the hit rate is the closed form's."""
     trace = [(float(now), now % 5) for now in range(100)]
-    figures = run(replace(ONE_KEY, trace=trace, rate=None, l1=Freshness(1e6)), 1)
+    figures = steady(replace(ONE_KEY, trace=trace, rate=None, l1=Freshness(1e6)), 1)
     assert (figures.usage.seconds, figures.usage.requests, figures.origin) == (pytest.approx(99 * 0.8), 80, 0.0)
     scenario = replace(ONE_KEY, keys=200, skew=0.0, rate=10.0, l1=Freshness(100.0), requests=1)
     assert scenario.spans == (100.0, 300.0)
-    assert run(replace(scenario, lasts=4_000), 1).l1 == pytest.approx(5 / 6, abs=0.01)
+    assert steady(replace(scenario, lasts=4_000), 1).l1 == pytest.approx(5 / 6, abs=0.01)
 
 
 def test_a_miss_is_billed() -> None:
     """Each request is billed its handler, and each load what it takes, in whole milliseconds."""
     scenario = replace(ONE_KEY, l1=Freshness(10.0), service="10ms", timings=Timings(origin=Time("300.2ms")))
-    usage = run(scenario, 2).usage
+    usage = steady(scenario, 2).usage
     assert usage.billed_ms == usage.requests * 10 + usage.origin_loads * 301
 
 
@@ -63,7 +63,7 @@ def test_conservation() -> None:
         rate=30.0, keys=40, service=0.15, containers=containers, l1=Freshness(3.0, 1.0), l2=Freshness(9.0, 4.0)
     )
     for refresh in ("inline", "after_response"):
-        figures = run(replace(scenario, refresh=refresh, requests=5_000, timings=Timings(origin=Time(0.5))), 5)
+        figures = steady(replace(scenario, refresh=refresh, requests=5_000, timings=Timings(origin=Time(0.5))), 5)
         assert figures.l1 + figures.l2 + figures.origin == pytest.approx(1.0)
         assert 0 < figures.refused < 1
         arrived = figures.usage.requests / (1 - figures.refused) / figures.usage.seconds
@@ -82,11 +82,11 @@ def test_a_slow_origin_is_waited_for_once() -> None:
         timings=Timings(origin=Time(180.0)),
         lasts="10h",
     )
-    alone, together = run(query.without_l2(), 1), run(query, 1)
+    alone, together = steady(query.without_l2(), 1), steady(query, 1)
     assert alone.usage.origin_loads > 20 * together.usage.origin_loads
     assert together.usage.origin_loads == 10
     assert together.waited > 50 * together.origin
-    stale = run(replace(query, l2=Freshness(3_600.0, stale_while_revalidate=600.0)), 1)
+    stale = steady(replace(query, l2=Freshness(3_600.0, stale_while_revalidate=600.0)), 1)
     assert (stale.waited, stale.usage.origin_loads) == (0.0, 10)
     assert stale.p99 < 1 < together.p99
 
@@ -94,7 +94,7 @@ def test_a_slow_origin_is_waited_for_once() -> None:
 def test_the_same_seed_gives_the_same_figures() -> None:
     """And another seed gives others."""
     scenario = Scenario(requests=3_000, timings=Timings(l2=Time(0.001, 0.3), origin=Time(0.01, 0.5)), spread=0.4)
-    assert run(scenario, 1) == run(scenario, 1) != run(scenario, 2)
+    assert steady(scenario, 1) == steady(scenario, 1) != steady(scenario, 2)
 
 
 def test_a_trace_at_another_speed() -> None:
@@ -102,9 +102,9 @@ def test_a_trace_at_another_speed() -> None:
     trace = [(float(number), number % 7) for number in range(1_000)]
     slow = Scenario(trace=trace, rate=None, l1=Freshness(5.0), l2=None)
     fast = replace(slow, rate=10.0)
-    assert run(slow).usage.requests / slow.spans[1] == pytest.approx(1.0, rel=0.02)
-    assert run(fast).usage.requests / fast.spans[1] == pytest.approx(10.0, rel=0.02)
-    assert run(fast).l1 > run(slow).l1
+    assert steady(slow).usage.requests / slow.spans[1] == pytest.approx(1.0, rel=0.02)
+    assert steady(fast).usage.requests / fast.spans[1] == pytest.approx(10.0, rel=0.02)
+    assert steady(fast).l1 > steady(slow).l1
 
 
 def test_a_run_that_would_be_too_long_is_cut_and_says_so() -> None:
@@ -158,7 +158,7 @@ def test_a_free_redis_pays_at_once_and_a_dear_one_never() -> None:
 
 def test_what_comes_of_nothing() -> None:
     """A run in which nobody comes has figures, all zero."""
-    figures = run(Scenario(trace=[(0.0, "k")], rate=None, l2=None))
+    figures = steady(Scenario(trace=[(0.0, "k")], rate=None, l2=None))
     assert figures.usage.requests in (0, 1)
     assert monthly(Usage(1.0, 0, 0, 0), read_prices(), Workload(), with_l2=False) == Costs(0, 0, 0, 0)
 
@@ -212,5 +212,5 @@ def test_a_trace_that_cannot_be(tmp_path: Path, content: str, text: str) -> None
 
 def test_seeds_differ_by_little() -> None:
     """The noise of one run is small beside what is compared: hit rates of three seeds within two points."""
-    rates = [run(Scenario(requests=20_000), seed).l1 for seed in range(3)]
+    rates = [steady(Scenario(requests=20_000), seed).l1 for seed in range(3)]
     assert max(rates) - min(rates) < 0.02 < fmean(rates)

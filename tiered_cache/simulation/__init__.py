@@ -12,9 +12,12 @@ seconds. What it assumes of Lambda are options, since Lambda documents none of i
 from __future__ import annotations
 
 from tiered_cache._rules import Freshness
+from tiered_cache.simulation.costs import Costs, Prices, Usage, Workload, monthly, read_prices
 from tiered_cache.simulation.fleet import Container, Containers, Fleet
+from tiered_cache.simulation.paying import pays_from
 from tiered_cache.simulation.routing import ROUTINGS
 from tiered_cache.simulation.run import Outcome, simulate
+from tiered_cache.simulation.scenario import Figures, Scenario, steady
 from tiered_cache.simulation.sessions import Experiment, Request, Sessions, expected_hit_rate, sessions, simulated
 from tiered_cache.simulation.tiers import Tier, Tiers
 from tiered_cache.simulation.timings import Time, Timings
@@ -24,11 +27,15 @@ __all__ = [
     "ROUTINGS",
     "Container",
     "Containers",
+    "Costs",
     "Experiment",
+    "Figures",
     "Fleet",
     "Freshness",
     "Outcome",
+    "Prices",
     "Request",
+    "Scenario",
     "Service",
     "Sessions",
     "Tier",
@@ -36,13 +43,19 @@ __all__ = [
     "Time",
     "Timings",
     "Traffic",
+    "Usage",
+    "Workload",
     "closed_loop",
     "constant",
     "expected_hit_rate",
     "lognormal",
+    "monthly",
     "open_loop",
+    "pays_from",
+    "read_prices",
     "replay",
     "sessions",
     "simulate",
     "simulated",
+    "steady",
 ]

@@ -7,7 +7,7 @@ from math import log10, sqrt
 from typing import TYPE_CHECKING
 
 from tiered_cache.simulation.costs import monthly
-from tiered_cache.simulation.scenario import run
+from tiered_cache.simulation.scenario import steady
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,8 +21,8 @@ STEPS = 2
 
 def gain(scenario: Scenario, prices: Prices, workload: Workload, seed: object) -> float:
     """What L2 saves a month; below zero where it costs more. Both fleets meet the same requests."""
-    without = monthly(run(scenario.without_l2(), seed).usage, prices, workload, with_l2=False)
-    return without.total - monthly(run(scenario, seed).usage, prices, workload, with_l2=True).total
+    without = monthly(steady(scenario.without_l2(), seed).usage, prices, workload, with_l2=False)
+    return without.total - monthly(steady(scenario, seed).usage, prices, workload, with_l2=True).total
 
 
 def pays_from(

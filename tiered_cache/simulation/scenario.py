@@ -143,8 +143,8 @@ class Figures(NamedTuple):
     mean: float
 
 
-def run(scenario: Scenario, seed: object = 1) -> Figures:
-    """The scenario in the simulator; the same seed gives the same figures."""
+def steady(scenario: Scenario, seed: object = 1) -> Figures:
+    """The figures of the scenario in its steady state, simulated; the same seed gives the same."""
     tiers = Tiers(scenario.l1, scenario.l2, seed, timings=scenario.timings, refresh=scenario.refresh)
     fleet = Fleet(scenario.containers, seed)
     filling, counted = scenario.spans
