@@ -25,7 +25,7 @@ class MemoryStats(NamedTuple):
     evictions: int
     """Entries dropped to make room."""
     oversized: int
-    """Values returned but not stored, being larger than the whole budget."""
+    """Values returned but not stored, being larger than the whole budget or than the memory that was left."""
 
 
 class SharedStats(NamedTuple):

@@ -906,12 +906,14 @@ def test_a_timeout_in_connecting_is_one_whatever_came_after() -> None:
 
 
 def test_a_call_on_a_link_raises_unavailable_alone() -> None:
-    """Whatever goes wrong in making a connection, a link's caller sees one kind of error."""
+    """Whatever goes wrong in making a connection, a link's caller sees one kind of error, and of which class it is."""
     from tiered_cache._l2.faults import Failure, Unavailable
 
-    def make() -> Any:
-        raise MemoryError
+    for error, failure in ((MemoryError(), Failure.MEMORY), (ArithmeticError(), Failure.PROTOCOL)):
 
-    with pytest.raises(Unavailable) as caught:
-        Link(make, 1).call([(b"GET", b"key")], 0)
-    assert caught.value.failure is Failure.PROTOCOL
+        def make(error: Exception = error) -> Any:
+            raise error
+
+        with pytest.raises(Unavailable) as caught:
+            Link(make, 1).call([(b"GET", b"key")], 0)
+        assert caught.value.failure is failure

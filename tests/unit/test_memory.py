@@ -150,6 +150,34 @@ def test_an_entry_larger_than_the_budget_is_counted_and_not_held() -> None:
     assert (1, 0, 0) == (stats.oversized, stats.entries, stats.bytes)
 
 
+@pytest.mark.parametrize("where", ["measuring", "copying"])
+def test_a_value_that_no_memory_is_left_for_is_returned(where: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Neither it nor what was held before is held; once memory is there again the next one is."""
+    left = True
+
+    class Value:
+        def __deepcopy__(self, _: object) -> Value:
+            if not left:
+                raise MemoryError
+            return self
+
+    def measured(_: object) -> int:
+        if not left:
+            raise MemoryError
+        return 100
+
+    options: dict[str, Any] = {"sizer": measured} if where == "measuring" else {"share": "copy"}
+    with TieredCache(MemoryTier(ttl=60, **options), refresh="inline") as cache:
+        cache.get_or_load("k", Value)
+        left, value = False, Value()
+        assert value is cache.get_or_load("k", lambda: value, force_refresh=True)
+        assert (1, 0, 0) == ((stats := cache.stats().l1).oversized, stats.entries, stats.bytes)
+        left = True
+        cache.get_or_load("k", Value)
+        assert 1 == cache.stats().l1.entries
+    assert ["no memory is left to measure or to copy a value"] == [text.partition(",")[0] for text in caplog.messages]
+
+
 def test_a_value_above_the_budget_is_spoken_of_once(caplog: pytest.LogCaptureFixture) -> None:
     """The log says the two sizes and what to do; further ones are counted only."""
     with TieredCache(MemoryTier(ttl=60, max_bytes=10_000), refresh="inline") as cache:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import suppress
 from math import inf
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -176,10 +177,19 @@ class MemoryStore:
     def store(self, key: str, entry: Entry) -> bool:
         """Keep `entry` for `key`, unless it was invalidated since its load began, or a later load is held already.
 
-        False if it is not kept. One larger than the whole budget is not, and then the key is not held at all.
+        False if it is not kept. One larger than the whole budget is not, nor one that the process has no memory left to
+        measure or to copy; then the key is not held at all.
         """
+        try:
+            return self._stored(key, entry)
+        except MemoryError:
+            self.drop(key)
+            self._note_oversized("no memory is left to measure or to copy a value, which is not kept in L1")
+            return False
+
+    def _stored(self, key: str, entry: Entry) -> bool:
         if not entry.size:  # once: the policy counts on it to stay the same
-            self.measure(entry)
+            self._measure(entry)
             entry.size = entry.value_size + len(key) + ENTRY_OVERHEAD
         with self._lock:
             held = self._peek(key)
@@ -190,19 +200,17 @@ class MemoryStore:
                 return False
             if entry.size > self._tier.max_bytes:
                 self.drop(key)
-                self._note_oversized(entry)
+                self._note_oversized(
+                    f"a value of {entry.size} bytes is larger than L1's whole budget of {self._tier.max_bytes}, and is not "
+                    "kept there: raise max_bytes"
+                )
                 return False
             self._put(key, entry, held)
         return True
 
-    def _note_oversized(self, entry: Entry) -> None:
+    def _note_oversized(self, what: str) -> None:
         if not self._oversized:
-            log().warning(
-                "a value of %d bytes is larger than L1's whole budget of %d, and is not kept there: raise max_bytes; "
-                "stats().l1.oversized counts further ones",
-                entry.size,
-                self._tier.max_bytes,
-            )
+            log().warning("%s; stats().l1.oversized counts further ones", what)
         self._oversized += 1
 
     def _put(self, key: str, entry: Entry, held: Entry | None) -> None:
@@ -252,6 +260,10 @@ class MemoryStore:
 
     def measure(self, entry: Entry) -> None:
         """Learn what the value of `entry` takes in memory; what another container has measured is believed."""
+        with suppress(MemoryError):  # L2 may take it all the same, and L1 tries again when it is to keep it
+            self._measure(entry)
+
+    def _measure(self, entry: Entry) -> None:
         if not entry.value_size or self._tier.sizer is not None:
             entry.value_size = self._sizer(entry.value)
 

@@ -48,6 +48,8 @@ class Failure(StrEnum):
     """The server does not know a script by its hash: it is sent in full."""
     PROTOCOL = "protocol"
     """What came back is no answer of Redis."""
+    MEMORY = "memory"
+    """This process has no memory left for the call."""
     REPLY = "reply"
     """Another error reply, such as WRONGTYPE: a matter of this key, not of the server."""
 
@@ -105,8 +107,8 @@ def classify(error: BaseException) -> Unavailable:
     """
     from redis import exceptions
 
-    if isinstance(error, TimeoutError | exceptions.TimeoutError):
-        return _unavailable(Failure.TIMEOUT, error)
+    if isinstance(error, TimeoutError | exceptions.TimeoutError | MemoryError):
+        return _unavailable(Failure.MEMORY if isinstance(error, MemoryError) else Failure.TIMEOUT, error)
     if isinstance(error, exceptions.AskError):
         for_good = isinstance(error, exceptions.MovedError)
         return Elsewhere(_HINTS[Failure.CLUSTER], error.host, error.port, for_good=for_good)
@@ -169,5 +171,6 @@ _HINTS = {
     Failure.READ_ONLY: "the server is a replica now",
     Failure.NO_WRITES: "the server has too few replicas or cannot save to disk, and takes no writes until it has",
     Failure.NOT_READY: "the server is not ready",
+    Failure.MEMORY: "no memory is left in this process",
     Failure.PROTOCOL: "the answer is not in the protocol of Redis",
 }

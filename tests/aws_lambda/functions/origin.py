@@ -5,6 +5,7 @@ The folder is shared by the containers of a function and the test that invokes i
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from pathlib import Path
@@ -16,6 +17,11 @@ def wait_until(true, seconds=20.0):
     while not true():
         assert time.monotonic() < ends, "this did not come true in time"
         time.sleep(0.005)
+
+
+def given(name):
+    """What a variable of the environment says, in JSON; nothing where it is not there."""
+    return json.loads(os.environ.get(name, "{}"))
 
 
 class Origin:

@@ -3,22 +3,15 @@
 The environment: URL and, as JSON, the options L1, L2, CACHE and HANDLER, and INIT, which are steps of the init phase.
 """
 
-import json
 import os
 import threading
 import time
 from pathlib import Path
 
-from origin import Origin, WallClock, wait_until
+from origin import Origin, WallClock, given, wait_until
 
 from tiered_cache import MISSING, MemoryTier, RedisTier, TieredCache, TieredCacheError
 from tiered_cache.aws_lambda import lambda_handler
-
-
-def given(name):
-    """What the variable says; empty where there is none."""
-    return json.loads(os.environ.get(name, "{}"))
-
 
 GATES = Path(os.environ["GATES"])
 origin = Origin(GATES)
@@ -64,11 +57,8 @@ def wait_for(gate):
 
 
 def wait_for_loads():
-    """Until no load goes on in a thread of this process; how many there were."""
-    threads = [thread for thread in threading.enumerate() if thread.name == "tiered_cache-load"]
-    for thread in threads:
-        thread.join(20)
-    return len(threads)
+    """Until no load goes on in a thread of this process."""
+    wait_until(lambda: all(thread.name != "tiered_cache-load" for thread in threading.enumerate()))
 
 
 STEPS = {
