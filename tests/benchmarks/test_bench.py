@@ -20,13 +20,13 @@ def written(path, *found):
 def test_a_quick_run_prints_tables_and_writes_results(tmp_path, capsys):
     """The machine first, then each part; the file holds what was printed."""
     file = tmp_path / "bench.json"
-    assert main(["bench", "--quick", "--only", "inserts,outage", "--json", str(file)]) == 0
+    assert main(["bench", "--quick", "--only", "growth,outage", "--json", str(file)]) == 0
     printed = capsys.readouterr().out
     document = results.read(file)
     assert document.machine["python"] in printed
     assert document.machine["versions"]["redis"] in printed
-    assert set(document.seconds) == {"memory.inserts", "faults.outage"}
-    assert {result.suite for result in document.results} == {"memory", "faults"}
+    assert set(document.seconds) == {"tiers.growth", "faults.outage"}
+    assert {result.suite for result in document.results} == {"tiers", "faults"}
     for result in document.results:
         assert result.name in printed
 

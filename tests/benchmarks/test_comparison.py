@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from tiered_cache.benchmarks.comparison import changes, missed, show
+from tiered_cache.benchmarks.comparison import OWED, changes, missed, show
 from tiered_cache.benchmarks.harness import Result, figure
 from tiered_cache.benchmarks.results import Document
 
@@ -85,3 +85,10 @@ def test_a_count_has_a_budget_too_and_seconds_have_none():
         run(figure("stampede", "ours", 2, "loads", budget=1), figure("outage", "first", 9.0, "s", budget=1.0))
     )
     assert line == "stampede: ours: 2, and the budget is 1"
+
+
+def test_what_is_owed_is_shown_and_fails_no_check():
+    """As long as it is owed: each name is one that is measured."""
+    for name in OWED:
+        assert missed(run(replace(TIMED, name=name, ratio=70.0, budget=7.0))) == []
+    assert OWED <= {"tiered_cache get_many_or_load"}

@@ -146,3 +146,16 @@ def test_instructions_are_counted_alike_each_time():
     first, again, more = (instructions.count(valgrind, program, rounds) for rounds in (0, 0, 100))
     assert abs(first - again) < first / 1_000
     assert more > first + 100 * 1_000 * 10
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a process is limited by Linux's means")
+def test_a_start_and_the_hits_are_measured_by_the_share_of_a_processor():
+    """Each in a group of its own, with a row for each share."""
+    token = tiers.shares.set((1.0, 0.5))
+    try:
+        results = tiers.by_share(quick=True)
+    finally:
+        tiers.shares.reset(token)
+    rows = ["1 vCPU, 1,769 MB", "0.5 vCPU, 884 MB"]
+    assert [result.name for result in results] == rows * 3
+    assert len({result.group for result in results}) == 3
