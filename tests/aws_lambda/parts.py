@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tiered_cache.local.awslambda import Done
 
     Make = Callable[..., LocalLambda]
+    Record = Callable[[str, object], None]
 
 HOUR = 3600.0
 WAIT = 20.0

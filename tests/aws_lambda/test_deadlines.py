@@ -14,7 +14,7 @@ from tiered_cache.local.awslambda import FunctionTimedOut
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from parts import Make
+    from parts import Make, Record
 
     from tiered_cache.local import ValkeyServer
 
@@ -41,7 +41,7 @@ def origin(gates: Path) -> Origin:
 
 @pytest.mark.fault("F61", "killed by the function's timeout in mid-load")
 def test_a_container_that_is_killed_in_mid_load_leaves_a_lease_that_ends(
-    function: Make, origin: Origin, valkey: ValkeyServer
+    function: Make, origin: Origin, valkey: ValkeyServer, record_property: Record
 ) -> None:
     """With its invocation's time; the next invocation, in a new process, waits for that and loads."""
     fn = function("steps.handler", before(valkey, INIT=WARM))
@@ -58,11 +58,15 @@ def test_a_container_that_is_killed_in_mid_load_leaves_a_lease_that_ends(
     first, second = origin.asked("k")
     assert first != second == done.pid
     assert {} == leases(valkey)
+    record_property(
+        "measured",
+        f"leases left: {list(left.values())} ms; the next invocation had its value after {done.seconds:.2f} s",
+    )
 
 
 @pytest.mark.fault("F61", "killed by the function's timeout while others wait for its load")
 def test_one_load_for_each_lease_though_its_holder_is_killed(
-    function: Make, origin: Origin, valkey: ValkeyServer
+    function: Make, origin: Origin, valkey: ValkeyServer, record_property: Record
 ) -> None:
     """Of three containers one loads; once its lease has ended one of the others does, and both have the value."""
     fn = function("steps.handler", before(valkey, INIT=WARM), containers=3).start(3)
@@ -80,6 +84,7 @@ def test_one_load_for_each_lease_though_its_holder_is_killed(
     assert [[["value", "l2", "fresh"]], [["value", "origin", "loaded"]]] == sorted(one.answers for one in answers)
     assert [1, 1] == [one.origin["waited"] for one in answers]
     assert 2 == len(origin.asked("k"))
+    record_property("measured", f"{len(origin.asked('k'))} loads under 2 leases, 2 of 3 callers with the value")
 
 
 @pytest.mark.fault("F61", "killed by the function's timeout with a stale value about")
@@ -107,7 +112,9 @@ def test_nobody_who_has_a_stale_value_waits_for_the_dead(
 
 
 @pytest.mark.fault("F62", "no time left beyond the reserve, and nothing held")
-def test_no_load_is_begun_without_time(function: Make, origin: Origin, valkey: ValkeyServer) -> None:
+def test_no_load_is_begun_without_time(
+    function: Make, origin: Origin, valkey: ValkeyServer, record_property: Record
+) -> None:
     """LoadTimeout before the origin is asked, so that the handler can say so; the next invocation loads."""
     fn = function("steps.handler", before(valkey, INIT=WARM, HANDLER={"reserve": RESERVE}))
     late = ask(fn, ["spend", RESERVE - 0.1], ["load", "k"], timeout=RESERVE + 1)
@@ -115,11 +122,12 @@ def test_no_load_is_begun_without_time(function: Make, origin: Origin, valkey: V
     assert ([], 1) == (origin.asked("k"), late.origin["too_late"])
     assert {} == leases(valkey)
     assert [["value", "origin", "loaded"]] == ask(fn, ["load", "k"], timeout=2 * RESERVE).answers
+    record_property("measured", f"0 loads, LoadTimeout; too_late {late.origin['too_late']}")
 
 
 @pytest.mark.fault("F62", "less time left than the last load took")
 def test_a_stale_value_is_served_at_once_without_time(
-    function: Make, gates: Path, origin: Origin, valkey: ValkeyServer
+    function: Make, gates: Path, origin: Origin, valkey: ValkeyServer, record_property: Record
 ) -> None:
     """Whether none is left, or less than the last load took; with enough of it the value is loaded."""
     policy = {"ttl": "1h", "stale_if_error": "1d"}
@@ -133,6 +141,7 @@ def test_a_stale_value_is_served_at_once_without_time(
         assert ("value", "no_time") == (value, reason)
     assert (1, 2) == (len(origin.asked("k")), late.origin["too_late"])
     assert [["value", "origin", "loaded"]] == ask(fn, ["load", "k"], timeout=2 * RESERVE).answers
+    record_property("measured", f"stale twice, 0 loads; too_late {late.origin['too_late']}")
 
 
 @pytest.mark.fault("F62", "a reserve longer than the function's time")

@@ -14,7 +14,7 @@ from tiered_cache.local import FaultProxy
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from parts import Make
+    from parts import Make, Record
 
     from tiered_cache.local import LocalLambda, ValkeyServer
 
@@ -51,7 +51,7 @@ def scene(function: Make, gates: Path, valkey: ValkeyServer) -> Scene:
 
 @pytest.mark.fault("F60", "frozen in a background load, and another container invalidates and loads anew")
 @pytest.mark.parametrize("ends", ["before the next answer", "after it"])
-def test_what_was_invalidated_meanwhile_is_kept_nowhere(scene: Scene, ends: str) -> None:
+def test_what_was_invalidated_meanwhile_is_kept_nowhere(scene: Scene, ends: str, record_property: Record) -> None:
     """The late result is refused by L2 and L1, and who asks after the invalidation has the new value."""
     elsewhere = ask(scene.other, ["delete", "k"], ["load", "k"])
     assert [None, ["new", "origin", "loaded"]] == elsewhere.answers
@@ -67,6 +67,7 @@ def test_what_was_invalidated_meanwhile_is_kept_nowhere(scene: Scene, ends: str)
         assert [None, ["new", "l1", "fresh"]] == after.answers
     assert "new" == ask(scene.other, ["get", "k"]).answers[0]
     assert 3 == len(scene.origin.asked("k"))
+    record_property("measured", f"ended {ends}: {after.l2['refused']} fill refused by L2, 'new' everywhere, 3 loads")
 
 
 @pytest.mark.fault("F60", "frozen in a background load, and another container invalidates")
@@ -104,7 +105,9 @@ def test_a_late_result_that_nothing_has_overtaken_is_kept(scene: Scene) -> None:
 
 
 @pytest.mark.fault("F60", "frozen at any instant while a thread calls the cache, and its connections die")
-def test_a_freeze_at_any_instant_leaves_nothing_that_hangs(function: Make, gates: Path, valkey: ValkeyServer) -> None:
+def test_a_freeze_at_any_instant_leaves_nothing_that_hangs(
+    function: Make, gates: Path, valkey: ValkeyServer, record_property: Record
+) -> None:
     """A thread may stand still with a lock in its hands, or in mid-reply: each invocation answers, and rightly."""
     chance, clock = random.Random(1), WallClock(gates)
     options = {"L1": {"ttl": 0.01, "max_entries": 4}, "L2": {"timeout": 0.5}, "CACHE": {"on_failure": "queue"}}
@@ -119,3 +122,6 @@ def test_a_freeze_at_any_instant_leaves_nothing_that_hangs(function: Make, gates
     assert (FREEZES, 0, 0) == (after.container["invocations"], after.wrong, after.raised)
     assert after.calls > FREEZES
     assert not set(after.l2["errors"]) - {"timeout", "reset"}
+    record_property(
+        "measured", f"{FREEZES} freezes, {after.calls} calls of the thread, 0 wrong, errors {after.l2['errors']}"
+    )

@@ -20,7 +20,7 @@ from tiered_cache.local import FaultProxy
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from parts import Make
+    from parts import Make, Record
 
     from tiered_cache.local import LocalLambda, ValkeyServer
 
@@ -105,7 +105,7 @@ def test_a_hook_of_ours_that_raises_does_not_take_the_function_down(function: Ma
 
 
 @pytest.mark.fault("F64", "20 copies of one snapshot, after its hooks")
-def test_copies_of_a_snapshot_share_nothing(valkey: ValkeyServer) -> None:
+def test_copies_of_a_snapshot_share_nothing(valkey: ValkeyServer, record_property: Record) -> None:
     """Connections, ids, lease tokens and jitter are each one's own, though pid and memory are the same."""
     script = [sys.executable, str(COPY), valkey.url, str(COPIES)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
@@ -123,3 +123,6 @@ def test_copies_of_a_snapshot_share_nothing(valkey: ValkeyServer) -> None:
         entries = [unseal(admin.get(f"tc1:{{{name}}}"), name, max_bytes=1 << 20) for name in names]
     assert COPIES == len(held) == len(connections) == len(set(tokens))
     assert COPIES == len({copy["id"] for copy in copies}) == len({entry.fresh_for for entry in entries})
+    record_property(
+        "measured", f"{len(connections)} connections, {len(set(tokens))} tokens, {COPIES} ids, {COPIES} lives"
+    )

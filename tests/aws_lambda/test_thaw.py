@@ -17,7 +17,7 @@ from tiered_cache.local._lambda_clock import find_compiler
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from parts import Make
+    from parts import Make, Record
 
     from tiered_cache.local import LocalLambda, ValkeyServer
 
@@ -55,7 +55,7 @@ def half_open(proxy: FaultProxy, valkey: ValkeyServer) -> None:
 @pytest.mark.fault("F59", "a connection died while the container was frozen for an hour")
 @pytest.mark.parametrize("end", [ended_by_server, reset, half_open])
 def test_after_a_long_freeze_no_dead_connection_is_used(
-    end: Any, function: Make, gates: Path, proxy: FaultProxy, valkey: ValkeyServer
+    end: Any, function: Make, gates: Path, proxy: FaultProxy, valkey: ValkeyServer, record_property: Record
 ) -> None:
     """One connect and no error, whatever befell it: also where only a timeout would have told."""
     Origin(gates).put("k", "value")
@@ -71,12 +71,13 @@ def test_after_a_long_freeze_no_dead_connection_is_used(
     assert ({}, 0, "closed") == tuple(after.l2[name] for name in ("errors", "skipped", "breaker"))
     assert 1 == after.container["thaws"]
     assert HOUR < after.container["frozen"] < HOUR + 60
+    record_property("measured", f"{end.__name__}: {after.l2['connects'] - 1} connect more, errors {after.l2['errors']}")
 
 
 @pytest.mark.fault("F59", "a connection was closed while the container was frozen for a moment")
 @pytest.mark.parametrize("end", [ended_by_server, reset])
 def test_after_a_short_freeze_a_closed_connection_costs_one_connect(
-    end: Any, function: Make, gates: Path, proxy: FaultProxy, valkey: ValkeyServer
+    end: Any, function: Make, gates: Path, proxy: FaultProxy, valkey: ValkeyServer, record_property: Record
 ) -> None:
     """It is found out by using it, and the call is sent again on a new one in the same time."""
     Origin(gates).put("k", "value")
@@ -88,11 +89,12 @@ def test_after_a_short_freeze_a_closed_connection_costs_one_connect(
     assert 2 * [["value", "l2", "fresh"]] == after.answers
     assert (2, 2) == (after.l2["connects"], proxy.accepted)
     assert ({}, 0, 0) == (after.l2["errors"], after.l2["skipped"], after.container["thaws"])
+    record_property("measured", f"{end.__name__}: {after.l2['connects'] - 1} connect more, errors {after.l2['errors']}")
 
 
 @pytest.mark.fault("F59", "a connection leads nowhere after a freeze of a moment")
 def test_after_a_short_freeze_a_half_open_connection_costs_one_timeout(
-    function: Make, gates: Path, proxy: FaultProxy, valkey: ValkeyServer
+    function: Make, gates: Path, proxy: FaultProxy, valkey: ValkeyServer, record_property: Record
 ) -> None:
     """Nothing tells it from one that is well. The caller has what L1 holds; the next call after the pause connects."""
     origin = Origin(gates)
@@ -110,10 +112,14 @@ def test_after_a_short_freeze_a_half_open_connection_costs_one_timeout(
     assert [["value", "l2", "fresh"]] == second.answers
     assert ({"timeout": 1}, "closed", 2) == tuple(second.l2[name] for name in ("errors", "breaker", "connects"))
     assert 1 == len(origin.asked("k"))
+    connects = second.l2["connects"] - 1
+    record_property("measured", f"errors {second.l2['errors']}, {connects} connect more, the value served unconfirmed")
 
 
 @pytest.mark.fault("F59", "L2 recovers while the container is frozen")
-def test_a_breaker_that_was_open_does_not_outlive_a_long_freeze(function: Make, gates: Path, proxy: FaultProxy) -> None:
+def test_a_breaker_that_was_open_does_not_outlive_a_long_freeze(
+    function: Make, gates: Path, proxy: FaultProxy, record_property: Record
+) -> None:
     """The first call after the thaw tries L2, which is back, and finds its value there."""
     Origin(gates).put("k", "value")
     fn = function("steps.handler", before(proxy, L1=ASKS_L2))
@@ -130,6 +136,9 @@ def test_a_breaker_that_was_open_does_not_outlive_a_long_freeze(function: Make, 
     assert [["value", "l2", "fresh"]] == back.answers
     assert ({"refused": 1}, "closed", 1) == (back.l2["errors"], back.l2["breaker"], back.container["thaws"])
     assert away.l2["skipped"] == back.l2["skipped"]
+    record_property(
+        "measured", f"errors {back.l2['errors']}, {away.l2['skipped']} calls skipped before the freeze, 0 after"
+    )
 
 
 def why_no_still_clock() -> str:
@@ -160,10 +169,10 @@ def freeze(fn: LocalLambda, seconds: float) -> None:
     time.sleep(seconds)
 
 
-@pytest.mark.fault("F59", "a freeze in which the monotonic clock stands still")
+@pytest.mark.fault("F63", "a monotonic clock that stands still in a real freeze")
 @pytest.mark.parametrize(("tier", "found"), [("L1", ["value", "l2", "fresh"]), ("L2", ["value", "origin", "loaded"])])
 def test_a_ttl_goes_by_while_the_monotonic_clock_stands_still(
-    still: Callable[..., LocalLambda], tier: str, found: list[str]
+    still: Callable[..., LocalLambda], tier: str, found: list[str], record_property: Record
 ) -> None:
     """Of L1, which then asks L2, and of the data, which are then loaded anew."""
     fn = still(**{tier: {"ttl": 1}})
@@ -173,10 +182,14 @@ def test_a_ttl_goes_by_while_the_monotonic_clock_stands_still(
     assert ["value", "l1", "fresh"] == first.answers[1]
     assert after.answers[0] - first.answers[0] < 1
     assert found == after.answers[1]
+    went_on = after.answers[0] - first.answers[0]
+    record_property("measured", f"{tier}: expired after 1.5 s, by {went_on:.2f} s of the monotonic clock")
 
 
-@pytest.mark.fault("F59", "calls of L2 right after a freeze in which the monotonic clock stood still")
-def test_deadlines_hold_after_a_thaw(still: Callable[..., LocalLambda], valkey: ValkeyServer) -> None:
+@pytest.mark.fault("F63", "calls to L2 right after a freeze in which the monotonic clock stood still")
+def test_deadlines_hold_after_a_thaw(
+    still: Callable[..., LocalLambda], valkey: ValkeyServer, record_property: Record
+) -> None:
     """A call does not end before it has begun, and one to a server that hangs ends at its timeout."""
     fn = still(L1=ASKS_L2, L2={"timeout": 0.5})
     freeze(fn, 1.0)
@@ -189,3 +202,6 @@ def test_deadlines_hold_after_a_thaw(still: Callable[..., LocalLambda], valkey: 
     began, answer, ended = hangs.answers
     assert (["value", "l1", "unconfirmed"], {"timeout": 1}) == (answer, hangs.l2["errors"])
     assert ended - began >= 0.45
+    record_property(
+        "measured", f"a frozen server cost {ended - began:.2f} s of a timeout of 0.5 s, errors {hangs.l2['errors']}"
+    )

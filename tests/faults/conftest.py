@@ -26,6 +26,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fault-report", metavar="FILE", type=Path, help="write what was measured there, as Markdown")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Note which fault each test is about, in whatever folder it stands, also where it is skipped."""
+    for item in items:
+        item.user_properties += [(FAULT, " ".join(mark.args)) for mark in item.iter_markers("fault")]
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     outcomes = ("passed", "failed", "skipped", "error", "xfailed", "xpassed")
     rows = rows_of(report for outcome in outcomes for report in terminalreporter.stats.get(outcome, ()))
@@ -36,13 +42,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     path = config.getoption("--fault-report", None)
     if path is not None:
         path.write_text(markdown(rows), encoding="utf-8")
-
-
-@pytest.fixture(autouse=True)
-def _named_fault(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> None:
-    """Note which fault a test is about, also where it is skipped."""
-    for mark in request.node.iter_markers("fault"):
-        record_property(FAULT, " ".join(mark.args))
 
 
 @pytest.fixture

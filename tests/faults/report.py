@@ -1,6 +1,7 @@
 """What the fault tests measured, as lines and as one table.
 
-A test names its fault by `@pytest.mark.fault("F03", "a frozen server")` and calls the fixture `measured` with what it saw.
+A test names its fault by `@pytest.mark.fault("F03", "a frozen server")` and calls the fixture `measured` with what it saw;
+one in another folder calls `record_property("measured", ...)`.
 """
 
 from __future__ import annotations
