@@ -34,14 +34,12 @@ STYLES = ("-", "--", ":")
 
 def ratio_bars(results):
     """How many times the base each takes."""
-    values = [result.ratio for result in results]
     figure, axes = _rows(len(results))
-    left = _left(values)
-    _scale(axes, [*values, *(result.budget or 0 for result in results)], left)
+    left = _scale(axes, [*(result.ratio for result in results), *_budgets(results, of_ratios=True)])
     for row, result in enumerate(results):
         axes.barh(row + 0.18, result.ratio - left, left=left, height=0.34, color=_colour(result))
         _label(axes, row, result.name, f"{shown(result.median, result.unit)} · {times(result.ratio)}")
-        if result.budget:
+        if _budgets([result], of_ratios=True):
             axes.plot([result.budget] * 2, [row - 0.05, row + 0.41], color=BUDGET, linewidth=1.6)
     axes.set_xlabel(f"times {results[0].base}")
     _ticks(axes.xaxis, _tick)
@@ -70,14 +68,12 @@ def distributions(results):
 
 def value_bars(results):
     """Counts, sizes, shares or seconds that have no base."""
-    values = [result.median for result in results]
     figure, axes = _rows(len(results))
-    left = _left(values)
-    _scale(axes, [*values, *(result.budget or 0 for result in results if result.ratio is None)], left)
+    left = _scale(axes, [*(result.median for result in results), *_budgets(results, of_ratios=False)])
     for row, result in enumerate(results):
         axes.barh(row + 0.18, max(0, result.median - left), left=left, height=0.34, color=_colour(result))
         _label(axes, row, result.name, shown(result.median, result.unit))
-        if result.budget and result.ratio is None:
+        if _budgets([result], of_ratios=False):
             axes.plot([result.budget] * 2, [row - 0.05, row + 0.41], color=BUDGET, linewidth=1.6)
     unit = results[0].unit
     _ticks(axes.xaxis, _percent if unit == "share" else partial(shown, unit=unit))
@@ -138,15 +134,21 @@ def _figure(width, height):
     return figure, axes
 
 
-def _left(values):
-    """Where bars begin: a logarithmic scale has no zero."""
-    return min(value for value in values if value > 0) / 2 if _wide(values) else 0
+def _budgets(results, *, of_ratios):
+    """The budgets that are of what is drawn."""
+    return [
+        result.budget for result in results if result.budget is not None and (result.ratio is not None) == of_ratios
+    ]
 
 
-def _scale(axes, values, left):
-    if _wide(values):
+def _scale(axes, values):
+    """Make room for `values`; gives where bars begin, since a logarithmic scale has no zero."""
+    wide = _wide(values)
+    left = min(value for value in values if value > 0) / 2 if wide else 0
+    if wide:
         axes.set_xscale("log")
-    axes.set_xlim(left, max(values) * (1.3 if _wide(values) else 1.06))
+    axes.set_xlim(left, max(values) * (1.3 if wide else 1.06))
+    return left
 
 
 def _label(axes, row, name, value):

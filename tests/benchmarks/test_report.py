@@ -99,8 +99,8 @@ class Page(html.parser.HTMLParser):
         return sum(found == tag and wanted.items() <= attributes.items() for found, attributes in self.elements)
 
 
-PLOTS = 7
-"""Curves: 2. L2 hit: ratios and distribution. Stampede: 1. Inserts: one of bytes and one of seconds."""
+PLOTS = 8
+"""Curves: 2. L2 hit: ratios and distribution. Stampede and outage: 1 each. Inserts: one of bytes and one of seconds."""
 
 
 def test_the_page_needs_nothing_but_itself(page):
@@ -135,7 +135,7 @@ def test_budgets_and_what_is_missing_stand_on_the_page(page):
 def test_a_browser_shows_each_figure(page, browser):
     """In the document that it made of the page, with a title for those who cannot see it."""
     shown = Page(browser(page, "--dump-dom"))
-    assert shown.count("figure") == 5
+    assert shown.count("figure") == 6
     assert shown.count("svg", role="img") == PLOTS
     assert shown.count("title") == PLOTS + 1
 
