@@ -76,8 +76,7 @@ class Tiers:
         self.l2_found = 0
         """Those of them that bring a value."""
         self.shared: dict[Hashable, Shared] = {}
-        self._l1 = l1
-        self._local_stale = l1.stale_while_revalidate
+        self._local_ttl, self._local_stale, _, self._local_jitter = Freshness(inf) if l2 is None else l1
         self._data = l1 if l2 is None else l2
         self._alone = l2 is None
         self._inline = refresh == "inline"
@@ -104,24 +103,27 @@ class Tiers:
     def _read_shared(self, container: Container, key: Hashable, now: float) -> Reading:
         """Ask L2, and do as it says."""
         found, asked = self.shared.get(key), self._ask()
-        if found is None or now >= max(found.stale_until, found.stored_at):
-            self.loads += 1
-            return "origin", asked + self._load(container, key, now + asked), 0.0
-        if found.before <= now < found.stored_at:
-            return self._wait(container, key, now, found)
-        self.l2_found += 1
-        if not found.stored_at <= now < found.fresh_until:
-            return self._revalidate(container, key, now, "l2", asked)
-        self.l2_hits += 1
-        self._take(container, key, now, found)
-        return "l2", asked, 0.0
+        if found is not None:
+            stored_at, fresh_until, stale_until, before = found
+            if stored_at <= now < fresh_until:
+                self.l2_found += 1
+                self.l2_hits += 1
+                self._keep(container, key, now, found)
+                return "l2", asked, 0.0
+            if before <= now < stored_at:
+                return self._wait(container, key, now, found)
+            if now < stored_at or now < stale_until:
+                self.l2_found += 1
+                return self._revalidate(container, key, now, "l2", asked)
+        self.loads += 1
+        return "origin", asked + self._load(container, key, now + asked), 0.0
 
     def _wait(self, container: Container, key: Hashable, now: float, found: Shared) -> Reading:
         """Another container loads, and there is nothing to serve meanwhile: its end is awaited, and L2 asked again."""
         self.l2_found += 1
         self.l2_hits += 1
         self.waited += 1
-        self._take(container, key, found.stored_at, found)
+        self._keep(container, key, found.stored_at, found)
         return "l2", found.stored_at - now + self._ask(), 0.0
 
     def _revalidate(self, container: Container, key: Hashable, now: float, tier: Tier, asked: float) -> Reading:
@@ -149,7 +151,7 @@ class Tiers:
             return None, asked
         if found is not None and now < found.fresh_until:
             self.l2_found += 1
-            self._take(container, key, now, found)
+            self._keep(container, key, now, found)
             return "l2", asked
         return "origin", asked + self._load(container, key, now + asked)
 
@@ -159,38 +161,30 @@ class Tiers:
 
     def _load(self, container: Container, key: Hashable, now: float) -> float:
         """Load `key`, and keep it in all tiers; gives the seconds that it takes. Its life begins with the load."""
-        lasting = self._lasting(self._l1)
-        fresh_until = now + (lasting if self._alone else self._lasting(self._data))
-        stale_until = fresh_until + self._data.stale_while_revalidate
-        taken = self._load_time()
+        data = self._data
+        fresh_until = now + jittered(data.ttl, data.jitter, self._uniform())
+        taken = self._load_time() + (0.0 if self._alone else self._l2_time())
+        before = self.shared.get(key)
+        served_until = -inf if before is None else before.stale_until
+        loaded = Shared(now + taken, fresh_until, fresh_until + data.stale_while_revalidate, served_until)
         if not self._alone:
-            taken += self._l2_time()
-            before = self.shared.get(key)
-            stale = -inf if before is None else before.stale_until
-            self.shared[key] = Shared(now + taken, fresh_until, stale_until, stale)
-        _hold(container, key, self._copy(now + lasting, fresh_until, stale_until), now)
+            self.shared[key] = loaded
+        self._keep(container, key, now, loaded)
         return taken
 
-    def _take(self, container: Container, key: Hashable, now: float, found: Shared) -> None:
-        """Keep in L1 what L2 vouches for."""
-        unasked_until = now + self._lasting(self._l1)
-        _hold(container, key, self._copy(unasked_until, found.fresh_until, found.stale_until), now)
+    def _keep(self, container: Container, key: Hashable, now: float, found: Shared) -> None:
+        """Keep in L1 what the origin or L2 vouched for at `now`.
 
-    def _copy(self, unasked_until: float, fresh_until: float, stale_until: float) -> Copy:
+        What has run out is dropped each time the number of keys has doubled, so that memory stays in bounds.
+        """
+        held = container.held
+        if len(held) >= container.sweep_at:
+            container.held = held = {key: copy for key, copy in held.items() if _is_of_use(copy, now)}
+            container.sweep_at = max(SMALL, 2 * len(held))
+        _, fresh_until, stale_until, _ = found
+        unasked_until = now + jittered(self._local_ttl, self._local_jitter, self._uniform())
         asked_by = min(unasked_until + self._local_stale, fresh_until)
-        return min(unasked_until, asked_by), asked_by, fresh_until, stale_until
-
-    def _lasting(self, policy: Freshness) -> float:
-        return jittered(policy.ttl, policy.jitter, self._uniform())
-
-
-def _hold(container: Container, key: Hashable, copy: Copy, now: float) -> None:
-    """Keep `key`; and drop what has run out each time the number of keys has doubled, so that memory stays in bounds."""
-    held = container.held
-    if len(held) >= container.sweep_at:
-        container.held = held = {key: copy for key, copy in held.items() if _is_of_use(copy, now)}
-        container.sweep_at = max(SMALL, 2 * len(held))
-    held[key] = copy
+        held[key] = min(unasked_until, asked_by), asked_by, fresh_until, stale_until
 
 
 def _is_of_use(copy: Copy, now: float) -> bool:
