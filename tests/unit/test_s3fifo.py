@@ -48,8 +48,8 @@ def use(held: MemoryStore, key: str) -> bool:
 class PlainS3FIFO:
     """The paper's algorithm 1 with unit sizes, slow and plain: lists, the oldest first, and a count that each hit moves.
 
-    What the paper leaves open is decided as in the code: one use is enough to leave S for M, the counts begin anew in M,
-    S and M are compared again after each step, and G has the last keys evicted from S, as many as entries are held.
+    Where the code departs from the paper, so does this: S has a fifth and no tenth, one use is enough to leave S for M, S
+    and M are compared again after each step, and G has the last keys evicted from S, as many as entries are held.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -79,7 +79,7 @@ class PlainS3FIFO:
     def evict(self) -> None:
         evicted = False
         while not evicted:
-            evicted = self.evict_small() if not self.M or len(self.S) >= 0.1 * len(self.freq) else self.evict_main()
+            evicted = self.evict_small() if not self.M or 5 * len(self.S) >= len(self.freq) else self.evict_main()
         self.trim()
 
     def evict_small(self) -> bool:
@@ -229,7 +229,7 @@ def test_a_scan_does_not_flush_what_is_used(policy: str, kept: int) -> None:
 
 
 def test_large_values_that_are_used_once_do_not_flush_what_is_used() -> None:
-    """The small queue is a tenth of the bytes, however few entries those are."""
+    """The small queue is a fifth of the bytes, however few entries those are."""
     held = store(max_bytes=100 * UNIT, sizer=lambda value: value)
     hot = [f"{number:02}" for number in range(40)]
     for _, key in product(range(3), hot):
@@ -334,7 +334,7 @@ def test_a_loop_that_is_larger_than_the_cache_has_hits() -> None:
     """LRU has none at all: each key goes just before it is asked for again."""
     loop = list(range(120)) * 30
     assert 0 == hits("lru", loop, max_entries=100)
-    assert 0.2 * len(loop) < hits("s3fifo", loop, max_entries=100)
+    assert 0.1 * len(loop) < hits("s3fifo", loop, max_entries=100)
 
 
 def test_hits_from_many_threads_are_counted_while_entries_go() -> None:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from tiered_cache._entry import Entry
 
-SMALL_SHARE = 10
-"""The small queue has one in so many of the bytes that are held."""
+SMALL_SHARE = 5
+"""The small queue has one in so many of the bytes that are held. The paper's is one in 10: see docs/decisions/0011."""
 MOST_USES = 3
 """An entry's uses are counted up to this: so many rounds of the main queue it survives without another."""
 
