@@ -140,6 +140,8 @@ class ReadThrough(Keeping):
                 call = call._replace(now=self._now())
             self._counts["waited"] += patience.waited
             left = self._left(call, reply, newest)
+            if move is Move.WAIT and left is not None:
+                return self._await(call, newest, tier)  # who has the lease looks, and not the whole fleet
             if move is Move.LOAD or move is Move.WAIT:
                 return self._load(call, newest, tier, flight, lease, left=left)
             flight.is_outdated = partial(self._memory.is_dead, call.key, cast("Entry", newest))

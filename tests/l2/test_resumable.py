@@ -414,20 +414,19 @@ def test_who_has_nothing_waits_for_the_pause_and_takes_the_load_up(fleet: Fleet)
     assert (query.started, query.looks, two.stats().origin.waited) == (["old"], 1, 1)
 
 
-def test_whose_patience_ends_takes_the_load_up_without_the_lease(fleet: Fleet) -> None:
-    """A look at the origin, instead of a second execution; LoadPending, or the value for itself alone."""
+def test_whose_patience_ends_leaves_the_look_to_who_has_the_lease(fleet: Fleet) -> None:
+    """LoadPending, and neither a second execution nor a look of its own: a cold fleet looks once in each pause, too."""
     one, two, query = fleet.container(), fleet.container(), Query()
     pends(one, query)
     hour = Lease("k", b"hour", 3600.0)  # the pause does not end
     fleet.store().ask(hour, Claim.SEIZE, fleet.clock(), None)
-    with two.invocation(lambda: 0.1):
-        pends(two, query)
-    assert (query.started, query.looks) == (["old"], 1)
     query.done = True
     with two.invocation(lambda: 0.1):
-        assert two.get_entry_or_load("k", query)[:2] == ("old", "origin")
-    assert (query.started, query.looks) == (["old"], 2)
-    assert fleet.handle == "1"  # whoever has the lease will find it
+        pends(two, query)
+    assert (query.started, query.looks) == (["old"], 0)
+    fleet.store().release([hour], fleet.clock(), drop=False)
+    assert two.get_or_load("k", query) == "old"
+    assert (query.started, query.looks) == (["old"], 1)
 
 
 @pytest.mark.parametrize("stale", [False, True])
