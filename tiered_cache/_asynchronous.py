@@ -8,7 +8,6 @@ one implementation. docs/decisions/0010-async.md weighs that.
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 from concurrent.futures import CancelledError
 from contextlib import suppress
@@ -19,9 +18,10 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from tiered_cache._cache import TieredCache
 from tiered_cache._errors import OriginError
-from tiered_cache._flight import acting_for
+from tiered_cache._forks import ForkSafe
 from tiered_cache._options import Plan, check_key, check_loader
 from tiered_cache._values import MISSING
+from tiered_cache._waits import acting_for
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -235,13 +235,15 @@ async def _outcome(given: Any) -> Any:
     return await given
 
 
-class Threads:
+class Threads(ForkSafe):
     """Threads for calls from event loops: as many as there are calls at once, since one may wait for another. They serve
     all caches of the process, so that none leaves any behind.
     """
 
     def __init__(self) -> None:
-        self._forget()
+        super().__init__()
+        self._jobs: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._idle = 0
 
     async def run(self, work: Callable[[], T]) -> T:
         """What `work` gives, or raises, in a thread and in the context of the caller. It goes on if that is cancelled."""
@@ -252,8 +254,6 @@ class Threads:
         return await landed
 
     def _submit(self, job: Callable[[], None]) -> None:
-        if self._pid != os.getpid():  # a fork takes no threads along
-            self._forget()
         with self._lock:
             is_idle = self._idle > 0
             self._idle -= is_idle
@@ -272,11 +272,10 @@ class Threads:
                 self._idle += 1
             job = self._jobs.get()
 
-    def _forget(self) -> None:
-        self._jobs: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        self._lock = threading.Lock()
-        self._idle = 0
-        self._pid = os.getpid()
+    def forked(self) -> None:
+        """The parent's threads did not come along."""
+        super().forked()
+        self._jobs, self._idle = SimpleQueue(), 0
 
 
 _THREADS = Threads()

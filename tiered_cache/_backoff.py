@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING
 
+from tiered_cache._forks import ForkSafe
 from tiered_cache._rules import pause_after
 
 if TYPE_CHECKING:
@@ -16,13 +16,13 @@ MOST = 10_000
 """Keys remembered; beyond it the oldest is forgotten, which costs one more try."""
 
 
-class Backoff:
+class Backoff(ForkSafe):
     """For each key whose last load failed: how often in a row, and until when none is tried."""
 
     def __init__(self, uniform: Callable[[], float]) -> None:
+        super().__init__()
         self._uniform = uniform
         self._by_key: dict[Key, tuple[int, float, float]] = {}
-        self._lock = threading.Lock()
 
     def note(self, key: Key, backoff: float, now: float) -> int:
         """A load of `key` failed at `now`, and a stale value was served; how often that was so in a row."""

@@ -50,6 +50,8 @@ if TYPE_CHECKING:
     P = ParamSpec("P")
     R = TypeVar("R")
 
+OTHERS_SHARE = 0.5
+"""The share of an invocation's time after which it begins no more of what an earlier one has left it to do."""
 L2_SHARE = 0.25
 """The share of an invocation's time that all its calls to L2 together may take."""
 
@@ -269,7 +271,7 @@ class TieredCache:
             self._shared.thawed(self._watch.last)
         self._follower.begin()
         self._allow_l2()
-        self._carriers.following.run(self._invocation.remaining)
+        self._carriers.following.run(self._invocation.remaining, share=OTHERS_SHARE)
 
     def _ended(self) -> None:
         if not self._carriers.works_after_response:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 from tiered_cache._entry import START, Position
+from tiered_cache._forks import ForkSafe
 from tiered_cache._log import log
 from tiered_cache._news import Kind
 from tiered_cache._rules import SKEW
@@ -40,7 +40,7 @@ def _nothing(_key: str | None) -> None:
     return None
 
 
-class Follower:
+class Follower(ForkSafe):
     """Follows the log for one cache: looks when the invocation begins, or when the last look is too long ago.
 
     coherence: `"ttl"`: only along with reads of L2, and not more often than L1's ttl; `"invocation"`: before the first
@@ -51,6 +51,7 @@ class Follower:
     def __init__(
         self, memory: MemoryStore, coherence: Coherence, not_before: Callable[[float], None], counts: Counters
     ) -> None:
+        super().__init__()
         self._memory = memory
         self._counts = counts
         self._not_before = not_before
@@ -63,7 +64,6 @@ class Follower:
         self._invocation = self._looked_for = (
             0  # the numbers of the invocation under way, and of the last that has looked
         )
-        self._lock = threading.Lock()
         if self._most < inf:
             memory.coherent_until = -inf
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from contextvars import copy_context
 from functools import partial
 from math import inf
 from typing import TYPE_CHECKING
 
+from tiered_cache._forks import ForkSafe
 from tiered_cache._log import log
 
 if TYPE_CHECKING:
@@ -20,16 +20,21 @@ MOST = 10_000
 """Pieces of work that wait; what is put off beyond that is refused, which its giver learns at once."""
 
 
-class Deferred:
+class Deferred(ForkSafe):
     """Work in the order in which it was put off, for whoever runs it; it is lost with the process alone."""
 
     lost_after = inf
     """Seconds after which what was submitted counts as lost: never, see `Owed`."""
 
     def __init__(self, counts: Counters) -> None:
+        super().__init__()
         self._counts = counts
         self._work: deque[Callable[[], object]] = deque()
-        self._lock = threading.Lock()
+
+    def forked(self) -> None:
+        """What waits is the parent's to do."""
+        super().forked()
+        self._work = deque()
 
     def __len__(self) -> int:
         return len(self._work)
@@ -41,14 +46,15 @@ class Deferred:
                 raise OverflowError(f"{MOST} pieces of work wait already, and nobody carries them out")
             self._work.append(partial(copy_context().run, work))  # tracing and log correlation go with it
 
-    def run(self, remaining: Callable[[], float | None]) -> int:
+    def run(self, remaining: Callable[[], float | None], share: float = 1.0) -> int:
         """Do what waits now, while time remains (seconds; None: no limit is known); how much is left to be done.
 
-        What is put off meanwhile waits for the next run.
+        share: of the time that remains now, for all of it. What is put off meanwhile waits for the next run.
         """
+        kept = (1.0 - share) * (remaining() or 0.0)
         for _ in range(len(self._work)):
             left = remaining()
-            if left is not None and left <= 0:
+            if left is not None and left <= kept:
                 self._counts["put_off"] += 1
                 log().warning("%d pieces of work wait for the next invocation: there is no time left", len(self))
                 break

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
-from contextlib import contextmanager
-from contextvars import ContextVar, copy_context
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
-from tiered_cache._errors import LoadTimeout, OriginError, ReentrantLoadError
+from tiered_cache._errors import LoadTimeout, OriginError
+from tiered_cache._forks import ForkSafe
+from tiered_cache._waits import WAITS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable
 
 T = TypeVar("T")
 Key: TypeAlias = str | tuple[str, ...]
@@ -71,53 +71,31 @@ class Flight(Generic[T]):
         raise self.error
 
 
-class Behalf:
-    """That of a thread which waits for what others do for it; of none once it has gone on."""
-
-    __slots__ = ("thread",)
-
-    def __init__(self, thread: int) -> None:
-        self.thread: int | None = thread
-
-
-_ACTING_FOR: ContextVar[Behalf] = ContextVar("tiered_cache_acting_for")
-
-
-@contextmanager
-def acting_for(thread: int) -> Generator[None]:
-    """What runs in this context, in whatever threads, is done on behalf of `thread`, which waits for it."""
-    behalf = Behalf(thread)
-    before = _ACTING_FOR.set(behalf)
-    try:
-        yield
-    finally:
-        _ACTING_FOR.reset(before)
-        behalf.thread = None  # a task may live on with a copy of this context, while the thread leads another load
-
-
-class Flights(Generic[T]):
+class Flights(ForkSafe, Generic[T]):
     """The flights of a cache by key."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        super().__init__()
         self._by_key: dict[Key, Flight[T]] = {}
-        self._awaited: dict[int, Flight[T]] = {}  # by the thread that waits: who waits for whom must have no circle
-        self._acts_for: dict[int, Behalf] = {}  # by the thread that works for another, which waits outside of a flight
-        self._pid = os.getpid()
+
+    def forked(self) -> None:
+        """The threads that would land the parent's flights did not come along."""
+        super().forked()
+        self._by_key = {}
 
     def busy(self, key: Key) -> bool:
         """Whether a load of this key is under way in this process."""
-        return key in self._under_way()
+        return key in self._by_key
 
     def wait_for_all(self, limit: float | None) -> None:
         """Let the loads under way in this process end, for at most so many seconds in all; None: however long it takes."""
         ends = None if limit is None else time.monotonic() + limit
-        for flight in list(self._under_way().values()):
+        for flight in list(self._by_key.values()):
             flight.wait(None if ends is None else ends - time.monotonic())
 
     def waits_for_itself(self, key: str, own: Flight[T]) -> bool:
         """Whether this thread is loading `key` already, in another flight than `own`, and so must not wait for it."""
-        mine = self._chain(threading.get_ident(), _ACTING_FOR.get(None))
+        mine = WAITS.mine()
         return any(
             flight.leader in mine and flight is not own and (name == key or (type(name) is tuple and key in name))
             for name, flight in list(self._by_key.items())
@@ -139,14 +117,8 @@ class Flights(Generic[T]):
         goes on. `alone`: what began before this call would not do, so a flight of its own takes the place of any other.
         Raises ReentrantLoadError where waiting would be for ever, since the work waits for this very caller.
         """
-        behalf, me = _ACTING_FOR.get(None), threading.get_ident()
-        if behalf is None or behalf.thread in (None, me) or me in self._acts_for:
+        with WAITS.working():
             return self._run(key, work, soft, hard, alone=alone)
-        self._acts_for[me] = behalf
-        try:
-            return self._run(key, work, soft, hard, alone=alone)
-        finally:
-            self._acts_for.pop(me, None)
 
     def _run(
         self, key: Key, work: Callable[[Flight[T]], T], soft: float | None, hard: float | None, *, alone: bool
@@ -182,44 +154,14 @@ class Flights(Generic[T]):
 
     def _join_or_start(self, key: Key, *, alone: bool) -> tuple[Flight[T], bool]:
         with self._lock:
-            me, flight = threading.get_ident(), self._under_way().get(key)
+            flight = self._by_key.get(key)
             if flight is not None:
-                self._refuse_circle(flight, me)
+                WAITS.join(flight, waits=not alone)
                 if not alone:
-                    self._awaited[me] = flight
                     return flight, True
             flight = self._by_key[key] = Flight(key)
-            flight.leader = me
+            flight.leader = threading.get_ident()
             return flight, False
-
-    def _under_way(self) -> dict[Key, Flight[T]]:
-        """The flights of this process, and not those of the one it was forked from, whose threads did not come along."""
-        if self._pid != os.getpid():
-            self._by_key, self._awaited, self._acts_for, self._pid = {}, {}, {}, os.getpid()
-        return self._by_key
-
-    def _refuse_circle(self, flight: Flight[T], me: int) -> None:
-        mine, ahead, seen = self._chain(me, _ACTING_FOR.get(None)), [flight], [flight]
-        while ahead:
-            leader = ahead.pop().leader
-            if leader in mine:
-                raise ReentrantLoadError(
-                    "the loader of this key asks the cache for a key whose load waits for it: "
-                    "let the inner value have a key of its own, or call the inner loader directly"
-                )
-            for waiter, awaited in self._awaited.items():
-                if awaited not in seen and leader in self._chain(waiter):
-                    seen.append(awaited)
-                    ahead.append(awaited)
-
-    def _chain(self, thread: int, behalf: Behalf | None = None) -> list[int]:
-        """The thread, the one on whose behalf it works, and so on."""
-        chain = [thread]
-        behalf = behalf or self._acts_for.get(thread)
-        while behalf is not None and (following := behalf.thread) is not None and following not in chain:
-            chain.append(following)
-            behalf = self._acts_for.get(following)
-        return chain
 
     def _perform(self, flight: Flight[T], work: Callable[[Flight[T]], T]) -> None:
         try:
@@ -234,8 +176,7 @@ class Flights(Generic[T]):
         flight.land()
 
     def _launch(self, flight: Flight[T], work: Callable[[Flight[T]], T]) -> None:
-        with self._lock:
-            self._awaited[threading.get_ident()] = flight
+        WAITS.begin(flight)
         within = copy_context()  # tracing and log correlation go with the load
         thread = threading.Thread(
             target=within.run, args=(self._perform, flight, work), name="tiered_cache-load", daemon=True
@@ -261,6 +202,5 @@ class Flights(Generic[T]):
             if (instead := flight.fallback()) is not None:
                 return instead
         finally:
-            with self._lock:
-                self._awaited.pop(threading.get_ident(), None)
+            WAITS.end()
         raise LoadTimeout(f"the load took longer than hard_timeout, {hard:g} s; it goes on, and its value will be kept")

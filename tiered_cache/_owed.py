@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from tiered_cache._backoff import Backoff
 from tiered_cache._deferred import MOST as MOST_WAITING
 from tiered_cache._errors import ConfigurationError
+from tiered_cache._forks import ForkSafe
 from tiered_cache._log import log
 from tiered_cache._units import shown
 
@@ -90,15 +91,19 @@ class Carriers:
         return None if is_frozen_between_invocations() else self._threads
 
 
-class ThreadCarrier:
+class ThreadCarrier(ForkSafe):
     """Daemon threads, started when there is work and gone when there is none. Not for a container that is frozen."""
 
     def __init__(self, threads: int = 4) -> None:
+        super().__init__()
         self._most = threads
         self._running = 0
         self._work: deque[Callable[[], None]] = deque()
-        self._lock = threading.Lock()
-        self._pid = os.getpid()
+
+    def forked(self) -> None:
+        """The parent's threads did not come along; its work is its own."""
+        super().forked()
+        self._running, self._work = 0, deque()
 
     def __len__(self) -> int:
         return len(self._work)
@@ -107,8 +112,6 @@ class ThreadCarrier:
         """Do `work` soon. Raises OverflowError where too much waits, RuntimeError where no thread is to be had."""
         piece = partial(copy_context().run, work)  # tracing and log correlation go with the refresh
         with self._lock:
-            if self._pid != os.getpid():  # a fork took the count along, but not the threads
-                self._running, self._pid = 0, os.getpid()
             if len(self._work) >= MOST_WAITING:
                 raise OverflowError(f"{MOST_WAITING} pieces of work wait for a thread already")
             self._work.append(piece)
@@ -145,7 +148,7 @@ class ThreadCarrier:
             self._running -= 1
 
 
-class Owed:
+class Owed(ForkSafe):
     """The refreshes owed by one cache, at most one per key. After one that failed there is a pause, which grows."""
 
     def __init__(
@@ -155,12 +158,12 @@ class Owed:
         uniform: Callable[[], float],
         last: Callable[[], float],
     ) -> None:
+        super().__init__()
         self._carrier = carrier
         self._counts = counts
         self._last = last  # the latest reading of the clock
         self._since: dict[str, float] = {}
         self._pauses = Backoff(uniform)
-        self._lock = threading.Lock()
 
     def holds(self, key: str, now: float) -> bool:
         """Whether the refresh of `key` is owed already, or failed lately."""

@@ -7,10 +7,10 @@ invalidation that the tier did not take is tried again before anything else at t
 from __future__ import annotations
 
 import os
-import threading
 from typing import TYPE_CHECKING
 
 from tiered_cache._entry import START
+from tiered_cache._forks import ForkSafe
 from tiered_cache._news import EVERYTHING, Invalidation, Kind, News
 from tiered_cache._reply import ABSENT, UNREACHED, Claim, Filled, Lease, Reply, Right
 
@@ -31,17 +31,17 @@ MOST_AT_ONCE = 1_000
 """Invalidations tried again in one round trip."""
 
 
-class Shared:
+class Shared(ForkSafe):
     """A shared store, followed by one cache."""
 
     def __init__(self, store: SharedStore, memory: MemoryStore, follower: Follower, counts: Counters) -> None:
+        super().__init__()
         self._store = store
         self._memory = memory
         self._follower = follower
         self._counts = counts
         self._undelivered: dict[Invalidation, object] = {}  # a mark of its own for each
         self._closed = False
-        self._lock = threading.Lock()
         self.expects_hit = False
         """Whether the last read found something: then the next asks for the value alone, and not for the lease too. So it
         does where the last came to nothing, since L2 may answer reads before it takes writes.

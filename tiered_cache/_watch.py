@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from math import inf
 from typing import TYPE_CHECKING
 
 from tiered_cache._errors import ClosedError
+from tiered_cache._forks import ForkSafe
 from tiered_cache._log import log
 from tiered_cache._rules import SKEW
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tiered_cache.interfaces import Clock
 
 
-class Watch:
+class Watch(ForkSafe):
     """Reads the wall clock for every operation but a plain hit, and says when it has stepped back.
 
     The wall clock goes on while a container is frozen and is shared by all hosts, so it alone says how old a value is.
@@ -30,12 +30,12 @@ class Watch:
     def __init__(
         self, clock: Clock, stepped_back: Callable[[float], None], not_before: Callable[[float], None]
     ) -> None:
+        super().__init__()
         self._clock = clock
         self._monotonic = time.monotonic if clock is time.time else getattr(clock, "monotonic", None)
         self._stepped_back = stepped_back
         self._not_before = not_before
         self._lead = -inf  # the most by which the wall clock was ahead of the monotonic one: a freeze makes it grow
-        self._lock = threading.Lock()
         self.last = -inf
         self.closed = False
 
@@ -60,21 +60,25 @@ class Watch:
         return time.monotonic() if self._monotonic is None else self._monotonic()
 
 
-class Uniform:
+class Uniform(ForkSafe):
     """Uniform numbers in [0, 1), seeded by the kernel when first asked for, and again after a fork.
 
     The module `random` is not used: its state is copied into each container that a snapshot is restored to.
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self._random: Random | None = None
-        self._pid = 0
+
+    def forked(self) -> None:
+        super().forked()
+        self.renew()
 
     def __call__(self) -> float:
-        if self._random is None or self._pid != os.getpid():
+        if self._random is None:
             from random import Random
 
-            self._random, self._pid = Random(os.urandom(16)), os.getpid()  # noqa: S311  # for jitter, not for secrets
+            self._random = Random(os.urandom(16))  # noqa: S311  # for jitter, not for secrets
         return self._random.random()
 
     def renew(self) -> None:

@@ -20,6 +20,7 @@ from tiered_cache._l2.codec import MsgpackCodec
 from tiered_cache._l2.record import opened
 from tiered_cache._l2.scripts import Script
 from tiered_cache._rules import Verdict, judge_data
+from tiered_cache._waits import WAITS
 from tiered_cache.testing import FakeClock
 
 if TYPE_CHECKING:
@@ -264,7 +265,7 @@ class Stage:
         """Whether it waits for another caller's flight, which has not landed."""
         if not isinstance(actor.who, Thread) or actor.thread.ident is None:
             return False
-        flight = self.caches[actor.who.container]._reads.flights._awaited.get(actor.thread.ident)
+        flight = WAITS.awaited.get(actor.thread.ident)
         return flight is not None and flight.leader != 0
 
     # What can be seen, and what must hold.

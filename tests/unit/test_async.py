@@ -23,6 +23,7 @@ from tiered_cache import (
     ReentrantLoadError,
     TieredCache,
 )
+from tiered_cache._waits import WAITS
 from tiered_cache.testing import FakeClock, InMemorySharedTier
 
 WAIT = 20.0
@@ -232,7 +233,7 @@ def test_a_task_that_outlives_its_loader_acts_for_nobody() -> None:
         go_on.set()
         while cache.stats().origin.shared == 0 and not tasks[0].done():
             await asyncio.sleep(0.001)
-            if cache._core._reads.flights._awaited:
+            if WAITS.awaited:
                 gate.set()
         assert ["shared", "shared"] == await asyncio.gather(first, *tasks)
 
@@ -363,7 +364,7 @@ def test_who_waits_for_a_load_in_a_loop_that_ends_is_told() -> None:
 
     async def leave() -> None:
         task = asyncio.create_task(cache.get_or_load("k", never))
-        while not waits.is_set() or cache._core._reads.flights._awaited == {}:
+        while not waits.is_set() or WAITS.awaited == {}:
             await asyncio.sleep(0.001)
         task.cancel()
 

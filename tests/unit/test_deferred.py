@@ -347,6 +347,36 @@ def test_the_next_invocation_refreshes_before_its_handler_runs() -> None:
 
 
 @pytest.mark.usefixtures("on_lambda")
+def test_what_an_invocation_takes_over_leaves_it_half_of_its_time() -> None:
+    """The rest waits for the one after it."""
+    cache, clock, _ = stale("next_invocation")
+    loads: list[str] = []
+    deadline = [0.0]
+
+    def slow(key: str) -> Any:
+        def load() -> str:
+            loads.append(key)
+            clock.advance(1)
+            return key
+
+        return load
+
+    def left() -> float:
+        return deadline[0] - clock()
+
+    for key in "abcd":
+        cache.get_or_load(key, lambda: "old")
+    clock.advance(11)
+    for expected in ("", "ab", "abcd"):
+        deadline[0] = clock() + 4
+        with cache.invocation(left):
+            assert expected == "".join(loads)
+            if not expected:
+                for key in "abcd":
+                    assert "old" == cache.get_or_load(key, slow(key))
+
+
+@pytest.mark.usefixtures("on_lambda")
 def test_a_refresh_that_has_no_time_is_owed_still() -> None:
     """It is not begun, and done after a later invocation."""
     cache, _, loads = stale("after_response")
@@ -507,7 +537,7 @@ def test_the_container_is_counted_from_its_first_invocation() -> None:
         now = cache.stats().container
     assert before.id == now.id
     assert (1, 0, 4, 127.0, 124.0, 1) == tuple(now)[1:]
-    assert now.id != TieredCache().stats().container.id
+    assert now.id == TieredCache().stats().container.id
 
 
 def test_a_copy_made_from_a_snapshot_is_a_container_of_its_own() -> None:

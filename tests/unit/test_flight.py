@@ -13,6 +13,7 @@ import pytest
 
 from tiered_cache import LoadTimeout, MemoryTier, OriginError, ReentrantLoadError, TieredCache
 from tiered_cache._flight import Flight, Flights
+from tiered_cache._waits import WAITS
 
 WAIT = 20.0
 """Seconds after which a thread that should have come is given up."""
@@ -30,7 +31,7 @@ def until(happened: Callable[[], bool]) -> None:
 
 def waiting(flights: Flights[Any], threads: int) -> None:
     """Return once that many threads wait for a flight."""
-    until(lambda: len(flights._awaited) >= threads)
+    until(lambda: len(WAITS.awaited) >= threads)
 
 
 class Runner:
@@ -88,7 +89,7 @@ def test_a_thousand_threads_share_one_run() -> None:
     assert 1000 == sum(outcome[0] is result for outcome in outcomes)
     assert 999 == sum(joined is flight for _, joined in outcomes)
     assert 1 == sum(joined is None for _, joined in outcomes)
-    assert {} == flights._by_key == flights._awaited
+    assert {} == flights._by_key == WAITS.awaited
 
 
 def test_many_threads_that_miss_the_same_key_load_it_once() -> None:
@@ -176,7 +177,7 @@ def test_a_circle_of_loaders_over_threads_is_refused(size: int) -> None:
         runner.start(lambda number=number: flights.run(str(number), load(number)))
     outcomes = runner.join()
     assert size == sum(isinstance(outcome, ReentrantLoadError) for outcome in outcomes)
-    assert {} == flights._by_key == flights._awaited
+    assert {} == flights._by_key == WAITS.awaited
 
 
 def test_who_comes_after_a_detach_does_not_join() -> None:
@@ -271,20 +272,19 @@ def test_a_thread_that_cannot_be_started_ends_the_flight(monkeypatch: pytest.Mon
         patch.setattr(threading.Thread, "start", refuse)
         with pytest.raises(RuntimeError, match="can't start new thread"):
             flights.run("k", lambda _: "v", hard=1.0)
-    assert {} == flights._by_key == flights._awaited
+    assert {} == flights._by_key == WAITS.awaited
     assert ("v", None) == flights.run("k", lambda _: "v", hard=WAIT)
 
 
-def test_in_another_process_no_flight_is_joined(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The table is that of the process that made it: seen here by a change of the process id."""
+def test_in_another_process_no_flight_is_joined() -> None:
+    """The table is that of the process that made it."""
     flights: Flights[str] = Flights()
     gate = threading.Event()
     runner = Runner()
     runner.start(lambda: flights.run("k", lambda _: str(gate.wait(WAIT))))
     until(lambda: flights.busy("k"))
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "getpid", lambda: -1)
-        assert ("child's own", None) == flights.run("k", lambda _: "child's own")
+    flights.forked()
+    assert ("child's own", None) == flights.run("k", lambda _: "child's own")
     gate.set()
     assert [("True", None)] == runner.join()
 
@@ -307,3 +307,29 @@ def test_a_fork_while_a_load_is_under_way_leaves_a_cache_that_works() -> None:
     gate.set()
     assert ["True"] == runner.join()
     assert 0 == os.waitstatus_to_exitcode(status)
+
+
+def test_a_circle_over_two_caches_is_told() -> None:
+    """Each waits for a load of the other: one of the two gets an error, and neither hangs."""
+    first, second = TieredCache(refresh="inline"), TieredCache(refresh="inline")
+    both, found = threading.Barrier(2), []
+
+    def ask(one: TieredCache, key: str, other: TieredCache, others_key: str) -> None:
+        def load() -> Any:
+            both.wait(WAIT)
+            return other.get_or_load(others_key, lambda: "never asked")
+
+        try:
+            found.append(one.get_or_load(key, load))
+        except ReentrantLoadError as error:
+            found.append(type(error))
+
+    threads = [
+        threading.Thread(target=ask, args=(first, "x", second, "y"), daemon=True),
+        threading.Thread(target=ask, args=(second, "y", first, "x"), daemon=True),
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(WAIT)
+    assert [ReentrantLoadError] * 2 == found

@@ -18,6 +18,7 @@ from tiered_cache._entry import START, Birth, Entry
 from tiered_cache._l1.invalidation import MOST, Invalidations
 from tiered_cache._l1.memory import AUTO_ELSEWHERE, ENTRY_OVERHEAD, MemoryStore
 from tiered_cache._news import EVERYTHING, Invalidation, Kind
+from tiered_cache._waits import WAITS
 from tiered_cache.testing import FakeClock
 
 T0 = 1_800_000_000.0
@@ -233,7 +234,7 @@ def test_by_copy_those_who_share_a_load_have_a_value_each() -> None:
     for thread in threads:
         thread.start()
     tick = threading.Event()
-    while len(cache._reads.flights._awaited) < 4:
+    while len(WAITS.awaited) < 4:
         tick.wait(0.002)
     gate.set()
     for thread in threads:

@@ -31,6 +31,7 @@ from tiered_cache import (
     SerializationError,
     TieredCache,
 )
+from tiered_cache._waits import WAITS
 from tiered_cache.testing import FakeClock, InMemorySharedTier
 
 WAIT = 20.0
@@ -752,7 +753,7 @@ def test_who_insists_on_fresh_does_not_take_the_stale_answer_of_a_flight() -> No
     threads.append(threading.Thread(target=lambda: got.append(world.get(stale_ok=False))))
     threads[1].start()
     tick = threading.Event()
-    while not world.cache._reads.flights._awaited:
+    while not WAITS.awaited:
         tick.wait(0.002)
     gate.set()
     for thread in threads:
@@ -1224,7 +1225,7 @@ def test_who_joined_a_load_gets_nothing_that_was_invalidated_meanwhile(l2: bool,
     threads = [ask(slow, first)]
     assert begun.wait(WAIT)
     threads.append(ask(lambda *keys: {"k": "new"} if keys else "new", second))
-    while not world.cache._reads.flights._awaited:
+    while not WAITS.awaited:
         time.sleep(0.002)
     world.cache.invalidate_tag("t")
     gate.set()

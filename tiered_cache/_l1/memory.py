@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from tiered_cache._entry import Birth
 from tiered_cache._errors import ConfigurationError
+from tiered_cache._forks import ForkSafe
 from tiered_cache._l1.invalidation import Invalidations
 from tiered_cache._l1.policy import Policy, checked_policy, entries_by
 from tiered_cache._log import log
@@ -123,15 +124,15 @@ def _function_memory() -> int | None:
     return int(stated) * 2**20
 
 
-class MemoryStore:
+class MemoryStore(ForkSafe):
     """The entries of one cache."""
 
     def __init__(self, tier: MemoryTier) -> None:
+        super().__init__(threading.RLock)
         self.freshness = tier.freshness
         self.invalidated = Invalidations()
         self.hot: dict[str, tuple[Any, float, Entry]] = {}
         self._tier = tier
-        self._lock = threading.RLock()
         self._entries, self._armable = entries_by(tier.policy, tier.max_bytes, self._evicted)
         self._settled_hits = 0
         self._evictions = 0
@@ -148,6 +149,15 @@ class MemoryStore:
             self._sizer = tier.sizer
         self._arms = self._armable and tier.share == "reference" and not tier.detect_mutation
         self._copies: dict[str, Any] = {}
+
+    def forked(self) -> None:
+        """What another thread was changing is not to be relied on: then nothing is held."""
+        is_whole = self._lock.acquire(blocking=False)
+        super().forked()
+        if not is_whole:
+            self.hot.clear()  # in place: plain hits look into this very dict
+            self._copies = {}
+            self._entries, self._armable = entries_by(self._tier.policy, self._tier.max_bytes, self._evicted)
 
     def look(self, key: str) -> Entry | None:
         """The entry of `key`, whatever its age."""

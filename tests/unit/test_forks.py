@@ -1,0 +1,121 @@
+"""A process that is forked while other threads are in the middle of things works, from its first call on."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import pytest
+
+from tiered_cache import MemoryTier, TieredCache
+from tiered_cache.testing import InMemorySharedTier
+
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"),
+    pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning"),
+]
+WAIT = 20.0
+
+
+def in_child(work: object) -> int:
+    """Run `work` in a forked process, which has so many seconds; its exit code: 0 if it gave something true."""
+    child = os.fork()
+    if child == 0:
+        threading.Timer(WAIT, os._exit, (7,)).start()  # in place of a hang
+        os._exit(0 if work() else 1)  # type: ignore[operator]
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.fixture
+def cache() -> TieredCache:
+    return TieredCache(MemoryTier(ttl=60), InMemorySharedTier(ttl=600), refresh="thread")
+
+
+def locks(cache: TieredCache) -> dict[str, object]:
+    """Every lock of a cache's own."""
+    reads = cache._reads
+    owners = {
+        "memory": cache._memory,
+        "watch": cache._watch,
+        "follower": cache._follower,
+        "shared": cache._shared,
+        "flights": reads.flights,
+        "backoff": reads._backoff,
+        "owed": reads._owed,
+        "later": cache._carriers.later,
+    }
+    return {name: owner._lock for name, owner in owners.items()}
+
+
+@pytest.mark.parametrize("held", ["memory", "watch", "follower", "shared", "flights", "backoff", "owed", "later"])
+def test_a_lock_that_another_thread_held_is_free_in_the_child(cache: TieredCache, held: str) -> None:
+    """Else the child's first call would wait for ever for a thread that it does not have."""
+    cache.get_or_load("k", lambda: 1)
+    lock, begun, gate = locks(cache)[held], threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with lock:  # type: ignore[attr-defined]
+            begun.set()
+            gate.wait(WAIT)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert begun.wait(WAIT)
+
+    def work() -> bool:
+        cache.after_response(list)
+        cache.delete("k")
+        return bool(cache.get_or_load("k", lambda: 2) == 2 == cache.get_or_load("k", lambda: 3))
+
+    try:
+        assert 0 == in_child(work)
+    finally:
+        gate.set()
+        thread.join(WAIT)
+    cache.close()
+
+
+def test_what_was_being_changed_is_not_relied_on(cache: TieredCache) -> None:
+    """L1 is empty in a child that was forked in the middle of a change, and full in another."""
+    cache.get_or_load("k", lambda: 1)
+    assert 0 == in_child(lambda: cache.stats().l1.entries == 1)
+    begun, gate = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with cache._memory._lock:
+            begun.set()
+            gate.wait(WAIT)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert begun.wait(WAIT)
+    try:
+        assert 0 == in_child(lambda: cache.stats().l1.entries == 0 and cache.get_or_load("k", lambda: 2) in (1, 2))
+    finally:
+        gate.set()
+        thread.join(WAIT)
+
+
+def test_a_load_of_the_parent_is_none_of_the_childs(cache: TieredCache) -> None:
+    """Nobody would land it there."""
+    begun, gate = threading.Event(), threading.Event()
+
+    def slow() -> str:
+        begun.set()
+        gate.wait(WAIT)
+        return "parent"
+
+    thread = threading.Thread(target=cache.get_or_load, args=("k", slow))
+    thread.start()
+    assert begun.wait(WAIT)
+    try:
+        assert 0 == in_child(lambda: not cache._reads.flights.busy("k"))
+    finally:
+        gate.set()
+        thread.join(WAIT)
+
+
+def test_a_child_has_an_id_and_randomness_of_its_own(cache: TieredCache) -> None:
+    """A name that two processes share tells nothing, and a jitter that they share is none."""
+    identity, number = cache.stats().container.id, cache._uniform()
+    assert 0 == in_child(lambda: cache.stats().container.id != identity and cache._uniform() != number)
