@@ -223,9 +223,10 @@ def check_loader_kind(function: object, what: str, *, asynchronous: bool = False
     if code is None:
         raise TypeError(f"{what} needs a plain function; got {shown(function)}")
     if code.co_flags & 0x80 and not asynchronous:  # inspect.CO_COROUTINE, without importing inspect
-        raise TypeError(
-            f"{what} got a coroutine function, and this cache is synchronous: pass a plain function, or use AsyncTieredCache"
-        )
+        hint = "and nobody would await it: pass a plain function"
+        if what not in ("after_response", "lambda_handler"):
+            hint = "and this cache is synchronous: pass a plain function, or use AsyncTieredCache"
+        raise TypeError(f"{what} got a coroutine function, {hint}")
     if code.co_flags & 0x220:  # inspect.CO_GENERATOR | CO_ASYNC_GENERATOR
         raise TypeError(f"{what} got a generator function, which has no one value: return a list or a tuple instead")
 

@@ -97,6 +97,7 @@ class Rates:
         assert_type(context.etag, str | None)
         assert_type(context.last_modified, str | None)
         assert_type(context.handle, str | None)
+        assert_type(context.generation, str)
         assert_type(context.remaining(), float | None)
         if context.stale is not MISSING and context.etag:
             return context.not_modified()

@@ -161,7 +161,7 @@ _HINTS = {
     Failure.RESET: "the connection was closed (some servers that demand TLS do this: then write rediss://)",
     Failure.RESOLVE: "the name does not resolve",
     Failure.AUTH: "the credentials were refused",
-    Failure.PERMISSION: "this user may not do that: on the keys tc1:* it needs GET SET DEL GETRANGE SETRANGE EVALSHA EVAL "
+    Failure.PERMISSION: "this user may not do that: on the keys tc1:* it needs GET MGET SET DEL GETRANGE SETRANGE EVALSHA EVAL "
     "HGET HSET HMGET HLEN XADD XRANGE XREVRANGE TIME",
     Failure.TLS: "no trusted TLS connection: check the certificate authority, and that the server speaks TLS here",
     Failure.HANDSHAKE: "the server refuses the database number or the client name",
