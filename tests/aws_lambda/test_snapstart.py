@@ -64,6 +64,20 @@ def test_connections_are_closed_before_the_snapshot(
     assert (2, 2, {}) == (proxy.accepted, after.l2["connects"], after.l2["errors"])
 
 
+def test_a_warm_up_under_way_has_ended_before_the_snapshot(
+    function: Make, gates: Path, proxy: FaultProxy, valkey: ValkeyServer
+) -> None:
+    """Its connection is closed as any other, and does not come up in a copy."""
+    Origin(gates).put("k", "value")
+    init = [["warm_up", {"wait": False}]]
+    fn = function("steps.handler", before(proxy, INIT=init), initialization="snap-start").start(1)
+    fn.settle()
+    wait_until(lambda: not clients(valkey))
+    assert (1, 1) == (proxy.accepted, ask(fn).l2["connects"])
+    after = ask(fn, ["load", "k"])
+    assert (2, {}, [["value", "origin", "loaded"]]) == (proxy.accepted, after.l2["errors"], after.answers)
+
+
 def test_a_copy_has_an_id_of_its_own(snapped: Callable[..., LocalLambda]) -> None:
     """Another than the snapshot's, and the same in each of its invocations."""
     fn = snapped()

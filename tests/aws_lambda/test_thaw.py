@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
 from functions.origin import Origin, WallClock, wait_until
-from parts import ASKS_L2, HOUR, ask, before, clients, frozen
+from parts import ASKS_L2, HOUR, WAIT, ask, before, clients, frozen
 
 from tiered_cache.local import FaultProxy, ServiceUnavailable
 from tiered_cache.local._lambda_clock import find_compiler
@@ -138,6 +139,35 @@ def test_a_breaker_that_was_open_does_not_outlive_a_long_freeze(
     assert away.l2["skipped"] == back.l2["skipped"]
     record_property(
         "measured", f"errors {back.l2['errors']}, {away.l2['skipped']} calls skipped before the freeze, 0 after"
+    )
+
+
+@pytest.mark.fault("F59", "the init phase ends, and the container is frozen, in the middle of a warm-up")
+@pytest.mark.parametrize("seconds", [0, HOUR])
+def test_a_warm_up_that_a_freeze_met_holds_nobody_up(
+    seconds: float, function: Make, gates: Path, proxy: FaultProxy, record_property: Record
+) -> None:
+    """After an hour it is left to itself, and the first call connects; after a moment its connection is used."""
+    Origin(gates).put("k", "value")
+    proxy.hang()
+    init = [["warm_up", {"wait": False}], ["wait_for", "connecting"]]
+    fn = function("steps.handler", before(proxy, INIT=init, L2={"timeout": 10}))
+    with ThreadPoolExecutor(1) as thread:
+        started = thread.submit(fn.start, 1)
+        wait_until(lambda: proxy.accepted == 1)
+        (gates / "connecting").touch()
+        started.result(WAIT)
+    frozen(fn)
+    if seconds:
+        proxy.forget_all()
+    proxy.ok()
+    WallClock(gates).go_ahead(seconds)
+    first = ask(fn, ["load", "k"])
+    assert [["value", "origin", "loaded"]] == first.answers
+    assert (1, {}, 0) == tuple(first.l2[name] for name in ("writes", "errors", "skipped"))
+    assert (2 if seconds else 1) == proxy.accepted
+    record_property(
+        "measured", f"frozen for {seconds:.0f} s: {proxy.accepted} connections, errors {first.l2['errors']}"
     )
 
 

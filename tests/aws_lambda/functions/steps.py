@@ -66,6 +66,7 @@ STEPS = {
     "get": get,
     "set": cache.set,
     "delete": cache.delete,
+    "warm_up": cache.warm_up,
     "after_response": lambda name: cache.after_response(touch, name),
     "touch": touch,
     "wait_for": wait_for,
