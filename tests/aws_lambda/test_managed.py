@@ -96,7 +96,7 @@ def test_the_limits_hold_where_the_timeout_is_not_enforced(
         ask(fn, ["spend", -0.3], ["load", "k"], ["touch", "went on"], timeout=0.5)
     wait_until((gates / "went on").exists)
     assert [] == origin.asked("k")
-    answers = [told(one.result(WAIT)).answers for one in [begin(fn, ["load", "k"]) for _ in range(WORKERS)]]
+    answers = [told(one.result(WAIT)).answers for one in [begin(fn, ["load", "k"], wait=True) for _ in range(WORKERS)]]
     assert WORKERS * ["value"] == [value for ((value, _, _),) in answers]
 
 

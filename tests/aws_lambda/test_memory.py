@@ -38,6 +38,7 @@ def test_values_of_twice_the_budget(function: Make, valkey: ValkeyServer, record
     )
 
 
+@pytest.mark.faults
 @pytest.mark.fault("F67", "next to no memory left when a value is to be kept")
 @pytest.mark.parametrize("share", ["reference", "copy"])
 def test_a_value_that_there_is_no_memory_to_keep_is_returned(
