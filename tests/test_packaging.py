@@ -35,7 +35,7 @@ def test_every_module_is_in_the_wheel(built):
     _, in_wheel, _ = built
     package = {f"tiered_cache/{name}" for name in modules(ROOT / "tiered_cache")}
     assert package <= in_wheel
-    assert "tiered_cache/py.typed" in in_wheel
+    assert {"tiered_cache/py.typed", "tiered_cache/simulation/prices.toml"} <= in_wheel
 
 
 def test_adapters_examples_and_benchmarks_are_inside_the_package(built):

@@ -91,6 +91,14 @@ def test_a_slow_origin_is_waited_for_once() -> None:
     assert stale.p99 < 1 < together.p99
 
 
+def test_without_an_l2_data_get_as_old_as_with_it() -> None:
+    """L1 has L2's policy then, unless it is given one of its own."""
+    scenario = Scenario(l1=Freshness(10.0), l2=Freshness(60.0, 30.0))
+    assert scenario.without_l2().l1 == Freshness(60.0, 30.0)
+    assert replace(scenario, alone=Freshness(20.0)).without_l2().l1 == Freshness(20.0)
+    assert replace(scenario, l2=None).without_l2() == replace(scenario, l2=None)
+
+
 def test_the_same_seed_gives_the_same_figures() -> None:
     """And another seed gives others."""
     scenario = Scenario(requests=3_000, timings=Timings(l2=Time(0.001, 0.3), origin=Time(0.01, 0.5)), spread=0.4)
