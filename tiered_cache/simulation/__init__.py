@@ -5,8 +5,9 @@
     outcome = simulate(open_loop(20, lasts="1h", keys=200), fleet, tiers, constant("50ms"))
     outcome.l1_hit_rate
 
-A discrete-event simulation in plain Python: an hour of a thousand requests a second over 10,000 containers takes some ten
-seconds. What it assumes of Lambda are options, since Lambda documents none of it. `docs/sessions.md` says more.
+A discrete-event simulation in plain Python: an hour of a thousand requests a second over 10,000 containers takes ten to
+twenty seconds. What it assumes of Lambda are options, since Lambda documents none of it. `docs/sessions.md` says more, and
+`docs/simulate.md` what comes of it with times and prices.
 """
 
 from __future__ import annotations
