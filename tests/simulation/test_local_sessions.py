@@ -147,9 +147,3 @@ def test_the_command_on_the_local_lambda(capsys: pytest.CaptureFixture[str]) -> 
     assert set(done["best_shares"]) == {"0", "1"}
     assert done["median_seconds"] > 0.01
     assert 1 <= done["containers"] <= 2
-
-
-def test_a_routing_that_the_local_lambda_has_not(capsys: pytest.CaptureFixture[str]) -> None:
-    """The error names those that it has."""
-    assert main(["sessions", "--users", "1", "--seconds", "0.1", "--repeat", "1", "--real", "--routing", "rested"]) == 1
-    assert "tiered-cache: routing must be one of 'newest', 'oldest', 'recent', 'random'" in capsys.readouterr().err
