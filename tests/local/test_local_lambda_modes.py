@@ -98,11 +98,17 @@ def test_workers_take_events_at_once_and_each_has_its_own_globals():
         assert len(fn.containers) == 1
 
 
+def scratch_of(fn: LocalLambda) -> str:
+    """The folder of the first container's own; empty where its process has not begun."""
+    pid = fn.containers[0].pid
+    environment = [] if pid is None else Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    return next((line.partition(b"=")[2].decode() for line in environment if line.startswith(b"TMPDIR=")), "")
+
+
 def meet(fn: LocalLambda) -> None:
     """Be the one whom the workers of `worker.handler` still wait for."""
-    environment = Path(f"/proc/{fn.containers[0].pid}/environ").read_bytes().split(b"\0")
-    scratch = next(line for line in environment if line.startswith(b"TMPDIR=")).partition(b"=")[2].decode()
-    place = Path(scratch, "here")
+    assert poll(lambda: scratch_of(fn), seconds=20)  # its process may not have begun
+    place = Path(scratch_of(fn), "here")
     assert poll(lambda: place.exists() and len(list(place.iterdir())) == 3, seconds=20)
     place.joinpath("test").touch()
 
