@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 # Tests that compute, beside which the others wait for servers: with two cores they take the time of either.
 COMPUTING := tests/model tests/history tests/fuzz tests/simulation tests/properties tests/benchmarks
 
-.PHONY: demo test faults lint types imports template examples bench fuzz coverage clean constraints
+.PHONY: demo test faults lint types imports template examples bench fuzz explore coverage clean constraints
 
 demo: $(STAMP)  ## a real handler on local services: the latency of each tier
 	$(BIN)/tiered-cache demo
@@ -52,6 +52,9 @@ bench: $(STAMP)  ## the tiers compared, and the peers; results, tables and a pag
 
 fuzz: $(STAMP)  ## ten minutes of altered entries: each must be a miss
 	$(BIN)/python tests/fuzz/run.py --minutes 10
+
+explore: $(STAMP)  ## other histories and schedules than those that `make test` always has, a thousand of each kind
+	TIERED_CACHE_SCHEDULES=1000 $(BIN)/python -m pytest --hypothesis-profile=others tests/history/test_state_machine.py tests/model/test_conformance.py
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tiered_cache needs Python 3.11 or later: make PYTHON=python3.12 ...")'

@@ -112,7 +112,7 @@ class Entry:
 
     def expire(self, now: float) -> None:
         """Let it be fresh no longer, nor served while it is refreshed; it may still cover for a failing load."""
-        self.loaded_at, self.fresh_for = expired(self.loaded_at, self.fresh_for, now)
+        self.fresh_for, self.stale_if_error = expired(self.loaded_at, self.fresh_for, self.stale_if_error, now)
         self.stale_while_revalidate = 0.0
 
     def hit_until(self) -> float:

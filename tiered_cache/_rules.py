@@ -95,7 +95,7 @@ def judge_data(data: Data, now: float) -> Verdict:
     age = now - data.loaded_at
     if not age >= -SKEW:
         return Verdict.GONE  # a negative age says nothing about the true one
-    over = age - data.fresh_for
+    over = max(age, 0.0) - data.fresh_for
     if over < 0:
         return Verdict.FRESH
     if over < data.stale_while_revalidate:
@@ -164,16 +164,14 @@ def on_l2(
             return Move.WAIT if taken else Move.LOAD
 
 
-def expired(loaded_at: float, fresh_for: float, now: float) -> tuple[float, float]:
-    """`loaded_at` and `fresh_for` of data that are to be fresh no longer, on any host's clock; their windows count from now."""
-    began = min(loaded_at, now - SKEW)
-    return began, min(fresh_for, now - SKEW - began)
+def expired(loaded_at: float, fresh_for: float, stale_if_error: float, now: float) -> tuple[float, float]:
+    """`fresh_for` and `stale_if_error` of data that are to be fresh no longer, by any clock; they are kept as if ended now."""
+    return 0.0, stale_if_error + min(fresh_for, max(now - loaded_at, 0.0))
 
 
 def covers(data: Data, now: float) -> bool:
     """Whether data may stand in for a load that failed for a passing reason."""
-    windows = max(data.stale_while_revalidate, data.stale_if_error)
-    return -SKEW <= now - data.loaded_at < data.fresh_for + windows
+    return judge_data(data, now) is not Verdict.GONE
 
 
 def kept_for(data: Data) -> float:
@@ -192,8 +190,8 @@ def awaited_for(data: Data) -> float:
 
 
 def fresh_until(held: Held) -> float:
-    """The moment at which a plain hit ends to be one."""
-    return min(held.loaded_at + held.fresh_for, held.confirmed_at + held.local_ttl)
+    """The moment at which a plain hit ends to be one; of what is never fresh, before all clocks."""
+    return min(held.loaded_at + held.fresh_for, held.confirmed_at + held.local_ttl) if held.fresh_for else -inf
 
 
 def has_time(remaining: float | None, load_time: float) -> bool:

@@ -79,7 +79,7 @@ def age(history: History) -> Iterator[str]:
         limit = fresh_for if event.stale is False or negative else policy.kept_for
         if old >= limit + joining + TOLERANCE:
             yield f"{old:.4f} s old, which may be {limit:g} at most: {event}"
-        if event.tier == "l2" and old < -AHEAD and not _was_expired(history, event, load):
+        if event.tier == "l2" and old < -AHEAD:
             yield f"{-old:.4f} s younger than nothing: {event}"
         if event.age is not None and event.age < old - joining - TOLERANCE:
             yield f"said to be {event.age:.4f} s old, and is {old:.4f}: {event}"
@@ -89,12 +89,6 @@ def _asked_since(history: History, container: str, load: Load, moment: float) ->
     """When the earliest of those calls of the container began that were under way at `moment`, for the load's key."""
     calls = history.calls.get((container, load.namespace, load.key), ())
     return min((one.start for one in calls if one.start <= moment <= one.end), default=moment)
-
-
-def _was_expired(history: History, event: Event, load: Load) -> bool:
-    """Whether the value may have been stamped anew, by another clock, when it was expired."""
-    changes = history.changes.get((load.namespace, load.key), ())
-    return any(one.operation == "expire" and one.start <= event.end and one.end >= load.began for one in changes)
 
 
 class _Change(NamedTuple):
@@ -110,9 +104,8 @@ def no_resurrection(history: History) -> Iterator[str]:
 
     In one container: a call that begins after `delete`, `expire`, `invalidate_tag`, `clear` or `set` returned, whatever
     came of it. In the others: after it returned without an error, as soon as `coherence` says, if their L2 answered since.
-    `expire` lets a stale value be served, marked so; a call that does not tell is let pass, and a container whose clock is
-    behind. A value that a caller set is
-    let pass unless that had ended before the invalidation was called: it may have come after it. Without leases, what
+    `expire` lets a stale value be served, marked so; a call that does not tell is let pass. A value that a caller set
+    is let pass unless that had ended before the invalidation was called: it may have come after it. Without leases, what
     others load may bring back an old version.
     """
     changes = _changes(history)
@@ -182,8 +175,7 @@ def _forbids(change: Event, event: Event, load: Load) -> bool:
     if load.outcome == "set" and load.ended >= change.start:
         return False
     if change.operation == "expire":
-        behind = event.container != change.container and event.ahead < change.ahead - SKEW
-        return event.stale is False and not behind
+        return event.stale is False
     return not (change.operation == "set" and change.error)
 
 

@@ -7,6 +7,7 @@ two: between its look at the origin and its end, others go on.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -406,7 +407,8 @@ def ways_to_l2(valkey_server: ValkeyServer) -> Iterator[None]:
 
 
 TestFleet = Fleet.TestCase
+SCHEDULES = int(os.environ.get("TIERED_CACHE_SCHEDULES", "100"))
 TestFleet.settings = settings(
-    max_examples=100, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=SCHEDULES, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
-TestFleet.pytestmark = [pytest.mark.timeout(120)]
+TestFleet.pytestmark = [pytest.mark.timeout(20 + SCHEDULES)]

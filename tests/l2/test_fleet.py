@@ -403,7 +403,7 @@ def test_what_is_expired_covers_for_a_failing_load(fleet_of: Callable[..., Fleet
         answer = cache.get_entry_or_load("k", fails)
         assert (answer.value, answer.stale, answer.reason) == ("old", True, Reason.LOAD_FAILED)
         assert cache.get("k") is MISSING
-    fleet.clock.advance(29)
+    fleet.clock.advance(30)
     with pytest.raises(OSError, match="down"):
         cache.get_or_load("k", fails)
 
@@ -416,6 +416,18 @@ def test_what_is_expired_is_loaded_by_the_next_call(fleet_of: Callable[..., Flee
         answer = cache.get_entry_or_load("k", lambda: "new")
     assert (answer.value, answer.tier, answer.stale) == ("new", "origin", False)
     assert fleet.container().get("k") == "new"
+
+
+@pytest.mark.parametrize("back", [0.5, 3, 90])
+def test_what_is_expired_is_fresh_by_no_clock(fleet_of: Callable[..., Fleet], whose: str, back: float) -> None:
+    """Neither by one that was set back since then."""
+    fleet = fleet_of(stale_if_error=30)
+    fleet.clock.advance(60)
+    cache = after_expire(fleet, whose)
+    fleet.clock.step(-back)
+    with cache.invocation():
+        assert cache.get("k") is MISSING
+        assert cache.get_or_load("k", lambda: "new") == "new"
 
 
 def test_without_a_window_what_is_expired_is_gone(fleet: Fleet, whose: str) -> None:

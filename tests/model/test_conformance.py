@@ -153,10 +153,9 @@ def test_no_marker_expires(valkey: ValkeyServer) -> None:
 SCHEDULES = settings(
     max_examples=int(os.environ.get("TIERED_CACHE_SCHEDULES", "25")),
     deadline=None,
-    derandomize="TIERED_CACHE_SCHEDULES" not in os.environ,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-"""The same schedules each time; `TIERED_CACHE_SCHEDULES=1000` plays a thousand others of each kind.
+"""`TIERED_CACHE_SCHEDULES=1000` plays a thousand of each kind.
 
 One in some hundred of those with a log that is trimmed and lost has a step that the model does not know: a load without
 the lease that looks twice, since another thread has looked meanwhile. What it keeps is born later than the model says, at

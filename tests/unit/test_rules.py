@@ -131,10 +131,26 @@ def test_the_windows_bound_what_may_be_served(held: Entry, age: float) -> None:
     """Fresh only below fresh_for; stale only below it plus the longer window; a cover exactly where one is left."""
     verdict = judge_data(held, T0 + age)
     real = T0 + age - held.loaded_at  # as the arithmetic of floats has it
-    assert (verdict is FRESH) == (-SKEW <= real < held.fresh_for)
+    assert (verdict is FRESH) == (-SKEW <= real and max(real, 0) < held.fresh_for)
     assert covers(held, T0 + age) == (verdict is not GONE)
     if verdict is not GONE:
         assert real < kept_for(held)
+
+
+@given(entries, st.floats(-500, 1000), st.floats(-500, 1000), spans)
+def test_what_is_expired_is_fresh_by_no_clock(held: Entry, at: float, now: float, ahead: float) -> None:
+    """Whatever was read off it when, it covers as long as if its freshness had ended then, and again is as once."""
+    kept = kept_for(held)
+    stale_if_error = held.stale_if_error
+    held.loaded_at += ahead
+    held.expire(T0 + at)
+    once = held.fresh_for, held.stale_while_revalidate, held.stale_if_error
+    held.expire(T0 + now)
+    assert once == (held.fresh_for, held.stale_while_revalidate, held.stale_if_error)
+    assert judge_data(held, T0 + now) in (FAILING, GONE)
+    assert judge(held, T0 + now) in (FAILING, GONE)
+    assert held.hit_until() < T0 + now
+    assert stale_if_error <= kept_for(held) <= kept
 
 
 @given(entries, st.floats(0, 1000))
@@ -285,7 +301,8 @@ def test_held_stamps_what_l1_adds_and_nothing_else(
     held.held(local, T0 + 3, weight, lambda: uniform)
     assert T0 + 3 == held.confirmed_at
     assert 15 <= held.local_ttl <= 30
-    assert held.hit_until() == min(T0 + held.fresh_for, T0 + 3 + held.local_ttl, held.early_at)
+    ends = (T0 + held.fresh_for if held.fresh_for else -inf, T0 + 3 + held.local_ttl, held.early_at)
+    assert held.hit_until() == min(ends)
 
 
 def test_the_repr_of_an_entry_shows_no_value() -> None:

@@ -221,9 +221,9 @@ class RedisStore:
                     return False
                 break  # of another type: no entry
             try:
-                loaded_at, fresh_for, *_ = TIMES.unpack_from(header, TIMES_AT)
-                loaded_at, fresh_for = expired(loaded_at, fresh_for, now)
-                new = rewritten_header(header, loaded_at=loaded_at, fresh_for=fresh_for, stale_while_revalidate=0.0)
+                loaded_at, fresh_for, _, stale_if_error, *_ = TIMES.unpack_from(header, TIMES_AT)
+                fresh_for, covering = expired(loaded_at, fresh_for, stale_if_error, now)
+                new = rewritten_header(header, fresh_for=fresh_for, stale_while_revalidate=0.0, stale_if_error=covering)
             except (struct.error, TypeError, Unreadable, SerializationError):
                 break  # nothing there that may be served
             done = self._calls.call([self._steps.rewrite(key, header, new)], now, urgent=True)
