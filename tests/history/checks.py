@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 TOLERANCE = 0.01
 """Seconds between the readings of two clocks that belong together."""
-STALE_REASONS = frozenset({"revalidating", "load_failed", "load_slow", "load_pending", "load_elsewhere"})
+STALE_REASONS = frozenset({"revalidating", "load_failed", "load_slow", "load_pending", "load_elsewhere", "no_time"})
 SOON = 0.02
 """Seconds within which a call that joined a load has its outcome, if the machine does not stall."""
 SKEW = 1.0
