@@ -21,11 +21,12 @@ Tier: TypeAlias = Literal["l1", "l2", "origin"]
 Reading: TypeAlias = tuple[Tier, float, float]
 """One read: who answered, after how many seconds, and how many more its container is busy with a refresh."""
 Copy: TypeAlias = tuple[float, float, float, float]
-"""What L1 holds: until when it is a hit, until when it answers while L2 is asked, and the data's two limits: fresh, stale."""
+"""What L1 holds: until when it is a hit, until when it answers while L2 is asked; until when the data are fresh, and until
+when it is of use, which is until they are stale where that is allowed at all."""
 
 REFRESHES = ("inline", "after_response")
-SMALL = 5
-"""Keys up to which an L1 is not worth sweeping: a dict takes the same memory for them."""
+SMALL = 20
+"""Keys up to which an L1 is not swept: what that takes is little, and small ones would be swept all the time."""
 NO_TIME = Timings()
 
 
@@ -179,15 +180,11 @@ class Tiers:
         """
         held = container.held
         if len(held) >= container.sweep_at:
-            container.held = held = {key: copy for key, copy in held.items() if _is_of_use(copy, now)}
+            container.held = held = {key: copy for key, copy in held.items() if now < copy[3]}
             container.sweep_at = max(SMALL, 2 * len(held))
         _, fresh_until, stale_until, _ = found
         unasked_until = now + jittered(self._local_ttl, self._local_jitter, self._uniform())
-        asked_by = min(unasked_until + self._local_stale, fresh_until)
-        held[key] = min(unasked_until, asked_by), asked_by, fresh_until, stale_until
-
-
-def _is_of_use(copy: Copy, now: float) -> bool:
-    """Whether L1 may yet answer with it."""
-    _, asked_by, fresh_until, stale_until = copy
-    return now < asked_by or (fresh_until < stale_until and now < stale_until)
+        asked_by = unasked_until + self._local_stale
+        if fresh_until < asked_by:  # seldom, and this is done millions of times
+            asked_by, unasked_until = fresh_until, min(unasked_until, fresh_until)
+        held[key] = unasked_until, asked_by, fresh_until, stale_until if fresh_until < stale_until else asked_by

@@ -61,7 +61,7 @@ def open_loop(rate: float, *, lasts: Duration, keys: int, skew: float = 1.0, see
     number("rate", rate, above_zero=True)
     number("skew", skew)
     end = seconds("lasts", lasts)
-    ranks = range(whole("keys", keys, least=1))
+    ranks = list(range(whole("keys", keys, least=1)))
     cumulative = list(accumulate((rank + 1) ** -skew for rank in ranks))
     random = Random(f"{seed}/arrivals")  # noqa: S311  # a simulation is to be repeatable
     uniform = random.random
