@@ -74,7 +74,7 @@ class Entry:
         last_modified: str | None = None,
         tags: tuple[str, ...] = (),
         negative: bool = False,
-        birth: Birth = UNBORN,
+        birth: tuple[Position, int] = UNBORN,
         value_size: int = 0,
     ) -> None:
         self.value = value
@@ -109,6 +109,26 @@ class Entry:
         expiry = self.loaded_at + self.fresh_for
         self.early_at = early_at(expiry, self.load_time, early_refresh, 1.0 - uniform()) if early_refresh else inf
         return self
+
+    def is_of(self, other: Entry) -> bool:
+        """Whether both are what one load gave."""
+        return self.loaded_at == other.loaded_at and self.fresh_for == other.fresh_for and self.born == other.born
+
+    def read_again(self) -> Entry:
+        """The same data, as read anew."""
+        return Entry(
+            self.value,
+            loaded_at=self.loaded_at,
+            fresh_for=self.fresh_for,
+            stale_while_revalidate=self.stale_while_revalidate,
+            stale_if_error=self.stale_if_error,
+            load_time=self.load_time,
+            etag=self.etag,
+            last_modified=self.last_modified,
+            tags=self.tags,
+            birth=(self.born, 0),
+            value_size=self.value_size,
+        )
 
     def expire(self, now: float) -> None:
         """Let it be fresh no longer, nor served while it is refreshed; it may still cover for a failing load."""

@@ -107,11 +107,7 @@ class Keeping:
 
     def _adopt(self, call: Call, entry: Entry, held: Entry | None) -> None:
         """Keep in L1 what L2 vouches for; where that is what is held there, let it be confirmed."""
-        if held is not None and (held.loaded_at, held.fresh_for, held.born) == (
-            entry.loaded_at,
-            entry.fresh_for,
-            entry.born,
-        ):
+        if held is not None and held.is_of(entry):
             entry = held
         entry.held(self._local, call.now, call.plan.early_refresh, self._uniform)
         self._memory.store(call.key, entry)

@@ -76,7 +76,7 @@ class ReadThrough(Keeping):
         if held is not None and judge(held, call.now) is Verdict.FRESH:
             return default if held.negative else self._serve(call, held, "l1", Reason.FRESH).value
         self._memory.misses += 1
-        reply = self._shared.read(key, call.now)
+        reply = self._shared.read(key, call.now, held)
         if held is not None and self._is_gone(key, held, reply):
             held = None
         newest = newest_of(held, reply.entry)
@@ -114,7 +114,7 @@ class ReadThrough(Keeping):
     def _ask(self, call: Call, held: Entry | None) -> Answer:
         """Ask L2 for the value, if it is likely to have it; else for the value or the lease, and load under that."""
         if self._shared.expects_hit and not call.plan.force_refresh:
-            newest, tier, move = self._weigh(call, held, self._shared.read(call.key, call.now), refreshing=False)
+            newest, tier, move = self._weigh(call, held, self._shared.read(call.key, call.now, held), refreshing=False)
             if move is not Move.LOAD:
                 return self._refreshed(call, self._serve(call, newest, tier, REASONS[move]))
         return self._refreshed(call, self._fly(call, partial(self._lead, call, held, refreshing=False)))

@@ -57,24 +57,24 @@ class Shared(ForkSafe):
         self._heard(self._store.look(look.since, (), now), look, now)
         return True
 
-    def read(self, key: str, now: float) -> Reply:
-        """What the store holds under `key`, unless it is known to be invalidated."""
+    def read(self, key: str, now: float, held: Entry | None = None) -> Reply:
+        """What the store holds under `key`, unless it is known to be invalidated. The same as `held` is not decoded again."""
         if self._undelivered:
             self._deliver(now)
         before, look = self._memory.invalidated.tick, self._follower.wanted(now)
-        reply = self._store.read(key, now, None if look is None else look.since)
+        reply = self._store.read(key, now, None if look is None else look.since, held)
         if look is not None:
             self._heard(reply.news, look, now)
         self.expects_hit = reply.entry is not None or not reply.reached
         return self._known(key, reply, self._since(before, reply.news), now)
 
-    def read_many(self, keys: Sequence[str], now: float) -> dict[str, Reply]:
+    def read_many(self, keys: Sequence[str], now: float, held: Mapping[str, Entry] | None = None) -> dict[str, Reply]:
         """The same for several keys, in one round trip."""
         if not keys:
             return {}
         self._deliver(now)
         before, look = self._memory.invalidated.tick, self._follower.wanted(now)
-        replies, news = self._store.read_many(keys, now, None if look is None else look.since)
+        replies, news = self._store.read_many(keys, now, None if look is None else look.since, held)
         if look is not None:
             self._heard(news, look, now)
         return self._all_judged(replies, self._since(before, news), now)
@@ -197,9 +197,16 @@ class Shared(ForkSafe):
         has_seen_all = news is not None and news.came_first and news.end == invalidated.position
         return invalidated.tick if has_seen_all else before
 
-    def _all_judged(self, replies: Mapping[str, Reply], since: int, now: float) -> dict[str, Reply]:
-        entries = [reply.entry for reply in replies.values() if reply.entry is not None]
-        self._look_for({tag for entry in entries for tag in self._memory.invalidated.unknown(entry)}, now)
+    def _all_judged(self, replies: dict[str, Reply], since: int, now: float) -> dict[str, Reply]:
+        entries = {key: reply.entry for key, reply in replies.items() if reply.entry is not None}
+        for entry in entries.values():
+            entry.since = since
+        invalidated = self._memory.invalidated
+        tagged = [entry for entry in entries.values() if entry.tags]
+        self._look_for({tag for entry in tagged for tag in invalidated.unknown(entry)}, now)
+        is_known = not any(invalidated.unknown(entry) for entry in tagged) and invalidated.position != START
+        if is_known and not self._undelivered and self._memory.spares(entries):
+            return replies
         return {
             key: reply if reply.entry is None else self._judged(key, reply, since, now)
             for key, reply in replies.items()
@@ -317,10 +324,10 @@ class NoShared:
     def catch_up(self, now: float) -> bool:  # noqa: ARG002
         return False
 
-    def read(self, key: str, now: float) -> Reply:  # noqa: ARG002
+    def read(self, key: str, now: float, held: Entry | None = None) -> Reply:  # noqa: ARG002
         return ABSENT
 
-    def read_many(self, keys: Sequence[str], now: float) -> dict[str, Reply]:  # noqa: ARG002
+    def read_many(self, keys: Sequence[str], now: float, held: Mapping[str, Entry] | None = None) -> dict[str, Reply]:  # noqa: ARG002
         return dict.fromkeys(keys, ABSENT)
 
     def ask(self, lease: Lease, claim: Claim, now: float) -> Reply:  # noqa: ARG002

@@ -12,7 +12,7 @@ from tiered_cache._reply import Claim, Filled, Lease, Reply, Right
 from tiered_cache._values import LoadContext
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from tiered_cache._entry import Entry, Position
     from tiered_cache._rules import Freshness
@@ -94,15 +94,16 @@ class SharedStore(Protocol):
         """What stands in the log for a key or a tag: itself, or a text that begins with # where names are hashed."""
         ...
 
-    def read(self, key: str, now: float, since: Position | None) -> Reply:
+    def read(self, key: str, now: float, since: Position | None, held: Entry | None = None) -> Reply:
         """What the tier holds under `key`. Trouble of any kind is a miss.
 
         since: if not None, a look into the log goes along, as by `look`, and comes before the reading.
+        held: what L1 holds under it; where the tier holds the same load's value, that of `held` may be given in its place.
         """
         ...
 
     def read_many(
-        self, keys: Sequence[str], now: float, since: Position | None
+        self, keys: Sequence[str], now: float, since: Position | None, held: Mapping[str, Entry] | None = None
     ) -> tuple[dict[str, Reply], News | None]:
         """The same for several keys, in as few round trips as the tier allows."""
         ...

@@ -15,6 +15,7 @@ import redis
 from rig import free_port, wait_until
 
 from tiered_cache import ClosedError, LoadContext, Loaded, LoadPending, MemoryTier, NotFound, RedisTier, TieredCache
+from tiered_cache._l2.faults import Failure, Unavailable
 from tiered_cache._l2.scripts import RELEASE
 from tiered_cache._l2.store import MOST_STRAYS
 from tiered_cache._load import Patience
@@ -161,6 +162,42 @@ def test_what_is_doubtful_gives_way_to_what_l2_has(container: Make, clock: FakeC
         assert one.get("k") == "new"
     assert l2(one).gaps == 1
     assert one.get_or_load("k", lambda: pytest.fail("ran")) == "new"
+
+
+@pytest.mark.parametrize("read", ["get_or_load", "get_many_or_load"])
+def test_a_value_whose_tag_cannot_be_looked_for_is_not_taken(
+    container: Make, monkeypatch: pytest.MonkeyPatch, read: str
+) -> None:
+    """It came well, and then the connection went, before it could be told whether the tag was invalidated."""
+    one, two = container(), container()
+    two.set("k", "old", tags=["t"])
+    two.delete("another")
+    one.get("another", None)
+    link = one._shared._store._tier.link()  # type: ignore[union-attr]
+    call = link.call
+
+    def without_looks(commands: Sequence[tuple[bytes, ...]], *rest: Any) -> Any:
+        if commands[0][0] == b"HMGET":
+            raise Unavailable(Failure.RESET, "closed")
+        return call(commands, *rest)
+
+    monkeypatch.setattr(link, "call", without_looks)
+    assert READS[read](one) == "new"
+
+
+@pytest.mark.parametrize("read", ["get_or_load", "get_many_or_load"])
+def test_what_l2_vouches_for_is_doubtful_no_longer(container: Make, admin: redis.Redis, read: str) -> None:
+    """After a gap, as where the log was cut for its length: it is asked for once, and L1 answers by itself again."""
+    one, two = container(), container()
+    one.get_or_load("k", lambda: "old")
+    for number in range(3):
+        two.delete(f"another {number}")
+    admin.xtrim(LOG, 1, approximate=False)
+    with one.invocation():
+        assert READS[read](one) == "old"
+        hits = l2(one).hits
+        assert one.get_or_load("k", lambda: pytest.fail("ran")) == "old"
+    assert (l2(one).gaps, l2(one).hits) == (1, hits)
 
 
 def test_an_entry_that_becomes_doubtful_in_hand_is_not_armed(

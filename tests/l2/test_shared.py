@@ -109,9 +109,12 @@ def test_what_has_an_undelivered_invalidation_is_not_read(
     rig = rig_of(server.url)
     cache = queueing_of(rig)
     key, other = plant(rig, "key"), plant(rig, "other")
+    rig.planter.set("plain", "plain")
     with redis.Redis(port=server.port) as admin:
         admin.replicaof("127.0.0.1", str(free_port()))
         ACTS[act](cache, key)
+        plain = "anew" if act == "clear" else "plain"
+        assert cache.get_many_or_load(["plain"], lambda _: {"plain": "anew"}) == {"plain": plain}
         assert cache.get(key, None) is None
         assert cache.get(other, None) == (None if act == "clear" else other)
         assert cache.get_many_or_load([key], lambda keys: dict.fromkeys(keys, "anew")) == {key: "anew"}

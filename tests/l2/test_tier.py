@@ -16,9 +16,11 @@ from rig import delete, leased, write
 
 from tiered_cache import ConfigurationError, MemoryTier, RedisTier, SerializationError, TieredCache
 from tiered_cache._entry import Entry
+from tiered_cache._l2.codec import MsgpackCodec
 from tiered_cache._l2.envelope import Kind, Stored, seal
 from tiered_cache._reply import ABSENT, UNREACHED, Filled
 from tiered_cache.interfaces import SharedStore
+from tiered_cache.testing import FakeClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -95,6 +97,50 @@ def test_a_value_comes_back_equal_and_of_its_type(store: RedisStore, value: Any)
     found = store.read("key", NOW, None).entry
     assert found is not None
     assert (found.value, type(found.value)) == (value, type(value))
+
+
+class Counting(MsgpackCodec):
+    """The default codec, which counts what it decodes."""
+
+    __slots__ = ("decoded",)
+
+    def decode(self, data: bytes | memoryview, /) -> Any:
+        self.decoded = getattr(self, "decoded", 0) + 1
+        return super().decode(data)
+
+
+def decoded(codec: Any) -> int:
+    return getattr(codec, "decoded", 0)
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_what_l1_has_is_not_decoded_again(valkey: ValkeyServer, many: bool) -> None:
+    """While L2 holds the same load's value, L1's is confirmed by its header; what another has set since is read."""
+    clock, codec = FakeClock(), Counting()
+    options = {"clock": clock, "refresh": "inline", "coherence": "ttl"}
+    one = TieredCache(MemoryTier(ttl=10, jitter=0), RedisTier(valkey.url, ttl="1h", timeout=5, codec=codec), **options)
+    two = TieredCache(MemoryTier(ttl=10, jitter=0), RedisTier(valkey.url, ttl="1h", timeout=5), **options)
+
+    def read(cache: TieredCache) -> Any:
+        if many:
+            return cache.get_many_or_load(["k"], lambda _: pytest.fail("loaded"))["k"]
+        return cache.get_or_load("k", lambda: pytest.fail("loaded"))
+
+    with one, two:
+        two.set("k", ["first"])
+        first = read(one)
+        assert decoded(codec) == 1
+        for _ in range(3):
+            clock.advance(20)
+            assert read(one) is first
+        assert (decoded(codec), one.stats().l2.hits) == (1, 4)
+        two.set("k", ["second"])
+        clock.advance(20)
+        assert read(one) == ["second"]
+        assert decoded(codec) == 2
+        clock.advance(5)
+        assert read(one) == ["second"]
+        assert one.stats().l2.hits == 5
 
 
 def test_the_facts_of_an_entry_come_back(store: RedisStore) -> None:

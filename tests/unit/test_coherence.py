@@ -91,6 +91,41 @@ def test_a_record_kills_what_was_born_before_it_and_names_it() -> None:
     assert not log.kills("other", entry((1, 9), since=log.tick))
 
 
+positions = st.tuples(st.integers(0, 2), st.integers(0, 9))
+records = st.builds(Invalidation, st.sampled_from(Kind), st.sampled_from(["k", "j", "t", ""]))
+read = st.dictionaries(
+    st.sampled_from(["k", "j"]),
+    st.builds(
+        lambda born, tags, since: entry(born, *tags, since=since), positions, st.sets(st.just("t")), st.integers(0, 9)
+    ),
+)
+
+
+@given(st.lists(st.tuples(st.integers(6, 9).map(lambda at: (1, at)), records)), st.lists(records), read, st.booleans())
+def test_what_no_invalidation_concerns_needs_no_look_of_its_own(
+    told: list[tuple[Position, Invalidation]], here: list[Invalidation], entries: dict[str, Entry], looked: bool
+) -> None:
+    """Where all of several entries are spared at once, none is killed or no longer fresh by itself."""
+    log = Invalidations()
+    if looked:
+        log.learn(opened((1, 5)))
+        log.learn(followed((1, 5), *sorted(told, key=lambda one: one[0])))
+    log.note(here)
+    if log.spares(entries):
+        assert not any(log.kills(key, one) or log.expires(key, one) for key, one in entries.items())
+    fresh = {key: entry(log.position, since=log.tick) for key in entries}
+    assert here or told or log.spares(fresh)
+
+
+def test_what_was_born_in_another_log_is_never_spared() -> None:
+    """Nor what was born before the last time when everything was cleared."""
+    log = known()
+    assert log.spares({"k": entry((1, 5), since=log.tick)})
+    assert not log.spares({"k": entry((2, 9), since=log.tick)})
+    log.learn(followed((1, 5), ((1, 7), EVERYTHING)))
+    assert not log.spares({"k": entry((1, 6), since=log.tick)})
+
+
 def test_what_is_said_to_be_expired_while_it_is_under_way_is_not_kept() -> None:
     """Though its load began after the last record that this container knew of."""
     log = known()

@@ -25,6 +25,7 @@ from tiered_cache._l2.envelope import (
     Kind,
     Stored,
     Unreadable,
+    begins_as,
     rewritten_header,
     seal,
     unseal,
@@ -365,14 +366,43 @@ def test_what_has_no_place_in_the_header_is_an_error(fields: dict[str, Any]) -> 
         seal(ENTRY._replace(**fields), compress_above=None)
 
 
-def test_the_payload_is_not_copied() -> None:
+def test_a_large_payload_is_not_copied() -> None:
     """What is read is a view of the reply, which a codec takes as it is."""
-    value = {"rows": [(1, "ä", None)] * 3}
+    value = {"rows": [(1, "ä", None)] * 3_000}
     data = seal(PLAIN._replace(payload=MsgpackCodec().encode(value)), compress_above=None)
     payload = unseal(data, PLAIN.key, max_bytes=LIMIT).payload
     assert isinstance(payload, memoryview)
     assert payload.obj is data
     assert value == MsgpackCodec().decode(payload)
+
+
+def known_again(data: bytes, entry: Stored, **other: Any) -> bool:
+    entry = entry._replace(**other)
+    return begins_as(data, entry.key, entry.codec_id, (entry.loaded_at, entry.fresh_for, entry.load_time), entry.born)
+
+
+@given(entries, entries)
+def test_a_value_is_known_again_by_its_header(entry: Stored, other: Stored) -> None:
+    """What stands after that may be anything; a header of another load, key or codec is not taken for it."""
+    data = seal(entry, compress_above=None)
+    assert known_again(data[: HEADER_SIZE + len(entry.key.encode("utf-8", "surrogatepass"))], entry) == (
+        entry.kind is Kind.VALUE
+    )
+    for name in ("key", "codec_id", "loaded_at", "fresh_for", "load_time", "born"):
+        if getattr(entry, name) != getattr(other, name):
+            assert not known_again(data, entry, **{name: getattr(other, name)})
+
+
+def test_no_damaged_header_is_known_again() -> None:
+    """Nor one that is cut, nor one of a key that only begins alike."""
+    data = bytearray(seal(PLAIN, compress_above=None))
+    for place in range((HEADER_SIZE + len(PLAIN.key.encode())) * 8):
+        data[place // 8] ^= 1 << place % 8
+        assert not known_again(bytes(data), PLAIN), place
+        data[place // 8] ^= 1 << place % 8
+    assert known_again(bytes(data), PLAIN)
+    assert not any(known_again(bytes(data[:size]), PLAIN) for size in range(HEADER_SIZE + 1))
+    assert not known_again(bytes(data), PLAIN, key=PLAIN.key[:-1])
 
 
 @pytest.mark.parametrize(("measured", "read"), [(0, 0), (1, 16), (16, 16), (17, 32), (2**40, 16 * (2**32 - 1))])

@@ -67,6 +67,41 @@ def test_only_the_missing_are_loaded(make):
     assert second.stats().l2.hits == 2
     second.get_many_or_load(["a", "b", "c"], origin)
     assert (second.stats().l2.hits, len(origin.asked)) == (2, 2)
+    assert (second.stats().l1.hits, second.stats().l1.misses) == (3, 3)
+
+
+def test_what_l1_loaded_later_is_not_given_up_for_what_l2_holds(make, clock, shared):
+    """L2 did not take it; when it answers again, and is asked, the older value is not the answer."""
+    origin = Origin(a=1, b=1)
+    cache = make()
+    cache.get_many_or_load(["a", "b"], origin)
+    clock.advance(3601)
+    shared.down = True
+    origin.values = {"a": 2, "b": 2}
+    assert cache.get_many_or_load(["a", "b"], origin, force_refresh=True) == {"a": 2, "b": 2}
+    shared.down = False
+    clock.step(-3000)
+    assert cache.get_many_or_load(["a", "b"], origin) == {"a": 2, "b": 2}
+
+
+def test_plain_hits_of_many_end_as_those_of_one_do(make, clock):
+    """At L1's ttl, at a moment to which the clock has gone back, and with an invalidation by another container."""
+    origin = Origin(a=1, b=2)
+    first, second = make(), make()
+    first.get_many_or_load(["a", "b"], origin)
+    second.get_many_or_load(["a", "b"], origin)
+    hits = second.stats().l2.hits
+    clock.advance(59)
+    second.get_many_or_load(["a", "b"], origin)
+    assert second.stats().l2.hits == hits
+    origin.values["a"] = 10
+    first.delete("a")
+    with second.invocation():
+        assert second.get_many_or_load(["a", "b"], origin) == {"a": 10, "b": 2}
+    clock.step(-30)
+    before = second.stats().l2.hits
+    assert second.get_many_or_load(["a", "b"], origin) == {"a": 10, "b": 2}
+    assert second.stats().l2.hits > before
 
 
 def test_single_and_many_share_entries(make):

@@ -1274,8 +1274,8 @@ def test_a_value_read_from_l2_while_its_key_is_deleted_is_not_kept() -> None:
     store = other._reads._shared
     read = store.read
 
-    def delete_meanwhile(key: str, now: float) -> Any:
-        reply = read(key, now)
+    def delete_meanwhile(key: str, now: float, held: Any) -> Any:
+        reply = read(key, now, held)
         other.delete(key)
         return reply
 

@@ -13,7 +13,7 @@ from tiered_cache._entry import START, Position
 from tiered_cache._news import Invalidation, Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from tiered_cache._entry import Entry
     from tiered_cache._news import News
@@ -145,6 +145,19 @@ class Invalidations:
             return True
         tags = ["t" + self.alias(tag) for tag in entry.tags]
         return any(local.has(tag, since) or log.has(tag, born) for tag in tags) if tags else False
+
+    def spares(self, entries: Mapping[str, Entry]) -> bool:
+        """Whether no known invalidation can concern any of the entries: True tells, and False that each is to be looked at."""
+        local, log, epoch = self._local, self._log, self.position[0]
+        for entry in entries.values():
+            born = entry.born
+            if entry.since < local.floor or born < log.floor or born[0] != epoch:
+                return False
+        if not (local.by_name or log.by_name):
+            return True
+        names = {kind + self.alias(key) for key in entries for kind in (Kind.KEY, Kind.EXPIRED)}
+        names |= {Kind.TAG + self.alias(tag) for entry in entries.values() for tag in entry.tags}
+        return names.isdisjoint(local.by_name) and names.isdisjoint(log.by_name)
 
     def expires(self, key: str, entry: Entry) -> bool:
         """Whether an entry of `key` was said to be no longer fresh since its load began."""

@@ -27,7 +27,7 @@ from tiered_cache._units import Duration, Size, seconds, shown, size
 from tiered_cache._values import MISSING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from tiered_cache._entry import Entry
     from tiered_cache._news import News
@@ -165,6 +165,22 @@ class MemoryStore(ForkSafe):
             entry: Entry | None = self._entries.get_quietly(key) if self._armable else self._entries.get(key)
             return entry
 
+    def look_many(self, keys: Iterable[str]) -> dict[str, Entry]:
+        """The entries of those of `keys` that are held."""
+        look = self._entries.get_quietly if self._armable else self._entries.get
+        with self._lock:
+            return {key: entry for key in keys if (entry := look(key)) is not None}
+
+    def plain_hits(self, keys: Iterable[str], now: float) -> dict[str, Any]:
+        """The values of those of `keys` of which `get_or_load` would make plain hits."""
+        found: dict[str, Any] = {}
+        for key in keys:
+            armed = self.hot.get(key)
+            if armed is not None and now < armed[1]:
+                armed[2].hits += 1
+                found[key] = armed[0]
+        return found
+
     def refuses(self, key: str, entry: Entry) -> bool:
         """Whether `entry` is not to be kept: invalidated since its load began, or older than what is held."""
         with self._lock:
@@ -178,6 +194,11 @@ class MemoryStore(ForkSafe):
         """The birth of what is loaded from now on."""
         with self._lock:
             return Birth(self.invalidated.position, self.invalidated.tick)
+
+    def spares(self, entries: Mapping[str, Entry]) -> bool:
+        """Whether none of the entries is known to have been invalidated, or said to be no longer fresh."""
+        with self._lock:
+            return self.invalidated.spares(entries)
 
     def is_dead(self, key: str, entry: Entry) -> bool:
         """Whether `entry` is known to have been invalidated since its load began."""

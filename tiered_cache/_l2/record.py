@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tiered_cache._entry import Birth, Entry
+from tiered_cache._entry import Entry
 from tiered_cache._errors import SerializationError
-from tiered_cache._l2.envelope import Fault, Kind, Stored, Unreadable, seal, unseal
+from tiered_cache._l2.envelope import Fault, Kind, Stored, Unreadable, begins_as, seal, unseal
 
 if TYPE_CHECKING:
     from tiered_cache._l2.codec import Codec
+
+_NEGATIVE, _PENDING = Kind.NEGATIVE, Kind.PENDING  # an enum's members are slow to find
 
 
 def sealed(key: str, entry: Entry, codec: Codec, *, compress_above: int | None) -> bytes:
@@ -31,7 +33,9 @@ def sealed_handle(key: str, left: Entry) -> bytes:
 
 def opened_handle(key: str, data: object, *, max_bytes: int) -> Entry:
     """What a resumable load left under `key`. Raises Unreadable, and nothing else, if `data` are not that."""
-    stored = _unsealed(key, data, max_bytes)
+    if not isinstance(data, bytes):
+        raise Unreadable(Fault.NOT_OURS)
+    stored = unseal(data, key, max_bytes=max_bytes)
     if stored.kind is not Kind.PENDING or stored.codec_id != 0:
         raise Unreadable(Fault.CODEC)
     try:
@@ -41,24 +45,28 @@ def opened_handle(key: str, data: object, *, max_bytes: int) -> Entry:
     return _entry(stored, handle)
 
 
-def opened(key: str, data: object, codec: Codec, *, max_bytes: int) -> Entry:
-    """The entry in `data`. Raises Unreadable, and nothing else, if it is not one of ours, or not this key's, or damaged."""
-    stored = _unsealed(key, data, max_bytes)
-    if stored.codec_id != codec.id or stored.kind is Kind.PENDING:  # a load's handle is nobody's value
+def opened(key: str, data: object, codec: Codec, *, max_bytes: int, held: Entry | None = None) -> Entry:
+    """The entry in `data`. Raises Unreadable, and nothing else, if it is not one of ours, or not this key's, or damaged.
+
+    held: what L1 holds; if `data` are the same load's, its value is taken, and what stands after their header not read.
+    """
+    if not isinstance(data, bytes):
+        raise Unreadable(Fault.NOT_OURS)
+    if held is not None and not held.negative:
+        times = (held.loaded_at, held.fresh_for, held.load_time)
+        if begins_as(data, key, codec.id, times, held.born):
+            return held.read_again()
+    stored = unseal(data, key, max_bytes=max_bytes)
+    kind = stored.kind
+    if stored.codec_id != codec.id or kind is _PENDING:  # a load's handle is nobody's value
         raise Unreadable(Fault.CODEC)
     try:
         value = codec.decode(stored.payload)
     except Exception:  # noqa: BLE001  # a codec may fail in any way on bytes that it did not write
         raise Unreadable(Fault.CODEC) from None
-    if stored.kind is Kind.NEGATIVE and type(value) is not str:
+    if kind is _NEGATIVE and type(value) is not str:
         raise Unreadable(Fault.SHAPE)
     return _entry(stored, value)
-
-
-def _unsealed(key: str, data: object, max_bytes: int) -> Stored:
-    if not isinstance(data, bytes):
-        raise Unreadable(Fault.NOT_OURS)
-    return unseal(data, key, max_bytes=max_bytes)
 
 
 def _stored(key: str, entry: Entry, kind: Kind, codec_id: int, payload: bytes) -> Stored:
@@ -81,17 +89,20 @@ def _stored(key: str, entry: Entry, kind: Kind, codec_id: int, payload: bytes) -
 
 
 def _entry(stored: Stored, value: Any) -> Entry:
+    """Taken apart at once, since each of its names would be a look-up, and every read from L2 comes by here."""
+    (_, kind, loaded_at, fresh_for, while_revalidate, if_error, load_time,
+     born, etag, last_modified, tags, _, _, memory_size) = stored  # fmt: skip
     return Entry(
         value,
-        loaded_at=stored.loaded_at,
-        fresh_for=stored.fresh_for,
-        stale_while_revalidate=stored.stale_while_revalidate,
-        stale_if_error=stored.stale_if_error,
-        load_time=stored.load_time,
-        etag=stored.etag,
-        last_modified=stored.last_modified,
-        tags=stored.tags,
-        negative=stored.kind is Kind.NEGATIVE,
-        birth=Birth(stored.born, 0),
-        value_size=stored.memory_size,
+        loaded_at=loaded_at,
+        fresh_for=fresh_for,
+        stale_while_revalidate=while_revalidate,
+        stale_if_error=if_error,
+        load_time=load_time,
+        etag=etag,
+        last_modified=last_modified,
+        tags=tags,
+        negative=kind is _NEGATIVE,
+        birth=(born, 0),
+        value_size=memory_size,
     )

@@ -22,7 +22,7 @@ from tiered_cache._rules import awaited_for, expired, kept_for
 from tiered_cache._stats import Counters, SharedStats
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from tiered_cache._entry import Entry, Position
     from tiered_cache._l2.scripts import Command
@@ -59,19 +59,20 @@ class RedisStore:
 
     # Reading.
 
-    def read(self, key: str, now: float, since: Position | None) -> Reply:
-        """What L2 holds under `key`, and what is new in the log after `since`."""
+    def read(self, key: str, now: float, since: Position | None, held: Entry | None = None) -> Reply:
+        """What L2 holds under `key`, and what is new in the log after `since`. The same as `held` is not decoded again."""
         command = (b"GET", self._steps.value(key))
         if since is None:
             replies = self._calls.call((command,), now)
-            return self._opened(key, replies[0]) if replies else UNREACHED
+            return self._opened(key, replies[0], None, held) if replies else UNREACHED
         replies, news = self._look_and((command,), now, since)
-        return self._opened(key, replies[0], news) if replies else UNREACHED
+        return self._opened(key, replies[0], news, held) if replies else UNREACHED
 
     def read_many(
-        self, keys: Sequence[str], now: float, since: Position | None
+        self, keys: Sequence[str], now: float, since: Position | None, held: Mapping[str, Entry] | None = None
     ) -> tuple[dict[str, Reply], News | None]:
         """The same for several keys, in one round trip."""
+        known = held or {}
         names = [self._steps.value(key) for key in keys]
         whole = len(names) > 1 and self._tier.link().ordered  # one server: one command costs it and us a third
         commands: list[Command] = [(b"MGET", *names)] if whole else [(b"GET", name) for name in names]
@@ -80,7 +81,9 @@ class RedisStore:
             return dict.fromkeys(keys, UNREACHED), None
         if whole:
             replies = self._parts(replies[0], len(names))
-        return {key: self._opened(key, reply) for key, reply in zip(keys, replies, strict=True)}, news
+        return {
+            key: self._opened(key, reply, None, known.get(key)) for key, reply in zip(keys, replies, strict=True)
+        }, news
 
     def _parts(self, reply: Any, count: int) -> list[Any]:
         """The parts of one reply for so many keys; an error stands for each."""
@@ -378,7 +381,7 @@ class RedisStore:
             self._counts["unserializable"] += 1
             raise
 
-    def _opened(self, key: str, data: Any, news: News | None = None) -> Reply:
+    def _opened(self, key: str, data: Any, news: News | None = None, held: Entry | None = None) -> Reply:
         """The entry in what L2 sent, or a miss that is counted by what is wrong with it."""
         if data is None:
             self._counts["misses"] += 1
@@ -387,7 +390,9 @@ class RedisStore:
             reply = ABSENT if data.failure in HARMLESS and data.failure is not Failure.NODE else UNREACHED
             return reply._replace(news=news)
         try:
-            entry = opened(self._steps.owner + key, data, self._tier.codec, max_bytes=self._tier.max_value_bytes)
+            entry = opened(
+                self._steps.owner + key, data, self._tier.codec, max_bytes=self._tier.max_value_bytes, held=held
+            )
         except Unreadable as error:
             self._counts[f"unreadable.{error.reason.value}"] += 1
             return ABSENT._replace(news=news)

@@ -18,7 +18,7 @@ from tiered_cache._stats import Counters, SharedStats
 from tiered_cache._units import Duration, seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from tiered_cache._entry import Entry
 
@@ -103,14 +103,14 @@ class InMemorySharedStore:
         """The name itself."""
         return name
 
-    def read(self, key: str, now: float, since: Position | None) -> Reply:
+    def read(self, key: str, now: float, since: Position | None, held: Entry | None = None) -> Reply:
         """What is held under `key`."""
         if not self._reached():
             return UNREACHED
         with self._tier.lock:
             news = None if since is None else self._log().news(since, ())
             found = self._tier.entries.get((self._namespace, key))
-        entry = None if found is None else opened(key, found, self._tier.codec, max_bytes=len(found))
+        entry = None if found is None else opened(key, found, self._tier.codec, max_bytes=len(found), held=held)
         if entry is None or now >= entry.loaded_at + kept_for(entry):
             self._counts["misses"] += 1
             return ABSENT._replace(news=news)
@@ -118,11 +118,12 @@ class InMemorySharedStore:
         return Reply(entry, True, news=news)
 
     def read_many(
-        self, keys: Sequence[str], now: float, since: Position | None
+        self, keys: Sequence[str], now: float, since: Position | None, held: Mapping[str, Entry] | None = None
     ) -> tuple[dict[str, Reply], News | None]:
         """What is held under `keys`."""
         news = None if since is None else self.look(since, (), now)
-        return {key: self.read(key, now, None) for key in keys}, news
+        known = held or {}
+        return {key: self.read(key, now, None, known.get(key)) for key in keys}, news
 
     def ask(self, lease: Lease, claim: Claim, now: float, since: Position | None) -> Reply:
         """What is held under the lease's key, and the lease."""
