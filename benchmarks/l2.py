@@ -1,5 +1,6 @@
 """L2: a hit through `get_or_load` beside redis-py's pooled GET and msgpack, on a real server on loopback."""
 
+import logging
 import threading
 import time
 import zlib
@@ -80,6 +81,7 @@ def client_of(url):
 
 def cache_without_l1(url):
     """One whose L1 has no room for anything, so that each call goes to L2."""
+    logging.getLogger("tiered_cache").setLevel(logging.ERROR)  # it would warn of that
     return cache_with(MemoryTier(ttl="1m", max_bytes=1), url)
 
 

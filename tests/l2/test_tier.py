@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pickle
 import threading
+from contextlib import ExitStack
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
+from random import Random
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -14,12 +16,13 @@ import pytest
 import redis
 from rig import delete, leased, write
 
-from tiered_cache import ConfigurationError, MemoryTier, RedisTier, SerializationError, TieredCache
+from tiered_cache import ConfigurationError, MemoryTier, Reason, RedisTier, SerializationError, TieredCache
 from tiered_cache._entry import Entry
 from tiered_cache._l2.codec import MsgpackCodec
 from tiered_cache._l2.envelope import Kind, Stored, seal
 from tiered_cache._reply import ABSENT, UNREACHED, Filled
 from tiered_cache.interfaces import SharedStore
+from tiered_cache.local.proxy import FaultProxy
 from tiered_cache.testing import FakeClock
 
 if TYPE_CHECKING:
@@ -141,6 +144,101 @@ def test_what_l1_has_is_not_decoded_again(valkey: ValkeyServer, many: bool) -> N
         clock.advance(5)
         assert read(one) == ["second"]
         assert one.stats().l2.hits == 5
+
+
+@pytest.fixture
+def pair(valkey: ValkeyServer) -> Iterator[tuple[TieredCache, TieredCache, FakeClock]]:
+    """Two containers with an L1 ttl of ten seconds."""
+    clock = FakeClock()
+    with ExitStack() as close:
+
+        def make() -> TieredCache:
+            tier = RedisTier(valkey.url, ttl="1h", timeout=5)
+            return close.enter_context(TieredCache(MemoryTier(ttl=10, jitter=0), tier, clock=clock, refresh="inline"))
+
+        yield make(), make(), clock
+
+
+FIRST, SECOND = (Random(seed).randbytes(100_000) for seed in (1, 2))  # which no compression makes smaller
+MAY_READ = ["+get", "+hget", "+hmget", "+xrange"]
+
+
+def sent(admin: redis.Redis) -> int:
+    """Bytes that the server has sent so far."""
+    return int(admin.info("stats")["total_net_output_bytes"])
+
+
+def test_a_large_value_that_l1_has_is_not_sent_again(
+    pair: tuple[TieredCache, TieredCache, FakeClock], admin: redis.Redis
+) -> None:
+    """Its header is asked for, and the whole only where that is another's, or another load's."""
+    one, two, clock = pair
+    two.set("k", FIRST, tags=["t"])
+    first = one.get_or_load("k", lambda: pytest.fail("loaded"))
+    before = sent(admin)
+    for _ in range(3):
+        clock.advance(20)
+        assert one.get_or_load("k", lambda: pytest.fail("loaded")) is first
+        assert one.get("k") is first
+    assert sent(admin) - before < 20_000
+    two.set("k", SECOND)
+    clock.advance(20)
+    assert one.get_or_load("k", lambda: pytest.fail("loaded")) == SECOND
+    assert sent(admin) - before > 100_000
+    admin.delete("tc1:{default|k}")
+    clock.advance(20)
+    assert one.get_or_load("k", lambda: "third") == "third"
+    stats = one.stats().l2
+    assert stats is not None
+    assert (stats.errors, stats.unreadable) == ({}, {})
+
+
+def test_a_large_value_is_given_up_with_its_tag(pair: tuple[TieredCache, TieredCache, FakeClock]) -> None:
+    """What L1 has of it is judged by what the same round trip tells of the log, as any other value."""
+    one, two, clock = pair
+    two.set("k", FIRST, tags=["t"])
+    one.get_or_load("k", lambda: pytest.fail("loaded"))
+    clock.advance(20)
+    two.invalidate_tag("t")
+    with one.invocation():
+        assert one.get_or_load("k", lambda: "new") == "new"
+
+
+@pytest.mark.parametrize("fault", ["refuse", "reset"])
+def test_a_large_value_that_l1_has_is_served_unconfirmed(valkey: ValkeyServer, fault: str) -> None:
+    """Where L2 is away: after one try, and not one for the header and one for the whole."""
+    clock = FakeClock()
+    with FaultProxy(valkey.host, valkey.port) as proxy:
+        tier = RedisTier(f"redis://127.0.0.1:{proxy.port}", ttl="1h", timeout=5)
+        with TieredCache(MemoryTier(ttl=10, jitter=0), tier, clock=clock, refresh="inline") as cache:
+            cache.set("k", FIRST)
+            clock.advance(20)
+            getattr(proxy, fault)()
+            proxy.kill_all()
+            answer = cache.get_entry_or_load("k", lambda: pytest.fail("loaded"))
+            assert (answer.value, answer.reason) == (FIRST, Reason.UNCONFIRMED)
+            stats = cache.stats().l2
+            assert stats is not None
+            assert sum(stats.errors.values()) == 1
+
+
+def test_who_may_read_only_whole_values_reads_them_whole(server: ValkeyServer) -> None:
+    """An ACL without GETRANGE costs the look at the header, and nothing else."""
+    clock = FakeClock()
+    with redis.Redis(port=server.port) as admin:
+        admin.execute_command("ACL", "SETUSER", "reader", "on", ">pw", "~tc1:*", *MAY_READ)
+    urls = [f"redis://{who}127.0.0.1:{server.port}" for who in ("", "reader:pw@")]
+    writer, reader = (
+        TieredCache(MemoryTier(ttl=10, jitter=0), RedisTier(url, ttl="1h", timeout=5), clock=clock) for url in urls
+    )
+    with writer, reader:
+        writer.set("k", FIRST)
+        assert reader.get("k") == FIRST
+        clock.advance(20)
+        assert reader.get("k") == FIRST
+        writer.set("k", SECOND)
+        clock.advance(20)
+        assert reader.get("k") == SECOND
 
 
 def test_the_facts_of_an_entry_come_back(store: RedisStore) -> None:

@@ -154,10 +154,10 @@ class Link:
 
     def _completed(self, replies: list[Any], commands: Sequence[Command], now: float, ends: float) -> list[Any]:
         """The replies, once the scripts that the server did not know have been sent to it."""
-        unknown = next((number for number, reply in enumerate(replies) if is_unknown_script(reply)), None)
-        if unknown is not None:  # what came after it must come after it again
-            rest = [in_full(command) for command in commands[unknown:]]
-            replies[unknown:] = self._call(rest, now, ends)
+        for unknown, reply in enumerate(replies):
+            if is_unknown_script(reply):  # what came after it must come after it again
+                rest = [in_full(command) for command in commands[unknown:]]
+                return replies[:unknown] + self._call(rest, now, ends)
         return replies
 
     def _call(self, commands: Sequence[Command], now: float, ends: float) -> list[Any]:

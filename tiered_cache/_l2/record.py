@@ -45,6 +45,14 @@ def opened_handle(key: str, data: object, *, max_bytes: int) -> Entry:
     return _entry(stored, handle)
 
 
+def confirmed(key: str, data: object, codec: Codec, held: Entry) -> Entry | None:
+    """The data of `held`, which L1 holds, read anew, where `data` begin as the same load's do; else None."""
+    if held.negative or not isinstance(data, bytes):
+        return None
+    times = (held.loaded_at, held.fresh_for, held.load_time)
+    return held.read_again() if begins_as(data, key, codec.id, times, held.born) else None
+
+
 def opened(key: str, data: object, codec: Codec, *, max_bytes: int, held: Entry | None = None) -> Entry:
     """The entry in `data`. Raises Unreadable, and nothing else, if it is not one of ours, or not this key's, or damaged.
 
@@ -52,10 +60,8 @@ def opened(key: str, data: object, codec: Codec, *, max_bytes: int, held: Entry 
     """
     if not isinstance(data, bytes):
         raise Unreadable(Fault.NOT_OURS)
-    if held is not None and not held.negative:
-        times = (held.loaded_at, held.fresh_for, held.load_time)
-        if begins_as(data, key, codec.id, times, held.born):
-            return held.read_again()
+    if held is not None and (again := confirmed(key, data, codec, held)) is not None:
+        return again
     stored = unseal(data, key, max_bytes=max_bytes)
     kind = stored.kind
     if stored.codec_id != codec.id or kind is _PENDING:  # a load's handle is nobody's value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tiered_cache._l2.envelope import HEADER_SIZE
 from tiered_cache._l2.scripts import ASK, FILL, LEAVE, RELEASE, REWRITE
 from tiered_cache._reply import Claim
 
@@ -42,6 +43,10 @@ class Steps:
     def value(self, key: str) -> bytes:
         """The name of the key's value."""
         return self.prefix + self.alias(key).encode() + b"}"
+
+    def beginning(self, key: str) -> Command:
+        """Gives the header of the key's value, and the key after it."""
+        return (b"GETRANGE", self.value(key), b"0", b"%d" % (HEADER_SIZE + len((self.owner + key).encode()) - 1))
 
     def ask(self, lease: Lease, claim: Claim) -> Command:
         return ASK(self._all(lease.key), lease.token, _milliseconds(lease.seconds), _CLAIMS[claim])

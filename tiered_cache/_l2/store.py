@@ -13,7 +13,7 @@ from tiered_cache._l2.envelope import HEADER_SIZE, TIMES, TIMES_AT, Unreadable, 
 from tiered_cache._l2.faults import HARMLESS, Failure, Unavailable, classify
 from tiered_cache._l2.log import LogKeys, news_of
 from tiered_cache._l2.looks import Looks
-from tiered_cache._l2.record import opened, opened_handle, sealed, sealed_handle
+from tiered_cache._l2.record import confirmed, opened, opened_handle, sealed, sealed_handle
 from tiered_cache._l2.steps import Steps
 from tiered_cache._log import warn_once
 from tiered_cache._news import Kind, News
@@ -34,6 +34,8 @@ MOST_AT_ONCE = 1_000
 """Invalidations in one round trip."""
 MOST_STRAYS = 100
 """Leases remembered that could not be given up, to be given up with the next that is asked for."""
+LARGE = 32 * 1024
+"""Bytes of a value in L1 from which on L2 is asked first whether it still has the same."""
 TRIES = 3
 """How often a header is rewritten before the value is given up, since others rewrite it at the same time."""
 
@@ -60,13 +62,21 @@ class RedisStore:
     # Reading.
 
     def read(self, key: str, now: float, since: Position | None, held: Entry | None = None) -> Reply:
-        """What L2 holds under `key`, and what is new in the log after `since`. The same as `held` is not decoded again."""
+        """What L2 holds under `key`, and what is new in the log after `since`.
+
+        Where it is the same as `held`, that is not decoded again, nor sent again if it is large: its header tells.
+        """
         command = (b"GET", self._steps.value(key))
-        if since is None:
-            replies = self._calls.call((command,), now)
-            return self._opened(key, replies[0], None, held) if replies else UNREACHED
-        replies, news = self._look_and((command,), now, since)
-        return self._opened(key, replies[0], news, held) if replies else UNREACHED
+        if held is None or held.value_size < LARGE:
+            replies, news = self._look_and((command,), now, since)
+            return self._opened(key, replies[0], news, held) if replies else UNREACHED
+        replies, news = self._look_and((self._steps.beginning(key),), now, since)
+        again = confirmed(self._steps.owner + key, replies[0], self._tier.codec, held) if replies else None
+        if again is not None:
+            self._counts["hits"] += 1
+            return Reply(again, True, Right.UNASKED, news)
+        whole = self._calls.call((command,), now) if replies else None
+        return self._opened(key, whole[0], news) if whole else UNREACHED._replace(news=news)
 
     def read_many(
         self, keys: Sequence[str], now: float, since: Position | None, held: Mapping[str, Entry] | None = None
