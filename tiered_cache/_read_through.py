@@ -113,7 +113,8 @@ class ReadThrough(Keeping):
 
     def _ask(self, call: Call, held: Entry | None) -> Answer:
         """Ask L2 for the value, if it is likely to have it; else for the value or the lease, and load under that."""
-        if self._shared.expects_hit and not call.plan.force_refresh:
+        is_likely = self._shared.expects_hit or (held is not None and judge_data(held, call.now) is Verdict.FRESH)
+        if is_likely and not call.plan.force_refresh:
             newest, tier, move = self._weigh(call, held, self._shared.read(call.key, call.now, held), refreshing=False)
             if move is not Move.LOAD:
                 return self._refreshed(call, self._serve(call, newest, tier, REASONS[move]))
