@@ -17,6 +17,7 @@ def add_arguments(parser):
     add("--only", metavar="SUITE,...", default="", help="the same, with commas")
     add("--quick", action="store_true", help="fewer rounds, for a look")
     add("--cpu", metavar="SHARE,...", type=shares, help="for tiers.cpu: shares of a processor; by default 1,0.29,0.07")
+    _add_traces(add)
     add("--json", type=Path, metavar="FILE", help="write the results")
     add(
         "--from", type=Path, metavar="FILE", dest="given", help="measure nothing: take the results of an earlier --json"
@@ -26,6 +27,45 @@ def add_arguments(parser):
     add("--markdown", type=Path, metavar="FILE", help="write the tables as Markdown")
     add("--check", action="store_true", help="exit with 1 where a budget of a ratio is missed by half of it or more")
     parser.set_defaults(run=lambda given: run(given, parser))
+
+
+def _add_traces(add):
+    add(
+        "--traces",
+        nargs="+",
+        type=Path,
+        default=(),
+        metavar="FILE",
+        help="for hitratio: replay these instead of traces that are made; what they hold is told by their names' ends",
+    )
+    add("--format", metavar="NAME", help="of the traces: cache2k, lirs, lines or csv, where their names do not say it")
+    sizes = "made: draw sizes for the keys, to compare by bytes too; none: by entries alone; else those of the trace"
+    add("--sizes", choices=("made", "none"), help=sizes)
+    add(
+        "--limit", type=whole, metavar="N", help="accesses of each trace to replay; 600,000 by default, 20,000 if quick"
+    )
+
+
+def whole(text):
+    """A whole number above 0. Raises argparse's error otherwise."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"a whole number above 0 is needed; got {text!r}")
+    return int(text)
+
+
+def replayed(given, parts):
+    """The traces that the arguments ask for; none where they ask for nothing. Raises ValueError for what cannot be."""
+    from tiered_cache.benchmarks import hitratio
+
+    asked = {"--traces": given.traces, "--format": given.format, "--sizes": given.sizes, "--limit": given.limit}
+    named = [name for name, value in asked.items() if value]
+    if not named:
+        return ()
+    if given.given or hitratio.run not in [part.run for part in parts]:
+        raise ValueError(f"{named[0]} is for the suite hitratio, which is not measured now")
+    if given.format and not given.traces:
+        raise ValueError("--format is that of the files of --traces, and there are none")
+    return hitratio.chosen(given.traces, given.format, given.limit, given.sizes, quick=given.quick)
 
 
 def shares(text):
@@ -41,7 +81,7 @@ def shares(text):
 
 def run(given, parser):
     """What the arguments ask for; gives the exit code."""
-    from tiered_cache.benchmarks import comparison, measuring, report, results, suites, tiers
+    from tiered_cache.benchmarks import comparison, hitratio, measuring, report, results, suites, tiers
 
     wanted = [*given.suites, *filter(None, given.only.split(","))]
     if wanted == ["list"]:
@@ -50,6 +90,7 @@ def run(given, parser):
         return 0
     try:
         parts = suites.chosen(wanted)
+        traces = replayed(given, parts)
         earlier = results.read(given.compare) if given.compare else None
         measured = results.read(given.given) if given.given else None
     except ValueError as error:
@@ -58,6 +99,7 @@ def run(given, parser):
         report.need_plots()  # before an hour of measuring
     if given.cpu:
         tiers.shares.set(given.cpu)
+    hitratio.replayed.set(traces)
     if measured is None:
         measured = measuring.measure(parts, quick=given.quick)
         if given.json:

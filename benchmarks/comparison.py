@@ -34,7 +34,7 @@ class Change(NamedTuple):
 def changes(then, now):
     """The figures that both runs have, as ratios or, where there is no base, as counts, sizes or shares.
 
-    Seconds alone are left out: two runs are two machines, even on one machine.
+    Seconds, and hits a second, are left out: two runs are two machines, even on one machine.
     """
     earlier = {_place(result): result for result in then.results}
     return [
@@ -50,7 +50,8 @@ def _place(result):
 
 
 def _measure(result):
-    return result.ratio if result.ratio is not None else None if result.unit == "s" else result.median
+    """The ratio, or what does not depend on how quick the machine is."""
+    return result.ratio if result.ratio is not None else None if result.unit in ("s", "hits/s") else result.median
 
 
 def _change(then, now):

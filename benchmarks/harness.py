@@ -80,21 +80,24 @@ def figure(group, name, value, unit, **facts):
     return Result(group=group, name=name, unit=unit, median=value, low=value, high=value, **facts)
 
 
-def interleaved(operations, *, rounds, calls, base=None):
+def interleaved(operations, *, rounds, calls, base=None, clock=time.perf_counter):
     """Time each of `operations` (name -> function that does `calls` operations), taking turns for `rounds` rounds.
 
-    base: the name of the one that is measured a second time, as `<base>, again`.
+    base: the name of the one that is measured a second time, as `<base>, again`. calls: one number, or one for each name.
+    clock: the processor's where nothing waits, `time.process_time`: on a busy machine long turns are interrupted, and short ones
+    are not, which no taking of turns makes up for.
     """
     measured = with_base_again(operations, base)
+    does = with_base_again(calls if isinstance(calls, dict) else dict.fromkeys(operations, calls), base)
     seconds = {name: [] for name in measured}
     for operation in measured.values():
         operation()
     for turn in turns(rounds):
         for name in in_turn(tuple(measured), turn):
             operation = measured[name]
-            started = time.perf_counter()
+            started = clock()
             operation()
-            seconds[name].append((time.perf_counter() - started) / calls)
+            seconds[name].append((clock() - started) / does[name])
     return [Timing(name, values) for name, values in seconds.items()]
 
 
@@ -197,27 +200,62 @@ def table(title, timings, base, note="", budgets=None, **facts):
     return results
 
 
-def compared(title, operations, *, base, rounds, calls, note="", budgets=None, **facts):
+def compared(title, operations, *, base, rounds, calls, clock=time.perf_counter, note="", budgets=None, **facts):
     """Measure `operations` by turns, print them, and give the results."""
-    timings = interleaved(operations, rounds=rounds, calls=calls, base=base)
+    timings = interleaved(operations, rounds=rounds, calls=calls, base=base, clock=clock)
     return table(title, timings, base, note, budgets, **facts)
+
+
+COLUMNS = {
+    "median": lambda result: result.median,
+    "p25": lambda result: result.low if result.n > 1 else None,
+    "p75": lambda result: result.high if result.n > 1 else None,
+    "p90": lambda result: result.percentile(90),
+    "p99": lambda result: result.percentile(99),
+    "p99.9": lambda result: result.percentile(99.9),
+    "ratio": lambda result: result.ratio,
+}
 
 
 def show(title, results, note=""):
     """Print results, with a word on the noise where it was measured, and on every budget that is missed."""
+    columns = {
+        heading: value for heading, value in COLUMNS.items() if any(value(result) is not None for result in results)
+    }
+    wide = max(46, *(len(result.name) + 1 for result in results)) if results else 46
     print(f"\n{title}")
-    headings = ("median", "p25", "p75", "p90", "p99", "p99.9", "ratio")
-    print(f"  {'':46}{''.join(f'{heading:>10}' for heading in headings)}")
+    print(f"  {'':{wide}}{''.join(f'{heading:>10}' for heading in columns)}".rstrip())
     for result in results:
-        tail = [result.percentile(level) for level in (90, 99, 99.9)]
-        values = (result.median, result.low, result.high, *tail) if result.n > 1 else (result.median, *[None] * 5)
-        columns = "".join(f"{'' if value is None else shown(value, result.unit):>10}" for value in values)
-        ratio = "" if result.ratio is None else times(result.ratio)
-        print(f"  {result.name:46}{columns}{ratio:>10}{verdict(result)}")
+        cells = (_cell(value(result), "ratio" if name == "ratio" else result.unit) for name, value in columns.items())
+        print(f"  {result.name:{wide}}{''.join(f'{cell:>10}' for cell in cells)}{verdict(result)}".rstrip())
     for line in (noise_of(results), note):
         if line:
             print(f"  {line}")
     sys.stdout.flush()
+
+
+def _cell(value, unit):
+    return "" if value is None else shown(value, unit)
+
+
+def throughput(curve, results):
+    """What the results of a curve are a second: printed as a table along the curve, and given as results of their own."""
+    once = [result for result in results if result.name != AGAIN.format(result.base)]
+    places = sorted({result.at for result in once})
+    print(f"\n{curve}")
+    print(f"  {once[0].axis:46}{''.join(f'{place:>12,}' for place in places)}")
+    for name in dict.fromkeys(result.name for result in once):
+        rates = {result.at: 1 / result.median for result in once if result.name == name}
+        print(f"  {name:46}{''.join(f'{rates[at]:>12,.0f}' if at in rates else ' ' * 12 for at in places)}")
+    sys.stdout.flush()
+    return [_throughput(curve, result) for result in once]
+
+
+def _throughput(curve, result):
+    spread = {"low": 1 / result.high, "high": 1 / result.low, "n": result.n}
+    place = {"curve": curve, "at": result.at, "axis": result.axis}
+    group = f"{curve}: {result.at:,} {result.axis}"
+    return Result(group=group, name=result.name, unit="hits/s", median=1 / result.median, **spread, **place)
 
 
 def verdict(result):

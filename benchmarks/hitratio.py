@@ -1,12 +1,14 @@
 """Hit ratios: traces replayed against L1's policies, other caches, and what no cache can beat.
 
-`python -m tiered_cache.benchmarks.hitratio trace ...` takes files, in the formats of `traces`; without any, and in the suite
-`hitratio`, traces are made by a seed.
+`tiered-cache bench hitratio --traces FILE ...` takes files, in the formats of `traces`; without any, traces are made by a seed.
+`python -m tiered_cache.benchmarks.hitratio FILE ...` does the same, and writes the rows as they are.
 """
 
 import argparse
 import json
 import time
+from collections import Counter
+from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +23,10 @@ SHARES = (0.01, 0.02, 0.05, 0.1, 0.2)
 """Sizes of the cache, as shares of what all keys would take."""
 AHEAD = "the clairvoyant optimum"
 BOUND = "a bound that none can pass"
+
+
+replayed = ContextVar("replayed", default=())
+"""The traces that the suite `hitratio` replays: those that `chosen` gave for --traces, --format, --limit, --sizes."""
 
 
 class Row(NamedTuple):
@@ -132,32 +138,44 @@ Raises Impossible for a room that such a cache cannot have, ImportError where it
 """
 
 
-def run(*, quick, traces=(), form=None, limit=None, made_sizes=False):
+def run(*, quick):
     """Replay, print tables, and give the rows as results."""
-    found = rows(quick=quick, paths=traces, form=form, limit=limit, made_sizes=made_sizes)
-    return [result for row in found for result in _results(row)]
+    return [result for row in rows(replayed.get() or chosen(quick=quick), quick=quick) for result in _results(row)]
 
 
-def rows(*, quick, paths=(), form=None, limit=None, made_sizes=False):
-    """The rows of all replays, after a table of each trace. Raises ValueError for a file that holds no trace."""
+def chosen(paths=(), form=None, limit=None, sizes=None, *, quick):
+    """The traces in the files `paths`, in the format `form` or that of their names; or those that are made.
+
+    limit: accesses of each. sizes: "made" draws sizes for the keys, "none" leaves out those that are known. Raises ValueError
+    for a file that holds no trace.
+    """
+    most = limit or (20_000 if quick else traces.MOST)
+    found = [traces.read(path, form, most) for path in paths]
+    names = Counter(path.name for path in paths)
+    named = [
+        trace if names[trace.name] == 1 else trace._replace(name=str(path))
+        for path, trace in zip(paths, found, strict=True)
+    ]
+    made = () if paths else (make(limit or min(most, 60_000)) for make in traces.MADE)
+    return [_sized(trace, sizes) for trace in (*named, *made)]
+
+
+def rows(replayed, *, quick):
+    """The rows of all replays, after a table of each trace."""
     shares = SHARES[::2] if quick else SHARES
     found = []
-    for trace in _chosen(quick, paths, form, limit):
-        sized = traces.with_made_sizes(trace) if made_sizes else trace
-        for by in ("entries", "bytes") if sized.sizes else ("entries",):
-            replayed = list(_replays(sized, by, shares))
-            _show(sized, by, replayed)
-            found += replayed
+    for trace in replayed:
+        for by in ("entries", "bytes") if trace.sizes else ("entries",):
+            of_trace = list(_replays(trace, by, shares))
+            _show(trace, by, of_trace)
+            found += of_trace
     return found
 
 
-def _chosen(quick, paths, form, limit):
-    limit = limit or (20_000 if quick else traces.MOST)
-    for path in paths:
-        yield traces.read(path, form, limit)
-    if not paths:
-        for make in traces.MADE:
-            yield make(min(limit, 60_000))
+def _sized(trace, sizes):
+    if sizes == "made":
+        return traces.with_made_sizes(trace)
+    return trace._replace(sizes=None) if sizes == "none" else trace
 
 
 def _replays(trace, by, shares):
@@ -244,19 +262,18 @@ def _results(row):
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(prog="python -m tiered_cache.benchmarks.hitratio", description=__doc__)
-    parser.add_argument("traces", nargs="*", help="files; by default traces that are made")
+    parser.add_argument("traces", nargs="*", type=Path, help="files; by default traces that are made")
     parser.add_argument("--format", choices=traces.FORMATS, help="of the files, where their names do not say it")
     parser.add_argument("--limit", type=int, help=f"accesses of each to replay; {traces.MOST:,} by default")
-    parser.add_argument("--sizes", choices=["made"], help="draw sizes for the keys, to compare by bytes too")
+    parser.add_argument("--sizes", choices=("made", "none"), help="draw sizes for the keys, or leave out those known")
     parser.add_argument("--quick", action="store_true", help="fewer accesses and sizes, for a look")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows")
     given = parser.parse_args(arguments)
     try:
-        found = rows(
-            quick=given.quick, paths=given.traces, form=given.format, limit=given.limit, made_sizes=bool(given.sizes)
-        )
+        wanted = chosen(given.traces, given.format, given.limit, given.sizes, quick=given.quick)
     except ValueError as error:
         parser.error(str(error))
+    found = rows(wanted, quick=given.quick)
     if given.json:
         given.json.write_text(json.dumps([row._asdict() for row in found], indent=1) + "\n", encoding="utf-8")
 

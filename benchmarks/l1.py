@@ -1,37 +1,58 @@
 """L1 alone: a hit as it grows, and inserts under a budget."""
 
 import random
+import time
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from itertools import count, islice
 
 from tiered_cache import MemoryTier, TieredCache
-from tiered_cache.benchmarks.harness import compared, figure, show
+from tiered_cache.benchmarks.harness import compared, figure, show, throughput
+from tiered_cache.benchmarks.peer_caches import Cachetools, Given, Moka, installed
+from tiered_cache.benchmarks.readers import WithLoader
 
 
 def growth(*, quick):
-    """The cost of a hit as the number of entries grows, beside a dict that grows alike."""
+    """The cost of a hit as the number of entries grows, beside a dict and other caches that grow alike."""
     rng = random.Random(7)
-    calls = 20_000 if quick else 100_000
+    calls, rounds = (20_000, 11) if quick else (100_000, 15)
+    how = {"rounds": rounds, "calls": calls, "clock": time.process_time}
     results = []
     for entries in (1_000, 10_000) if quick else (1_000, 10_000, 100_000, 1_000_000):
-        cache = TieredCache(MemoryTier(ttl=600, max_bytes="4 GiB", sizer=lambda _value: 1), refresh="inline")
-        plain = {f"key:{number}": {"id": number} for number in range(entries)}
-        for key, value in plain.items():
-            cache.set(key, value)
-        keys = [f"key:{rng.randrange(entries)}" for _ in range(calls)]
-
-        def dict_loop(plain=plain, keys=keys):
-            for key in keys:
-                plain[key]
-
-        def cache_loop(get=cache.get_or_load, keys=keys):
-            for key in keys:
-                get(key, None)
-
-        operations = {"dict[key]": dict_loop, "tiered_cache": cache_loop}
+        values = {f"key:{number}": {"id": number} for number in range(entries)}
+        order = [f"key:{rng.randrange(entries)}" for _ in range(calls)]
         title = f"L1 hit with {entries:,} entries, keys at random"
         at = {"curve": "L1 hit as L1 grows", "at": entries, "axis": "entries"}
-        results += compared(title, operations, base="dict[key]", rounds=7, calls=calls, **at)
-    return results
+        with filled(values) as readers:
+            operations = {"dict[key]": indexing(values, order)}
+            operations |= {name: reader.loop(order) for name, reader in readers.items()}
+            results += compared(title, operations, base="dict[key]", **how, **at)
+    return results + throughput("L1 hits a second as L1 grows, by one thread", results)
+
+
+def indexing(values, order):
+    def read():
+        for key in order:
+            values[key]
+
+    return read
+
+
+@contextmanager
+def filled(values):
+    """Readers, by name, of ours and of the peers that are installed, each with all of `values` in it."""
+    with ExitStack() as open_now:
+        cache = open_now.enter_context(
+            TieredCache(MemoryTier(ttl=600, max_bytes="4 GiB", sizer=lambda _value: 1), refresh="inline")
+        )
+        readers = {"tiered_cache": WithLoader(cache.get_or_load, None)}
+        for peer in filter(installed, (Moka(), Cachetools())):
+            given = Given(partial(next, iter(values.values())), size=2 * len(values))
+            readers[peer.name] = open_now.enter_context(peer.in_memory(given))
+            readers[peer.name].loop(values)()
+        for key, value in values.items():
+            cache.set(key, value)
+        yield readers
 
 
 def inserts(*, quick):
@@ -54,7 +75,7 @@ def inserts(*, quick):
 
     title = "L1: a load, a sizing, an insert and, where it is full, an eviction (stats() every 1,000)"
     operations = {policy: inserting(policy, cache) for policy, cache in caches.items()}
-    results = compared(title, operations, base="lru", rounds=5 if quick else 9, calls=calls)
+    results = compared(title, operations, base="lru", rounds=5 if quick else 9, calls=calls, clock=time.process_time)
     budget = caches["lru"].stats().l1.max_bytes
     group = f"L1 under {next(numbers):,} inserts with a budget of {budget:,} bytes"
     held = [

@@ -10,7 +10,7 @@ import redis
 
 from tiered_cache import MemoryTier, RedisTier, TieredCache
 from tiered_cache._l2.envelope import _HEADER, HEADER_SIZE
-from tiered_cache.benchmarks.harness import compared, figure, interleaved, one_by_one, show, table
+from tiered_cache.benchmarks.harness import compared, figure, interleaved, one_by_one, show, table, throughput
 from tiered_cache.benchmarks.tls import TLSFront
 from tiered_cache.local import ValkeyServer
 from tiered_cache.local.cluster import ValkeyCluster
@@ -137,9 +137,9 @@ def opened_by_hand(data):
 
 
 def threads(*, quick):
-    """Hits of L2 by one, eight and 32 threads: seconds of all of them for each hit."""
+    """Hits of L2 by one, eight and 32 threads: seconds of all of them for each hit, and hits a second."""
     results = []
-    calls = 320 if quick else 3_200
+    calls, rounds = (320, 11) if quick else (3_200, 15)
     with ValkeyServer() as server, client_of(server.url) as client, cache_without_l1(server.url) as cache:
         client.set("peer", msgpack.packb(value_of(600)))
         cache.set("key", value_of(600))
@@ -149,9 +149,9 @@ def threads(*, quick):
                 OURS: by_threads(count, calls, lambda: cache.get_or_load("key", never)),
             }
             at = {"curve": "L2 hits by many threads: time of all for each", "at": count, "axis": "threads"}
-            title = f"L2 hits by {count} threads, a value of 600 bytes"
-            results += compared(title, operations, base=PEER, rounds=7, calls=calls, **at)
-    return results
+            title = f"L2 hits by {count} thread{'s' * (count > 1)}, a value of 600 bytes: time of all for each"
+            results += compared(title, operations, base=PEER, rounds=rounds, calls=calls, **at)
+    return results + throughput("L2 hits a second by many threads of one process", results)
 
 
 def by_threads(count, calls, call):

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import lru_cache
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import tiered_cache
@@ -23,11 +24,12 @@ TIMEOUT = 0.2
 
 
 class Given(NamedTuple):
-    """load: what is cached. url: of Redis. run: runs a coroutine in the one loop of all that are awaited."""
+    """load: what is cached. url: of Redis. run: runs a coroutine in the one loop of all that are awaited. size: entries."""
 
     load: Callable[..., Any]
     url: str = ""
     run: Callable[..., Any] | None = None
+    size: int = SIZE
 
 
 class Peer:
@@ -63,7 +65,7 @@ class LruCache(Peer):
 
     @contextmanager
     def in_memory(self, given):
-        yield Called(lru_cache(SIZE)(lambda _key: given.load()))
+        yield Called(lru_cache(given.size)(lambda _key: given.load()))
 
 
 class Cachetools(Peer):
@@ -74,7 +76,7 @@ class Cachetools(Peer):
         import cachetools
 
         guard = self._guard()
-        yield Called(cachetools.cached(cachetools.TTLCache(SIZE, TTL), **guard)(lambda _key: given.load()))
+        yield Called(cachetools.cached(cachetools.TTLCache(given.size, TTL), **guard)(lambda _key: given.load()))
 
     def _guard(self):
         return {"lock": threading.RLock()}
@@ -96,7 +98,7 @@ class Cachebox(Peer):
     def in_memory(self, given):
         import cachebox
 
-        yield Called(cachebox.cached(cachebox.TTLCache(SIZE, TTL))(lambda _key: given.load()))
+        yield Called(cachebox.cached(cachebox.TTLCache(given.size, TTL))(lambda _key: given.load()))
 
 
 class Theine(Peer):
@@ -106,7 +108,7 @@ class Theine(Peer):
     def in_memory(self, given):
         import theine
 
-        cached = theine.Memoize(SIZE, timedelta(seconds=TTL))(lambda _key: given.load())
+        cached = theine.Memoize(given.size, timedelta(seconds=TTL))(lambda _key: given.load())
         cached.key(lambda key: key)  # "the recommended mode"
         yield Called(cached)
         cached._cache.close()  # noqa: SLF001  # there is no other way to end its thread
@@ -119,7 +121,7 @@ class Moka(Peer):
     def in_memory(self, given):
         import moka_py
 
-        yield WithLoader(moka_py.Moka(SIZE, ttl=TTL).get_with, given.load)
+        yield WithLoader(moka_py.Moka(given.size, ttl=TTL).get_with, given.load)
 
 
 class Dogpile(Peer):
@@ -335,3 +337,13 @@ PEERS = (
     RawRedis(),
     ClientSideRedis(),
 )
+
+
+def installed(peer):
+    """Whether the peer can be imported; a word where it cannot."""
+    try:
+        import_module(peer.module)
+    except ImportError as error:
+        print(f"{peer.name} is skipped: {error}")
+        return False
+    return True

@@ -5,10 +5,11 @@ On local services, and on real AWS beside them where environment variables name 
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from functools import partial
 from itertools import count
@@ -19,8 +20,9 @@ from tiered_cache.adapters.athena import AthenaOrigin
 from tiered_cache.adapters.dynamodb import DynamoDBOrigin
 from tiered_cache.adapters.s3 import S3Origin
 from tiered_cache.benchmarks import cpu
-from tiered_cache.benchmarks.harness import Skipped, Timing, interleaved, one_by_one, table
+from tiered_cache.benchmarks.harness import Skipped, Timing, each, in_turn, one_by_one, table, with_base_again
 from tiered_cache.benchmarks.l2 import never, value_of
+from tiered_cache.benchmarks.progress import turns
 from tiered_cache.local import LocalServices, ValkeyServer, content
 
 SIZES = (1_000, 100_000, 1_000_000)
@@ -173,32 +175,57 @@ RUNNING = ("QUEUED", "RUNNING")
 
 def by_share(*, quick):
     """Hits of L1 and L2, and a start, with the share of a processor that functions of several memory sizes have."""
-    samples = {}
-    with ValkeyServer() as server:
-        for share in shares.get():
-            samples[share], how = limited_child(server.url, share, quick)
-            print(f"{share:g} of a processor ({size_of(share)}) by {how}")
+    named = {f"{share:g} vCPU, {size_of(share)}": share for share in shares.get()}
+    base = next(iter(named))
+    with ValkeyServer() as server, ExitStack() as running:
+        children = {
+            name: running.enter_context(limited_child(server.url, share))
+            for name, share in with_base_again(named, base).items()
+        }
+        told = {name: [] for name in children}
+        for turn in turns(5 if quick else 15):
+            for name, (ask, _) in in_turn(tuple(children.items()), turn):
+                told[name].append(ask())
     results = []
-    for name in (STARTED, "L2 hit", "L1 hit"):
-        timings = [Timing(f"{share:g} vCPU, {size_of(share)}", *samples[share][name]) for share in samples]
-        title = f"{name}, by the share of a processor"
-        results += table(title, timings, timings[0].name)
+    for measured in (STARTED, "L2 hit", "L1 hit"):
+        timings = [Timing(name, *rounds_and_calls([turn[measured] for turn in told[name]])) for name in told]
+        title = f"{measured}, by the share of a processor"
+        results += table(title, timings, base, f"Limited by {children[base][1]}; {WAITS}.")
     return results
+
+
+def rounds_and_calls(samples):
+    """What `Timing` has, of the seconds that were told in each turn: means, in which the few calls that waited count."""
+    means = [statistics.mean(seconds) for seconds in samples]
+    return means, [one for seconds in samples for one in seconds] if len(samples[0]) > 1 else ()
 
 
 def size_of(share):
     return f"{cpu.MEGABYTES[share]:,} MB" if share in cpu.MEGABYTES else f"{share * 1_769:,.0f} MB"
 
 
-def limited_child(url, share, quick):
-    """What a process with that share measures of itself; the servers have the whole machine."""
-    command = [sys.executable, "-c", f"from {__name__} import measure; measure({url!r}, {5 if quick else 15})"]
+@contextmanager
+def limited_child(url, share):
+    """A process with that share: a function that has it measure a turn and gives what it tells, and how it is limited.
+
+    The servers have the whole machine, and the others wait meanwhile.
+    """
+    command = [sys.executable, "-c", f"from {__name__} import measure; measure({url!r})"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, start_new_session=True, **pipes) as child:
         child.stdout.readline()  # it has started, and now waits
-        with cpu.limited(child.pid, share) as how:
-            told, _ = child.communicate("go\n", timeout=300)
-    return json.loads(told), how
+
+        def ask():
+            child.stdin.write("go\n")
+            child.stdin.flush()
+            return json.loads(child.stdout.readline())
+
+        try:
+            with cpu.limited(child.pid, share) as how:
+                ask()  # the first turn warms up
+                yield ask, how
+        finally:
+            child.kill()
 
 
 START = """
@@ -208,24 +235,24 @@ from tiered_cache import MemoryTier, RedisTier, TieredCache
 TieredCache(MemoryTier(ttl=60), RedisTier({!r}, ttl="1h", timeout=5)).warm_up()
 print(time.perf_counter() - started)
 """
-STARTED = "start: import, a cache, L2 connected"
+STARTED = "A start: import, a cache, L2 connected"
+L1_HITS = 200_000
+"""Enough for some periods of a limit."""
+WAITS = "who has used up a share waits, so that few calls take long: the ratio is that of the means of a turn"
 
 
-def measure(url, rounds):
-    """The process: figures of each turn and, of L2's hits, of each call."""
-    print("ready", flush=True)
-    sys.stdin.readline()
-    command = [sys.executable, "-c", START.format(url)]
-    starts = [float(subprocess.run(command, capture_output=True, check=True).stdout) for _ in range(rounds)]
+def measure(url):
+    """The process: for each line that it reads, the seconds of a start, of L2's hits and, on average, of L1's."""
+    start = [sys.executable, "-c", START.format(url)]
     with TieredCache(MemoryTier(ttl="1h"), refresh="inline") as cache, without_l1(url) as from_l2:
         cache.set("key", value_of(600))
         from_l2.set("key", value_of(600))
-
-        def l1():
-            for _ in range(20_000):
+        hit_l2 = each(partial(from_l2.get_or_load, "key", never))
+        print("ready", flush=True)
+        for _ in sys.stdin:
+            started = float(subprocess.run(start, capture_output=True, check=True).stdout)
+            began = time.perf_counter()
+            for _ in range(L1_HITS):
                 cache.get_or_load("key", never)
-
-        of_l1 = interleaved({"L1 hit": l1}, rounds=rounds, calls=20_000)
-        of_l2 = one_by_one({"L2 hit": partial(from_l2.get_or_load, "key", never)}, rounds=rounds, calls=200)
-    found = {timing.name: (timing.rounds, timing.calls) for timing in (*of_l1, *of_l2)}
-    print(json.dumps(found | {STARTED: (starts, ())}))
+            of_l1 = (time.perf_counter() - began) / L1_HITS
+            print(json.dumps({STARTED: [started], "L2 hit": hit_l2(200), "L1 hit": [of_l1]}), flush=True)

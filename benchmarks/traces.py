@@ -46,9 +46,7 @@ class Trace(NamedTuple):
 def read(path, form=None, limit=MOST):
     """The trace in the file `path`, its first `limit` accesses. Raises ValueError, which says what is wrong with it."""
     path = Path(path)
-    form = form or _form(path.name)
-    if form not in FORMATS:
-        raise ValueError(f"format must be one of {', '.join(FORMATS)}; got {form!r}")
+    form = format_of(path, form)
     try:
         with OPENERS.get(path.suffix, open)(path, "rb") as file:
             keys, sizes = FORMATS[form](file, limit)
@@ -59,11 +57,16 @@ def read(path, form=None, limit=MOST):
     return Trace(path.name, keys, sizes)
 
 
-def _form(name):
-    for ends, form in ENDS.items():
-        if name.endswith(ends):
-            return form
-    raise ValueError(f"{name} does not say its format by its end: state it, one of {', '.join(FORMATS)}")
+def format_of(path, form=None):
+    """The format of a file that is there: as stated, or by its name. Raises ValueError."""
+    if form is not None and form not in FORMATS:
+        raise ValueError(f"format must be one of {', '.join(FORMATS)}; got {form!r}")
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}")
+    form = form or next((form for ends, form in ENDS.items() if path.name.endswith(ends)), None)
+    if form is None:
+        raise ValueError(f"{path.name} does not say its format by its end: state it, one of {', '.join(FORMATS)}")
+    return form
 
 
 def _cache2k(file, limit):
