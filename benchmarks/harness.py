@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from tiered_cache.benchmarks.progress import turns
 
@@ -17,6 +18,8 @@ class Skipped(Exception):
     """A part cannot be measured here; the text says why."""
 
 
+once = lru_cache(maxsize=None)(print)
+"""Print a line, unless it was printed before."""
 AGAIN = "{}, again"
 LEVELS = (0, 1, 5, 10, 25, 50, 75, 90, 95, 99, 99.9, 100)
 """The percentiles that are kept of each distribution."""
@@ -227,7 +230,8 @@ def show(title, results, note=""):
     print(f"  {'':{wide}}{''.join(f'{heading:>10}' for heading in columns)}".rstrip())
     for result in results:
         cells = (_cell(value(result), "ratio" if name == "ratio" else result.unit) for name, value in columns.items())
-        print(f"  {result.name:{wide}}{''.join(f'{cell:>10}' for cell in cells)}{verdict(result)}".rstrip())
+        said = f"  {result.note}" if result.note else ""
+        print(f"  {result.name:{wide}}{''.join(f'{cell:>10}' for cell in cells)}{verdict(result)}{said}".rstrip())
     for line in (noise_of(results), note):
         if line:
             print(f"  {line}")
@@ -298,4 +302,4 @@ def shown_seconds(seconds):
     for unit, scale in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
         if seconds >= scale:
             return f"{seconds / scale:.3g} {unit}"
-    return f"{seconds * 1e9:.0f} ns"
+    return f"{seconds * 1e9:.0f} ns" if seconds else "0"

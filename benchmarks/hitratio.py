@@ -16,7 +16,7 @@ from typing import NamedTuple
 from tiered_cache import MemoryTier, TieredCache
 from tiered_cache._l1.memory import ENTRY_OVERHEAD
 from tiered_cache.benchmarks import optimum, traces
-from tiered_cache.benchmarks.harness import figure
+from tiered_cache.benchmarks.harness import figure, once
 from tiered_cache.benchmarks.progress import turns
 
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.2)
@@ -198,7 +198,7 @@ def _present(room):
         try:
             _, close = make(room)
         except (ImportError, Impossible) as reason:
-            print(f"{name} is skipped by {room.by}: {reason}")
+            once(f"{name} is skipped by {room.by}: {reason}")
         else:
             close()
             present[name] = make

@@ -13,7 +13,7 @@ BASE = "import redis"
 STATEMENTS = {
     BASE: "import redis",
     "import tiered_cache": "import tiered_cache",
-    "... and make an L1-only cache": "import tiered_cache; tiered_cache.TieredCache()",
+    "import tiered_cache, make an L1-only cache": "import tiered_cache; tiered_cache.TieredCache()",
     "import cachetools": "import cachetools",
     "import boto3": "import boto3",
 }

@@ -1,5 +1,6 @@
 """One part after the other, with progress bars where somebody looks."""
 
+import logging
 import time
 import traceback
 from contextlib import contextmanager
@@ -7,14 +8,15 @@ from dataclasses import replace
 
 from tiered_cache._errors import TieredCacheError
 from tiered_cache.benchmarks import machine, progress
-from tiered_cache.benchmarks.harness import Skipped
+from tiered_cache.benchmarks.harness import Skipped, once
 from tiered_cache.benchmarks.results import Document
 
 
 def measure(parts, *, quick):
     """Measure `parts` and give the document. What a part raises is its own failure: the others are measured all the same."""
     document = Document(machine.facts(), quick)
-    with shown() as (print_, bars):
+    once.cache_clear()
+    with shown() as (print_, bars), silenced():
         print_(machine.line(document.machine))
         all_parts = bars.add_task("all", total=len(parts))
         for part in parts:
@@ -45,6 +47,18 @@ def _measure(part, document, bars, print_):
         print_(f"\n{part} failed:\n{traceback.format_exc()}")
     document.seconds[str(part)] = round(time.perf_counter() - started, 3)
     bars.remove_task(task)
+
+
+@contextmanager
+def silenced():
+    """Meanwhile the library warns of nothing: servers are killed and caches made too small on purpose."""
+    logger = logging.getLogger("tiered_cache")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 @contextmanager

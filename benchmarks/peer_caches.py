@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 import tiered_cache
+from tiered_cache.benchmarks.harness import once
 from tiered_cache.benchmarks.readers import Awaited, Called, WithLoader
 
 SIZE = 2_000
@@ -344,6 +345,6 @@ def installed(peer):
     try:
         import_module(peer.module)
     except ImportError as error:
-        print(f"{peer.name} is skipped: {error}")
+        once(f"{peer.name} is skipped: {error}")
         return False
     return True

@@ -12,7 +12,7 @@ import time
 from contextlib import ExitStack, contextmanager
 
 from tiered_cache.benchmarks import imports
-from tiered_cache.benchmarks.harness import Skipped, compared, figure, sampled, show, table
+from tiered_cache.benchmarks.harness import Skipped, compared, figure, once, sampled, show, table
 from tiered_cache.benchmarks.l2 import value_of
 from tiered_cache.benchmarks.peer_caches import PEERS, TIMEOUT, Given, LruCache, installed
 from tiered_cache.local import ValkeyServer
@@ -149,7 +149,7 @@ def opened(kind, load_of, url):
                     reader = opening.enter_context(build(given))
                     reader.sampler("warm")(2)
                 except Exception as error:  # noqa: BLE001  # whatever a peer raises is why it is not measured
-                    print(f"{peer.name} is skipped: {error}")
+                    once(f"{peer.name} is skipped: {error}")
                     continue
                 open_now.push(opening.pop_all())
             readers[peer.name] = reader
@@ -232,7 +232,7 @@ def dead_by(fault, limit):
                 results.append(figure(group, peer.name, seconds, "s", budget=budget, note=outcome))
     for group in budgets:
         shown = [result for result in results if result.group == group]
-        show(group, shown, "; ".join(f"{result.name}: {result.note}" for result in shown))
+        show(group, shown)
     return results
 
 

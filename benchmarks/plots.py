@@ -80,24 +80,33 @@ def value_bars(results):
     return _svg(figure, results[0].group)
 
 
-def curves(results):
-    """A line for each name, along what the results say."""
-    # Ours first: it then has the same colour in each figure.
+def lines_of(results):
+    """How the line of each name is drawn, the same in all figures that are given these."""
     names = sorted(dict.fromkeys(result.name for result in results), key=lambda name: "tiered_cache" not in name)
+    colours, styles = len(SERIES), len(STYLES)
+    return {
+        name: {"color": SERIES[number % colours], "linestyle": STYLES[number // colours % styles]}
+        for number, name in enumerate(names)
+    }
+
+
+def curves(results, lines):
+    """A line for each name, along what the results say."""
     figure, axes = _figure(WIDTH, 3.2)
-    for number, name in enumerate(names):
+    present = {result.name for result in results}
+    for name in filter(present.__contains__, lines):
         points = sorted((result.at, result.median) for result in results if result.name == name)
-        style = {"color": SERIES[number % len(SERIES)], "linestyle": STYLES[number // len(SERIES) % len(STYLES)]}
-        axes.plot(*zip(*points, strict=True), marker="o", markersize=3.5, linewidth=1.6, label=name, **style)
+        axes.plot(*zip(*points, strict=True), marker="o", markersize=3.5, linewidth=1.6, label=name, **lines[name])
     unit = results[0].unit
     places = [result.at for result in results]
     if min(places) > 0 and max(places) >= 8 * min(places):
         axes.set_xscale("log")
-    if unit == "s":
+    if unit in ("s", "hits/s"):
         axes.set_yscale("log")
     _ticks(axes.xaxis, _percent if results[0].axis.startswith("share") else _short)
     axes.set_xticks(sorted(set(places)))
-    _ticks(axes.yaxis, _percent if unit == "share" else partial(shown, unit=unit))
+    text = {"share": _percent, "hits/s": _short}.get(unit, partial(shown, unit=unit))
+    _ticks(axes.yaxis, text)
     axes.set_xlabel(results[0].axis)
     axes.grid(visible=True, color=GRID, linewidth=0.7)
     figure.legend(
@@ -174,7 +183,7 @@ def _ticks(axis, text):
 
     low, high = axis.get_view_interval()
     if axis.get_scale() == "log" and 0 < high < 50 * low:
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high > 8 * low else (1, 1.5, 2, 3, 4, 5, 6, 8)))
     axis.set_minor_formatter(NullFormatter())
     axis.set_major_formatter(lambda value, _: text(value))
 

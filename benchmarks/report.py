@@ -44,26 +44,52 @@ def markdown(document):
     lines = [f"Measured on {machine.line(document.machine)}.", ""]
     for suite in _suites(document):
         lines += [f"## {SUITES.get(suite, suite)}", ""]
-        for group, results in _groups(_of_suite(document, suite)).items():
-            lines += [f"**{group}**", "", *_markdown_rows(results), ""]
+        of_suite = _of_suite(document, suite)
+        along = {curve: found for curve, found in _groups_by_curve(of_suite).items() if found[0].ratio is None}
+        for curve, results in along.items():
+            lines += [f"**{curve}**", "", *_markdown_along(results), ""]
+        for group, results in _groups(of_suite).items():
+            if results[0].curve not in along:
+                lines += [f"**{group}**", "", *_markdown_rows(results), ""]
     return "\n".join(lines)
-
-
-def _markdown_rows(results):
-    ratios = any(result.ratio is not None for result in results)
-    yield "| | median | p25 to p75 | p99 |" + (" ratio |" if ratios else "") + " |"
-    yield "| --- | --- | --- | --- |" + (" --- |" if ratios else "") + " --- |"
-    for result in results:
-        spread, p99 = _spread(result), result.percentile(99)
-        name = f"**{result.name}**" if result.budget else result.name
-        cells = [name, shown(result.median, result.unit), spread, "" if p99 is None else shown(p99, result.unit)]
-        if ratios:
-            cells.append("" if result.ratio is None else times(result.ratio))
-        yield "| " + " | ".join([*cells, verdict(result).strip()]) + " |"
 
 
 def _spread(result):
     return f"{shown(result.low, result.unit)} to {shown(result.high, result.unit)}" if result.n > 1 else ""
+
+
+MARKDOWN = {
+    "": lambda result: f"**{result.name}**" if result.budget else result.name,
+    "median": lambda result: shown(result.median, result.unit),
+    "p25 to p75": _spread,
+    "p99": lambda result: "" if result.percentile(99) is None else shown(result.percentile(99), result.unit),
+    "ratio": lambda result: "" if result.ratio is None else times(result.ratio),
+    "budget": lambda result: verdict(result).strip(),
+    "note": lambda result: result.note,
+}
+"""The columns, of which a table has those that say something."""
+
+
+def _markdown_rows(results):
+    rows = [{heading: cell(result) for heading, cell in MARKDOWN.items()} for result in results]
+    headings = [heading for heading in MARKDOWN if any(row[heading] for row in rows)]
+    yield "|" + "|".join(f" {heading} " if heading else " " for heading in headings) + "|"
+    yield "|" + " --- |" * len(headings)
+    for row in rows:
+        yield "| " + " | ".join(row[heading] for heading in headings) + " |"
+    if noise_of(results):
+        yield from ("", noise_of(results))
+
+
+def _markdown_along(results):
+    """A row for each name, and a column for each place along the curve."""
+    places = sorted({result.at for result in results})
+    at = {(result.name, result.at): shown(result.median, result.unit) for result in results}
+    heads = [f"{place:.0%}" if place < 1 else f"{place:,.12g}" for place in places]
+    yield f"| {results[0].axis} | {' | '.join(heads)} |"
+    yield "|" + " --- |" * (len(places) + 1)
+    for name in dict.fromkeys(result.name for result in results):
+        yield f"| {name} | {' | '.join(at.get((name, place), '') for place in places)} |"
 
 
 def budgets(results):
@@ -107,7 +133,8 @@ def _suite(name, results):
 
     parts = [f'<section id="{escape(name)}"><h2>{escape(SUITES.get(name, name))}</h2><div class="figures">']
     of_curves = _groups_by_curve(results)
-    parts += [_figure(curve, plots.curves(points), points) for curve, points in of_curves.items()]
+    lines = plots.lines_of([point for points in of_curves.values() for point in points])
+    parts += [_figure(curve, plots.curves(points, lines), points) for curve, points in of_curves.items()]
     for group, found in _groups(results).items():
         if found[0].curve not in of_curves:
             parts += [_figure(group, "".join(_plots(plots, found)), found)]

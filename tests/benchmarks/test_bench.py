@@ -1,10 +1,12 @@
 """The command `tiered-cache bench`, as a person types it."""
 
+import logging
+
 import pytest
 
 from tiered_cache._command import main
 from tiered_cache.benchmarks import measuring, results, suites
-from tiered_cache.benchmarks.harness import Result, Skipped, figure
+from tiered_cache.benchmarks.harness import Result, Skipped, figure, once
 from tiered_cache.benchmarks.results import Document
 
 MISSED = Result(
@@ -101,3 +103,20 @@ def test_a_part_that_fails_or_cannot_be_measured_leaves_the_others_alone(monkeyp
     assert document.skipped == {"trial.cannot": "no such machine"}
     assert [(result.suite, result.name) for result in document.results] == [("trial", "name")]
     assert "trial.cannot is skipped: no such machine" in capsys.readouterr().out
+
+
+def test_what_is_done_on_purpose_is_not_warned_of(monkeypatch, capsys, caplog):
+    """A server that is killed, say; and afterwards the library warns as before. What is skipped is told once in a run."""
+
+    def provokes(*, quick):
+        logging.getLogger("tiered_cache.l2").warning("L2 is left alone for now")
+        once("a peer is skipped")
+        return []
+
+    monkeypatch.setitem(suites.SUITES, "trial", {"first": provokes, "second": provokes})
+    for _ in range(2):
+        measuring.measure([suites.Part("trial", name) for name in ("first", "second")], quick=True)
+        assert capsys.readouterr().out.count("a peer is skipped") == 1
+    assert not caplog.records
+    logging.getLogger("tiered_cache.l2").warning("L2 is left alone")
+    assert len(caplog.records) == 1

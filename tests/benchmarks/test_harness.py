@@ -10,6 +10,7 @@ from tiered_cache.benchmarks.harness import (
     one_by_one,
     results_of,
     show,
+    throughput,
     times,
     verdict,
 )
@@ -91,3 +92,40 @@ def test_the_base_is_measured_again_where_it_is_named():
 def test_a_ratio_is_written_so_that_it_can_be_read(ratio, text):
     """No ratio that is not nothing is shown as nothing."""
     assert times(ratio) == text
+
+
+def test_a_table_has_the_columns_that_say_something(capsys):
+    """And the note of a row behind it."""
+    show(
+        "counts",
+        [figure("counts", "ours", 1, "loads", budget=1), figure("counts", "another", 50, "loads", note="late")],
+    )
+    heading, ours, another = capsys.readouterr().out.splitlines()[2:]
+    assert heading.split() == ["median"]
+    assert ours.split() == ["ours", "1", "within", "1"]
+    assert another.split() == ["another", "50", "late"]
+
+
+def test_the_slow_ones_may_do_fewer_calls_in_a_turn():
+    """The figure is that of a call all the same, and the clock is the one that was given."""
+    now = iter(range(1_000))
+    calls = {"base": 10, "slow": 2}
+    timings = interleaved({"base": int, "slow": int}, rounds=2, calls=calls, base="base", clock=lambda: next(now))
+    assert {timing.name: timing.median for timing in timings} == {"base": 0.1, "slow": 0.5, "base, again": 0.1}
+
+
+def test_what_a_call_takes_is_told_as_calls_a_second_too(capsys):
+    """A point of a curve for each place, without the second measurement of the base."""
+    place = {"curve": "as it grows", "axis": "threads"}
+    timings = [Timing("base", [0.001] * 3), Timing("other", [0.002] * 3), Timing(AGAIN.format("base"), [0.001] * 3)]
+    found = [result for at in (1, 1_000) for result in results_of(f"by {at}", timings, "base", at=at, **place)]
+    told = throughput("hits a second", found)
+    assert [(result.name, result.at, result.median, result.unit) for result in told] == [
+        (name, at, pytest.approx(rate), "hits/s")
+        for at in (1, 1_000)
+        for name, rate in (("base", 1_000), ("other", 500))
+    ]
+    assert {result.curve for result in told} == {"hits a second"}
+    printed = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["threads", "1", "1,000"] in printed
+    assert ["other", "500", "500"] in printed

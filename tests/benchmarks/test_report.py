@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from tiered_cache._command import main
-from tiered_cache.benchmarks import report, results
+from tiered_cache.benchmarks import plots, report, results
 from tiered_cache.benchmarks.harness import Timing, figure, results_of
 from tiered_cache.benchmarks.results import Document
 
@@ -133,6 +133,15 @@ def test_budgets_and_what_is_missing_stand_on_the_page(page):
     assert "not installed: theine" in text
 
 
+def test_a_name_has_the_same_line_in_each_figure():
+    """Whoever else is in it: what is ours first, and no two alike."""
+    few = [figure("g", name, 0.5, "share", curve="few", at=1, axis="x") for name in ("theine", "tiered_cache lru")]
+    many = [figure("g", f"policy {number}", 0.5, "share", curve="many", at=1, axis="x") for number in range(9)]
+    lines = plots.lines_of([*few, *many, *few])
+    assert next(iter(lines)) == "tiered_cache lru"
+    assert len({tuple(line.values()) for line in lines.values()}) == len(lines) == 11
+
+
 def test_a_browser_shows_each_figure(page, browser):
     """In the document that it made of the page, with a title for those who cannot see it."""
     shown = Page(browser(page, "--dump-dom"))
@@ -167,7 +176,9 @@ def test_the_command_writes_page_and_tables(tmp_path):
     assert "<svg" in (tmp_path / "page.html").read_text(encoding="utf-8")
     tables = (tmp_path / "tables.md").read_text(encoding="utf-8")
     assert "| **tiered_cache** | 1.2 ms | 700 µs to 1.7 ms | 2.18 ms | 2.00x | ABOVE 1.1x |" in tables
-    assert "## Hit ratios" in tables
+    assert "The base beside itself: within 4.2%" in tables
+    assert "## Hit ratios\n\n**Hit ratio of <web07>**\n\n| share of the keys | 1% | 5% | 20% |" in tables
+    assert "| tiered_cache s3fifo | 31.00% | 35.00% | 50.00% |" in tables
 
 
 def test_without_matplotlib_it_is_said_what_to_install(tmp_path, monkeypatch, capsys):
