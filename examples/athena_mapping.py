@@ -1,7 +1,8 @@
 """The Athena mapping table: a query of minutes over data that change twice a year, run as seldom as can be.
 
 All containers share the result by way of L2. When it is old, callers get the old one while it is made anew; when Athena
-fails, they get the old one for a month.
+fails, they get the old one for a month. Here the caller that loads waits for the query, so the function's timeout must be
+longer than that; long_athena_query.py has the way of all others.
 
 Run it on local services with `python examples/run.py athena_mapping`.
 """

@@ -6,6 +6,7 @@ are there callers get the old ones, or, the first time, are told to come again.
 Run it on the local Lambda with `python examples/run.py long_athena_query`.
 """
 
+import math
 import os
 
 from tiered_cache import LoadPending, MemoryTier, RedisTier, TieredCache
@@ -15,7 +16,7 @@ from tiered_cache.aws_lambda import lambda_handler
 cache = TieredCache(
     l1=MemoryTier(ttl="1h", max_bytes="192 MiB"),
     l2=RedisTier(os.environ["REDIS_URL"], ttl="1d", stale_while_revalidate="7d", stale_if_error="30d", timeout=0.5),
-    namespace="mapping",
+    namespace="long-query",
 )
 warehouse = AthenaOrigin(database="shop", output_location="s3://demo-athena-results/")
 accounts = warehouse.query(
@@ -31,7 +32,7 @@ accounts = warehouse.query(
 def handler(event, context):
     try:
         answer = cache.get_entry_or_load("accounts:eu", accounts)
-    except LoadPending:
-        return {"status": 503, "retry_after": 2}
+    except LoadPending as pending:
+        return {"status": 503, "retry_after": math.ceil(pending.retry_after)}
     account = answer.value.get(event["customer_id"])
     return {"status": 200, "account": account, "tier": answer.tier, "reason": answer.reason}

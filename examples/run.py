@@ -30,28 +30,31 @@ ITEM_MODIFIED = {
         }
     ]
 }
-EVENTS = {  # for each example; with a function's name before it, where that is not `handler`
+EVENTS = {  # for each example: its events, with what the answers must have; in front a function that is not `handler`
     "global_dict": [
-        {"customer": "c1", "amount": 10, "currency": "USD"},
-        {"customer": "c2", "amount": 5, "currency": "CHF"},
+        ({"customer": "c1", "amount": 10, "currency": "USD"}, {"loads": {"rates": 1, "card": 1}}),
+        ({"customer": "c2", "amount": 5, "currency": "CHF"}, {"loads": {"rates": 1, "card": 2}}),
     ],
-    "hot_s3_objects": [{"document": "endpoints.json"}] * 3,
-    "athena_mapping": [{"customer_id": "customer-000042"}, {"customer_id": "customer-000045"}],
+    "hot_s3_objects": [({"document": "endpoints.json"}, {"tier": tier}) for tier in ("origin", "l1", "l1")],
+    "athena_mapping": [
+        ({"customer_id": "customer-000042"}, {"tier": "origin"}),
+        ({"customer_id": "customer-000045"}, {"tier": "l1"}),
+    ],
     "three_origins": [
-        {"want": "document", "document": "endpoints-1.json"},
-        {"want": "customer", "customer_id": "customer-000007"},
-        {"want": "mapping"},
-        {"want": "customer", "customer_id": "customer-000007"},
+        ({"want": "document", "document": "endpoints-1.json"}, {"tier": "origin"}),
+        ({"want": "customer", "customer_id": "customer-000007"}, {"tier": "origin"}),
+        ({"want": "mapping"}, {"tier": "origin", "items": 200_000}),
+        ({"want": "customer", "customer_id": "customer-000007"}, {"tier": "l1"}),
     ],
     "invalidate_on_change": [
-        {"document": "endpoints.json"},
-        {"document": "endpoints.json"},
-        ("on_object", OBJECT_PUT),
-        {"document": "endpoints.json"},
-        {"customer_id": "customer-000007"},
-        {"customer_id": "customer-000007"},
-        ("on_item", ITEM_MODIFIED),
-        {"customer_id": "customer-000007"},
+        ({"document": "endpoints.json"}, {"tier": "origin"}),
+        ({"document": "endpoints.json"}, {"tier": "l1"}),
+        ("on_object", OBJECT_PUT, {"batchItemFailures": []}),
+        ({"document": "endpoints.json"}, {"tier": "origin"}),
+        ({"customer_id": "customer-000007"}, {"tier": "origin"}),
+        ({"customer_id": "customer-000007"}, {"tier": "l1"}),
+        ("on_item", ITEM_MODIFIED, {"batchItemFailures": []}),
+        ({"customer_id": "customer-000007"}, {"tier": "origin"}),
     ],
 }
 
@@ -63,15 +66,22 @@ class Context:
         return 30_000
 
 
+def expect(is_so, what, shown):
+    """End the run if an example does not show what it is for."""
+    if not is_so:
+        raise SystemExit(f"expected {what}; got {shown}")
+
+
 def run(name):
     print(f"\n{name}: {importlib.import_module(name).__doc__.splitlines()[0]}")
     module = importlib.import_module(name)
-    for entry in EVENTS[name]:
-        function, event = entry if isinstance(entry, tuple) else ("handler", entry)
+    for *named, event, wanted in EVENTS[name]:
+        function = named[0] if named else "handler"
         started = time.perf_counter()
         result = getattr(module, function)(event, Context())
         milliseconds = (time.perf_counter() - started) * 1000
         print(f"  {milliseconds:9.3f} ms  {function}({json.dumps(event)[:100]}) -> {json.dumps(result)[:150]}")
+        expect(wanted.items() <= result.items(), wanted, result)
     module.cache.close()
 
 
@@ -91,40 +101,57 @@ def user_sessions(services):
         function_of("user_sessions", services, containers=6, routing="random") as function,
         ThreadPoolExecutor(3) as some,
     ):
-        list(some.map(lambda number: invoke(function, {"user": f"customer-{number % 6:06d}"}), range(30)))
+
+        def click(user):
+            return invoke(function, {"user": f"customer-{user:06d}"})["clicks"]
+
+        counted = [list(some.map(click, range(6))) for _ in range(5)]
+    expect(counted == [[click] * 6 for click in range(1, 6)], "no click lost, whatever container had it", counted)
 
 
 def work_after_answer(services):
     """The value goes stale between the first two orders; the second is answered at once, the third sees its refresh."""
+    answers = []
     with function_of("work_after_answer", services) as function:
         for order, pause in ((1, 1.1), (2, 0.0), (3, 0.0)):
-            invoke(function, {"order": order})
+            answers.append(invoke(function, {"order": order}))
             function.settle(30)  # until nothing runs after the response any more
             time.sleep(pause)
+    _, stale, refreshed = answers
+    expect(stale["stale"] and refreshed["age"] < stale["age"], "a stale answer, then a younger one", answers)
+    sent = [answer["sent_so_far"] for answer in answers]
+    expect(sent == [[], [1], [1, 2]], "what was sent after each response", sent)
 
 
 def long_athena_query(services):
-    """A query of ten seconds for functions of five, in three containers: one execution, whose rows all of them get."""
-    services.athena.delay, before = 10.0, services.athena.executions_started
-    event = {"customer_id": "customer-000042"}
+    """A query of six seconds for functions of three, in three containers: one execution, whose rows all of them get."""
+    services.athena.delay, before = 6.0, services.athena.executions_started
+    event, rounds = {"customer_id": "customer-000042"}, []
     with (
-        function_of("long_athena_query", services, containers=3, timeout=5.0) as function,
+        function_of("long_athena_query", services, containers=3, timeout=3.0) as function,
         ThreadPoolExecutor(3) as three,
     ):
-        answers = [{"status": 0}]
-        while answers[-1]["status"] != 200:
+        while not rounds or rounds[-1] != [200, 200, 200]:
             answers = list(three.map(lambda _: invoke(function, event), range(3)))
-            time.sleep(1.0)
-    print(f"  executions: {services.athena.executions_started - before}")
+            rounds.append([answer["status"] for answer in answers])
+            time.sleep(max(answer.get("retry_after", 0) for answer in answers))
+    executions = services.athena.executions_started - before
+    print(f"  executions: {executions}")
     services.athena.delay = 0.0
+    expect(executions == 1, "one execution for the three containers", executions)
+    expect(rounds[0] == [503, 503, 503], "nobody to have rows at first", rounds)
 
 
 def snapstart(services):
     """Two containers, restored from what their init phase has left."""
     with function_of("snapstart", services, containers=2, initialization="snap-start") as function:
         with ThreadPoolExecutor(2) as both:
-            list(both.map(lambda _: invoke(function, {}), range(2)))
-        invoke(function, {})
+            restored = list(both.map(lambda _: invoke(function, {}), range(2)))
+        again = invoke(function, {})
+    tiers = [answer["tier"] for answer in (*restored, again)]
+    expect("origin" not in tiers and again["tier"] == "l1", "what the snapshot has, confirmed once", tiers)
+    containers = {answer["container"] for answer in restored}
+    expect(len(containers) == 2, "an id for each copy", containers)
 
 
 def function_of(name, services, **options):

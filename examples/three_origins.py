@@ -4,9 +4,10 @@ Run it on local services with `python examples/run.py three_origins`; `make demo
 """
 
 import json
+import math
 import os
 
-from tiered_cache import Answer, LoadContext, MemoryTier, RedisTier, TieredCache
+from tiered_cache import Answer, LoadPending, MemoryTier, RedisTier, TieredCache
 from tiered_cache.adapters.athena import AthenaOrigin
 from tiered_cache.adapters.dynamodb import DynamoDBOrigin
 from tiered_cache.adapters.s3 import S3Origin
@@ -23,13 +24,14 @@ customers = DynamoDBOrigin("demo-customers")
 warehouse = AthenaOrigin(database="shop", output_location="s3://demo-athena-results/")
 
 
-class AccountsByCustomer:
-    """A loader of one's own on top of an adapter's: the table's rows as one dict, which is what the handler looks into."""
-
-    rows = warehouse.query("SELECT customer_id, account FROM customer_mapping")
-
-    def load(self, context: LoadContext) -> dict[str, str]:
-        return {row["customer_id"]: row["account"] for row in self.rows.load(context)}
+# A value of one's own: the table's rows as one dict, which is what the handler looks into. Resumable, for a query may
+# take longer than an invocation; one of seconds is waited for.
+accounts_by_customer = warehouse.query(
+    "SELECT customer_id, account FROM customer_mapping",
+    decode=lambda rows: {row["customer_id"]: row["account"] for row in rows},
+    resumable=True,
+    wait=10,
+)
 
 
 def find(event: dict) -> Answer:
@@ -41,12 +43,15 @@ def find(event: dict) -> Answer:
             customer = event["customer_id"]
             return cache.get_entry_or_load(f"customer:{customer}", customers.item({"customer_id": customer}))
         case "mapping":
-            return cache.get_entry_or_load("accounts", AccountsByCustomer(), ttl="12h")
+            return cache.get_entry_or_load("accounts", accounts_by_customer, ttl="12h")
         case other:
             raise ValueError(f"want must be document, customer or mapping; got {other!r}")
 
 
 @lambda_handler(cache)
 def handler(event, context):
-    answer = find(event)
+    try:
+        answer = find(event)
+    except LoadPending as pending:
+        return {"tier": None, "retry_after": math.ceil(pending.retry_after)}
     return {"tier": answer.tier, "stale": answer.stale, "reason": answer.reason, "items": len(answer.value)}

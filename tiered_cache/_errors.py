@@ -42,7 +42,14 @@ class LoadTimeout(TieredCacheError, TimeoutError):
 
 
 class LoadPending(TieredCacheError):
-    """A resumable load is under way and no stale value may be served; ask again later."""
+    """A resumable load is under way and no stale value may be served; ask again later.
+
+    retry_after: the seconds after which it has been looked at again, if anybody asks; at the least half a second, at most ten.
+    """
+
+    def __init__(self, *args: object, retry_after: float = 0.5) -> None:
+        super().__init__(*args)
+        self.retry_after = retry_after
 
 
 class NotFound(TieredCacheError, KeyError):

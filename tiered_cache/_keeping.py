@@ -124,8 +124,8 @@ class Keeping:
         self._counts["resumed"] += 1
         return Begun(min(left.loaded_at, call.now), Birth(left.born, left.since), context.handle)
 
-    def _leave(self, call: Call, lease: Lease, pending: Pending, begun: Begun) -> None:
-        """Keep the handle of a load that goes on where whoever loads next will find it."""
+    def _leave(self, call: Call, lease: Lease, pending: Pending, begun: Begun) -> Entry:
+        """Keep the handle of a load that goes on where whoever loads next will find it. What is kept."""
         self._counts["pending"] += 1
         is_same = pending.handle == begun.handle
         left = unloaded(pending, call, self._policy, begun.at if is_same else call.now, begun.birth)
@@ -135,6 +135,7 @@ class Keeping:
             self._handles.forget(call.key)  # another loads, or it was invalidated meanwhile
         else:
             self._handles.keep(call.key, left, shared=kept is Filled.KEPT)
+        return left
 
     def _failed(self, call: Call, lease: Lease) -> None:
         """The load has ended without an outcome: nobody is to take it up again."""

@@ -16,7 +16,7 @@ from tiered_cache._log import log
 from tiered_cache._news import Invalidation, Kind
 from tiered_cache._options import check_key, check_loader
 from tiered_cache._reply import Claim, Right
-from tiered_cache._rules import Move, Verdict, covers, has_time, judge, judge_data, on_l1, on_l2
+from tiered_cache._rules import Move, Verdict, covers, has_time, judge, judge_data, on_l1, on_l2, pause_before_look
 from tiered_cache._values import Answer, LoadContext, Outcome, Pending, Reason, Tier
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ class ReadThrough(Keeping):
             self._counts["waited"] += patience.waited
             left = self._left(call, reply, newest)
             if move is Move.WAIT and left is not None:
-                return self._await(call, newest, tier)  # who has the lease looks, and not the whole fleet
+                return self._await(call, newest, tier, left)  # who has the lease looks, and not the whole fleet
             if move is Move.LOAD or move is Move.WAIT:
                 return self._load(call, newest, tier, flight, lease, left=left)
             flight.is_outdated = partial(self._memory.is_dead, call.key, cast("Entry", newest))
@@ -177,8 +177,7 @@ class ReadThrough(Keeping):
             self.load_seconds += load_time
         begun = self._begun(call, context, left, birth)
         if isinstance(outcome, Pending):
-            self._leave(call, lease, outcome, begun)
-            return self._await(call, held, tier)
+            return self._await(call, held, tier, self._leave(call, lease, outcome, begun))
         if outcome is Outcome.NOT_MODIFIED:
             self._counts["not_modified"] += 1
             outcome = renewed(cast("Entry", held), context.renewed_ttl)  # not_modified() refuses where nothing is held
@@ -380,12 +379,13 @@ class ReadThrough(Keeping):
             return None  # invalidated meanwhile, or perhaps
         return self._serve(call._replace(now=now), held, tier, reason)
 
-    def _await(self, call: Call, held: Entry | None, tier: Tier) -> Answer:
-        """The stale answer while a load goes on elsewhere. Raises LoadPending where there is none."""
+    def _await(self, call: Call, held: Entry | None, tier: Tier, left: Entry) -> Answer:
+        """The stale answer while a load goes on elsewhere, which has left `left`. Raises LoadPending where there is none."""
         answer = self._instead(call, held, Reason.LOAD_PENDING, tier)
         if answer is None:
             raise LoadPending(
-                "the load of this key goes on elsewhere, and no stale value may be served: ask again later"
+                "the load of this key goes on elsewhere, and no stale value may be served: ask again later",
+                retry_after=pause_before_look(self._now() - left.loaded_at),
             )
         return answer
 

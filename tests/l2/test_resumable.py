@@ -421,8 +421,10 @@ def test_whose_patience_ends_leaves_the_look_to_who_has_the_lease(fleet: Fleet) 
     hour = Lease("k", b"hour", 3600.0)  # the pause does not end
     fleet.store().ask(hour, Claim.SEIZE, fleet.clock(), None)
     query.done = True
-    with two.invocation(lambda: 0.1):
-        pends(two, query)
+    fleet.clock.advance(20)
+    with two.invocation(lambda: 0.1), pytest.raises(LoadPending) as raised:
+        two.get_or_load("k", query)
+    assert raised.value.retry_after == pytest.approx(2.0)
     assert (query.started, query.looks) == (["old"], 0)
     fleet.store().release([hour], fleet.clock(), drop=False)
     assert two.get_or_load("k", query) == "old"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import os
+import pickle
 import signal
 import threading
 import time
@@ -855,6 +856,27 @@ def test_a_pending_load_is_taken_up_by_its_handle(l2: bool) -> None:
     world.origin.value = lambda context: context.pending("q2")
     assert Answer("v1", "l1", 130.0, True, Reason.LOAD_PENDING) == world.get()._replace(tier="l1")
     assert world.origin.contexts[-1].handle is None
+
+
+@both
+def test_a_pending_load_says_when_to_come_again(l2: bool) -> None:
+    """A tenth of the time that it takes so far, from half a second to ten: sooner nobody looks at it again."""
+    world = World(l2=l2)
+    world.origin.value = lambda context: context.pending("q1")
+    told = []
+    for seconds in (0, 20, 40, 300):
+        world.age(seconds)
+        with pytest.raises(LoadPending) as raised:
+            world.get()
+        told.append(round(raised.value.retry_after, 2))
+    assert told == [0.5, 2.0, 6.0, 10.0]
+
+
+def test_an_error_of_pending_survives_a_copy() -> None:
+    """As it is made when it goes to another process."""
+    copied = pickle.loads(pickle.dumps(LoadPending("later", retry_after=3.5)))
+    assert (str(copied), copied.retry_after) == ("later", 3.5)
+    assert LoadPending().retry_after > 0
 
 
 def test_what_a_resumed_load_brings_is_as_old_as_its_first_part() -> None:
