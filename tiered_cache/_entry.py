@@ -34,11 +34,13 @@ class Entry:
     `born`: the position in the invalidation log before its load began.
     `since`: when its load or reading began here, on the local clock of `Invalidations`.
     `doubtful`: the log could not be followed since: it may have been invalidated, and no one here knows.
+    `checksum`: that of its envelope in the shared tier, by which it is known again; 0 where it has not been there.
     `value_size`: bytes that the value takes in memory; 0 where nobody has measured it yet.
     """
 
     __slots__ = (
         "born",
+        "checksum",
         "confirmed_at",
         "doubtful",
         "early_at",
@@ -89,6 +91,7 @@ class Entry:
         self.tags = tags
         self.negative = negative
         self.born, self.since = birth
+        self.checksum = 0
         self.doubtful = False
         self.confirmed_at = loaded_at
         self.local_ttl = fresh_for
@@ -111,12 +114,17 @@ class Entry:
         return self
 
     def is_of(self, other: Entry) -> bool:
-        """Whether both are what one load gave."""
-        return self.loaded_at == other.loaded_at and self.fresh_for == other.fresh_for and self.born == other.born
+        """Whether both are one envelope's."""
+        return (
+            self.checksum == other.checksum != 0
+            and self.loaded_at == other.loaded_at
+            and self.fresh_for == other.fresh_for
+            and self.born == other.born
+        )
 
     def read_again(self) -> Entry:
         """The same data, as read anew."""
-        return Entry(
+        again = Entry(
             self.value,
             loaded_at=self.loaded_at,
             fresh_for=self.fresh_for,
@@ -129,6 +137,8 @@ class Entry:
             birth=(self.born, 0),
             value_size=self.value_size,
         )
+        again.checksum = self.checksum
+        return again
 
     def expire(self, now: float) -> None:
         """Let it be fresh no longer, nor served while it is refreshed; it may still cover for a failing load."""

@@ -37,9 +37,9 @@ class ReadMany(ReadThrough):
         refuse_options(options, ("scope", "soft_timeout", "hard_timeout"), "for many keys at once")
         plan = self._plan.with_options(options) if options else self._plan
         asked, now = _checked(keys, loader), self._now()
+        if self._memory.holds_any(asked):  # else the look goes along with the reading
+            self._shared.catch_up(now)
         held = self._memory.look_many(asked)
-        if held and self._shared.catch_up(now):  # else the look goes along with the reading
-            held = self._memory.look_many(asked)
         found = {} if plan.force_refresh else self._memory.plain_hits(held, now)
         stale: list[Call] = []
         calls = [Call(key, loader, plan, now) for key in asked if key not in found]

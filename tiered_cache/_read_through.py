@@ -52,8 +52,9 @@ class ReadThrough(Keeping):
         if call.plan.scope == "invocation":
             return self.invocation.obtain(call, self._context(call, None, None), self._policy.ttl, self._too_late)
         held, move = self._look_into_l1(call)
-        if move is not Move.ASK and self._shared.catch_up(call.now):
-            held, move = self._look_into_l1(call)
+        if move is not Move.ASK:
+            self._shared.catch_up(call.now)
+            held, move = self._look_into_l1(call)  # another thread may have caught up in between
         match move:
             case Move.SERVE:
                 self._memory.rearm(key, cast("Entry", held))
@@ -71,7 +72,8 @@ class ReadThrough(Keeping):
         """The fresh value that L1 or L2 holds, else `default`. Runs no loader and owes no refresh."""
         call = Call(key, None, self._plan, self._now())
         held = self._memory.look(key)
-        if held is not None and self._shared.catch_up(call.now):
+        if held is not None:
+            self._shared.catch_up(call.now)
             held = self._memory.look(key)
         if held is not None and judge(held, call.now) is Verdict.FRESH:
             return default if held.negative else self._serve(call, held, "l1", Reason.FRESH).value

@@ -603,3 +603,57 @@ def test_without_l2_there_is_nothing_to_look_into() -> None:
         clock.advance(30)
         with cache.invocation():
             assert "old" == cache.get_or_load("k", lambda: "new")
+
+
+READS: dict[str, Any] = {
+    "get_or_load": lambda cache: cache.get_or_load("k", lambda: "new"),
+    "get": lambda cache: cache.get("k", "new"),
+    "get_many_or_load": lambda cache: cache.get_many_or_load(["k"], lambda keys: dict.fromkeys(keys, "new"))["k"],
+}
+
+
+@pytest.mark.parametrize("read", READS)
+def test_a_look_that_another_thread_ends_meanwhile_is_heeded(read: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends between a call's look into L1 and its question whether to look: what was deleted before is no answer."""
+    pair = Pair()
+    pair.invalidated_elsewhere()
+    follower, reader = pair.cache._shared._follower, threading.Thread()  # type: ignore[union-attr]
+    must_look, has_come, go_on, got = follower.must_look, threading.Event(), threading.Event(), []
+
+    def slowly(now: float) -> bool:
+        if threading.current_thread() is reader:
+            has_come.set()
+            assert go_on.wait(WAIT)
+        return must_look(now)
+
+    monkeypatch.setattr(follower, "must_look", slowly)
+    with pair.cache.invocation():
+        reader = threading.Thread(target=lambda: got.append(READS[read](pair.cache)))
+        reader.start()
+        assert has_come.wait(WAIT)
+        pair.get("another")  # which looks
+        go_on.set()
+        reader.join()
+    assert ["new"] == got
+
+
+@pytest.mark.parametrize("detect", [False, True])
+@pytest.mark.parametrize("read", ["get_or_load", "get_many_or_load"])
+def test_after_a_gap_what_l2_has_is_served_and_not_what_a_caller_made_of_it(
+    read: str, detect: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """L1's object gives way with all that is doubtful."""
+    shared = InMemorySharedTier(ttl=3600)
+    tier = MemoryTier(ttl=60, jitter=0, detect_mutation=detect)
+    with TieredCache(tier, shared, clock=FakeClock(), refresh="inline") as cache:
+        cache.get_or_load("k", lambda: {"a": 1})["a"] = 999
+        log = next(iter(shared.logs.values()))
+        news = log.news
+
+        def with_a_gap(*asked: Any) -> News:
+            monkeypatch.undo()
+            return news(*asked)._replace(followed=False)
+
+        monkeypatch.setattr(log, "news", with_a_gap)
+        with cache.invocation():
+            assert {"a": 1} == READS[read](cache)

@@ -26,6 +26,7 @@ from tiered_cache._l2.envelope import (
     Stored,
     Unreadable,
     begins_as,
+    checksum_of,
     rewritten_header,
     seal,
     unseal,
@@ -377,20 +378,23 @@ def test_a_large_payload_is_not_copied() -> None:
 
 
 def known_again(data: bytes, entry: Stored, **other: Any) -> bool:
+    """By the facts of an entry, whose envelope that is, or by others."""
+    checksum = other.pop("checksum", checksum_of(seal(entry, compress_above=None)))
     entry = entry._replace(**other)
-    return begins_as(data, entry.key, entry.codec_id, (entry.loaded_at, entry.fresh_for, entry.load_time), entry.born)
+    times = (entry.loaded_at, entry.fresh_for)
+    return begins_as(data, entry.key, entry.codec_id, checksum=checksum, times=times, born=entry.born)
 
 
 @given(entries, entries)
 def test_a_value_is_known_again_by_its_header(entry: Stored, other: Stored) -> None:
-    """What stands after that may be anything; a header of another load, key or codec is not taken for it."""
+    """What stands after that and the key may be anything; a header of another value, load, key or codec is another."""
     data = seal(entry, compress_above=None)
-    assert known_again(data[: HEADER_SIZE + len(entry.key.encode("utf-8", "surrogatepass"))], entry) == (
-        entry.kind is Kind.VALUE
-    )
-    for name in ("key", "codec_id", "loaded_at", "fresh_for", "load_time", "born"):
+    begins = data[: HEADER_SIZE + len(entry.key.encode("utf-8", "surrogatepass"))]
+    assert known_again(begins, entry) == (entry.kind is Kind.VALUE)
+    for name in ("key", "codec_id", "loaded_at", "fresh_for", "born"):
         if getattr(entry, name) != getattr(other, name):
             assert not known_again(data, entry, **{name: getattr(other, name)})
+    assert not known_again(data, entry, checksum=checksum_of(data) ^ 1)
 
 
 def test_no_damaged_header_is_known_again() -> None:

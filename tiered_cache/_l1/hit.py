@@ -25,10 +25,12 @@ def plain_hit(
 
     def get_or_load(key: str, loader: Any, **options: Any) -> Any:
         try:
-            value, until, entry = hot[key]
-            if floor <= clock() < until and not options:
-                entry.hits += 1
-                return value
+            now = clock()
+            if floor <= now:  # before the look: another thread drops what it hears of, and then lowers the floor
+                value, until, entry = hot[key]
+                if now < until and not options:
+                    entry.hits += 1
+                    return value
         except (KeyError, TypeError):  # TypeError: an unhashable key, and the long way says so better
             pass
         return otherwise(key, loader, options)

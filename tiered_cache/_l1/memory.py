@@ -165,6 +165,11 @@ class MemoryStore(ForkSafe):
             entry: Entry | None = self._entries.get_quietly(key) if self._armable else self._entries.get(key)
             return entry
 
+    def holds_any(self, keys: Iterable[str]) -> bool:
+        """Whether there is an entry of any of `keys`, whatever its age."""
+        with self._lock:
+            return any(key in self._entries for key in keys)
+
     def look_many(self, keys: Iterable[str]) -> dict[str, Entry]:
         """The entries of those of `keys` that are held."""
         look = self._entries.get_quietly if self._armable else self._entries.get

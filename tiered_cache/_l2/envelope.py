@@ -54,7 +54,10 @@ TIMES: Final = Struct(">5d2Q")
 """`loaded_at`, `fresh_for`, `stale_while_revalidate`, `stale_if_error`, `load_time`, `born` in two numbers."""
 
 _HEADER: Final = Struct(">3s3B3H6I5d2QI")
-_REWRITTEN: Final = Struct(">5d2QI")  # these, and the header's checksum
+_BODY_CHECKSUM_AT: Final = 28
+_IDENTITY: Final = Struct(
+    ">I4x2d24x2QI"
+)  # the body's checksum, `loaded_at`, `fresh_for`, `born`, the header's checksum
 _CHECKSUM_AT: Final = HEADER_SIZE - 4
 _CHECKSUM: Final = Struct(">I")
 _TAG_LENGTH: Final = Struct(">H")
@@ -209,17 +212,24 @@ def unseal(data: bytes, key: str, *, max_bytes: int) -> Stored:
                   (born_at, born_sequence), etag, last_modified, tags, codec_id, payload, memory * _MEMORY_UNIT)  # fmt: skip
 
 
-def begins_as(data: bytes, key: str, codec_id: int, times: tuple[float, float, float], born: tuple[int, int]) -> bool:
-    """Whether `data` begin with a whole header of that value of `key`: the one that is known need not be decoded again.
+def checksum_of(data: bytes) -> int:
+    """The checksum of all that comes after the header, as this states it: with `begins_as`, that of the value itself."""
+    return int.from_bytes(data[_BODY_CHECKSUM_AT : _BODY_CHECKSUM_AT + 4])
 
-    times: `loaded_at`, `fresh_for` and `load_time`, which together with `born` tell one load from all others.
+
+def begins_as(
+    data: bytes, key: str, codec_id: int, *, checksum: int, times: tuple[float, float], born: tuple[int, int]
+) -> bool:
+    """Whether `data` begin with a whole header of that very value of `key`, which need not be decoded again then.
+
+    checksum: by `checksum_of` the envelope that is known. times: its `loaded_at` and `fresh_for`.
     """
     if data[:4] != _BEGINNING or len(data) < HEADER_SIZE or data[4] != codec_id or data[5] & 3:
         return False
-    loaded_at, fresh_for, _, _, load_time, born_at, born_sequence, checksum = _REWRITTEN.unpack_from(data, TIMES_AT)
-    if (loaded_at, fresh_for, load_time) != times or (born_at, born_sequence) != born:
+    stated, loaded_at, fresh_for, born_at, born_sequence, signed = _IDENTITY.unpack_from(data, _BODY_CHECKSUM_AT)
+    if stated != checksum or (loaded_at, fresh_for) != times or (born_at, born_sequence) != born:
         return False
-    if checksum != zlib.crc32(data[:_CHECKSUM_AT]):
+    if signed != zlib.crc32(data[:_CHECKSUM_AT]):
         return False
     name = _bytes(key)
     return data.startswith(name, HEADER_SIZE) and len(name) == int.from_bytes(data[12:16])

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from tiered_cache._entry import Entry
 from tiered_cache._errors import SerializationError
-from tiered_cache._l2.envelope import Fault, Kind, Stored, Unreadable, begins_as, seal, unseal
+from tiered_cache._l2.envelope import Fault, Kind, Stored, Unreadable, begins_as, checksum_of, seal, unseal
 
 if TYPE_CHECKING:
     from tiered_cache._l2.codec import Codec
@@ -15,14 +15,16 @@ _NEGATIVE, _PENDING = Kind.NEGATIVE, Kind.PENDING  # an enum's members are slow 
 
 
 def sealed(key: str, entry: Entry, codec: Codec, *, compress_above: int | None) -> bytes:
-    """`entry` in its envelope. Raises SerializationError, and nothing else, for what cannot be carried."""
+    """`entry` in its envelope, by which it is known from then on. Raises SerializationError for what cannot be carried."""
     try:
         kind = Kind.NEGATIVE if entry.negative else Kind.VALUE
-        return seal(_stored(key, entry, kind, codec.id, codec.encode(entry.value)), compress_above=compress_above)
+        data = seal(_stored(key, entry, kind, codec.id, codec.encode(entry.value)), compress_above=compress_above)
     except SerializationError:
         raise
     except Exception as error:  # a codec of one's own may fail in any way, and a read must not fail with it
         raise SerializationError(f"the codec failed with {type(error).__name__}") from error
+    entry.checksum = checksum_of(data)
+    return data
 
 
 def sealed_handle(key: str, left: Entry) -> bytes:
@@ -46,11 +48,15 @@ def opened_handle(key: str, data: object, *, max_bytes: int) -> Entry:
 
 
 def confirmed(key: str, data: object, codec: Codec, held: Entry) -> Entry | None:
-    """The data of `held`, which L1 holds, read anew, where `data` begin as the same load's do; else None."""
-    if held.negative or not isinstance(data, bytes):
+    """The data of `held`, which L1 holds, read anew, where `data` begin as its envelope did; else None.
+
+    Not of what is doubtful: it gives way to what L2 has, whatever a caller may have made of it.
+    """
+    if not held.checksum or held.negative or held.doubtful or not isinstance(data, bytes):
         return None
-    times = (held.loaded_at, held.fresh_for, held.load_time)
-    return held.read_again() if begins_as(data, key, codec.id, times, held.born) else None
+    times = (held.loaded_at, held.fresh_for)
+    is_same = begins_as(data, key, codec.id, checksum=held.checksum, times=times, born=held.born)
+    return held.read_again() if is_same else None
 
 
 def opened(key: str, data: object, codec: Codec, *, max_bytes: int, held: Entry | None = None) -> Entry:
@@ -72,7 +78,9 @@ def opened(key: str, data: object, codec: Codec, *, max_bytes: int, held: Entry 
         raise Unreadable(Fault.CODEC) from None
     if kind is _NEGATIVE and type(value) is not str:
         raise Unreadable(Fault.SHAPE)
-    return _entry(stored, value)
+    entry = _entry(stored, value)
+    entry.checksum = checksum_of(data)
+    return entry
 
 
 def _stored(key: str, entry: Entry, kind: Kind, codec_id: int, payload: bytes) -> Stored:
