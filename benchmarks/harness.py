@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from random import Random
 
 from tiered_cache.benchmarks.progress import turns
 
@@ -83,12 +84,12 @@ def figure(group, name, value, unit, **facts):
     return Result(group=group, name=name, unit=unit, median=value, low=value, high=value, **facts)
 
 
-def interleaved(operations, *, rounds, calls, base=None, clock=time.perf_counter):
+def interleaved(operations, *, rounds, calls, base=None, clock=time.perf_counter, warmed=False):
     """Time each of `operations` (name -> function that does `calls` operations), taking turns for `rounds` rounds.
 
     base: the name of the one that is measured a second time, as `<base>, again`. calls: one number, or one for each name.
     clock: the processor's where nothing waits, `time.process_time`: on a busy machine long turns are interrupted, and short ones
-    are not, which no taking of turns makes up for.
+    are not, which no taking of turns makes up for. warmed: what is timed comes after the same untimed, each turn.
     """
     measured = with_base_again(operations, base)
     does = with_base_again(calls if isinstance(calls, dict) else dict.fromkeys(operations, calls), base)
@@ -98,6 +99,8 @@ def interleaved(operations, *, rounds, calls, base=None, clock=time.perf_counter
     for turn in turns(rounds):
         for name in in_turn(tuple(measured), turn):
             operation = measured[name]
+            if warmed:
+                operation()
             started = clock()
             operation()
             seconds[name].append((clock() - started) / does[name])
@@ -145,9 +148,11 @@ def with_base_again(operations, base):
 
 
 def in_turn(names, turn):
-    """The names in the order of that turn: who follows whom stays, who is first moves on."""
-    first = turn % len(names)
-    return names[first:] + names[:first]
+    """The names in the order of that turn, a drawn one: each follows each other as often, and none has the better place.
+
+    If the base always followed its own second measurement, it would find in the processor's caches what it needs, as nobody else.
+    """
+    return Random(turn).sample(names, len(names))
 
 
 def results_of(group, timings, base, budgets=None, **facts):
@@ -203,9 +208,13 @@ def table(title, timings, base, note="", budgets=None, **facts):
     return results
 
 
-def compared(title, operations, *, base, rounds, calls, clock=time.perf_counter, note="", budgets=None, **facts):
-    """Measure `operations` by turns, print them, and give the results."""
-    timings = interleaved(operations, rounds=rounds, calls=calls, base=base, clock=clock)
+def compared(title, operations, *, base, rounds, calls, note="", budgets=None, of_processor=False, **facts):
+    """Measure `operations` by turns, print them, and give the results.
+
+    of_processor: in its seconds, and warmed, for what computes and does not wait.
+    """
+    how = {"clock": time.process_time, "warmed": True} if of_processor else {}
+    timings = interleaved(operations, rounds=rounds, calls=calls, base=base, **how)
     return table(title, timings, base, note, budgets, **facts)
 
 

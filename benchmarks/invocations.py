@@ -40,7 +40,9 @@ def decorated(quick):
         }
         context = Context()
         operations = {name: lambda function=function: repeat(function, context) for name, function in functions.items()}
-        timings = interleaved(operations, rounds=15 if quick else 101, calls=CALLS, base=BARE, clock=time.process_time)
+        timings = interleaved(
+            operations, rounds=15 if quick else 101, calls=CALLS, base=BARE, clock=time.process_time, warmed=True
+        )
         with_l2.close()
     bare, *rest = (timing.median for timing in timings if timing.name in functions)
     most = max(rest) - bare

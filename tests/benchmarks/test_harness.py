@@ -70,12 +70,24 @@ def test_a_percentile_is_kept_where_there_are_samples_for_it():
     assert many.percentile(100) == 1000
 
 
-def test_who_is_measured_first_changes_from_turn_to_turn():
+def test_who_is_measured_after_whom_changes_from_turn_to_turn():
     """So that what one leaves behind, in the processor's caches say, is not always the same one's to bear."""
     order = []
     operations = {name: lambda name=name: order.append(name) for name in "abc"}
-    interleaved(operations, rounds=3, calls=1)
-    assert "".join(order[3:]) == "abcbcacab"
+    interleaved(operations, rounds=200, calls=1)
+    turns = ["".join(order[first : first + 3]) for first in range(3, 603, 3)]
+    assert {*turns} == {"abc", "acb", "bac", "bca", "cab", "cba"}
+    assert min(map(turns.count, turns)) > 15
+    assert all(order[3:].count(name) == 200 for name in "abc")
+
+
+def test_what_is_warmed_is_done_once_more_in_each_turn():
+    """Untimed, and by the same one."""
+    order = []
+    operations = {name: lambda name=name: order.append(name) for name in "ab"}
+    interleaved(operations, rounds=5, calls=1, warmed=True)
+    assert order[2::2] == order[3::2]
+    assert len(order) == 2 + 2 * 2 * 5
 
 
 def test_the_base_is_measured_again_where_it_is_named():

@@ -246,7 +246,7 @@ def test_the_command_replays_the_users_files_in_each_format(tmp_path, capsys):
     assert {result.at for result in found} == {0.01, 0.05, 0.2}
     assert {result.unit for result in found} == {"share"}
     assert len({(result.group, result.name) for result in found}) == len(found)
-    assert "of the entries of keys.txt" in (tmp_path / "o.md").read_text(encoding="utf-8")
+    assert "**Hit ratio by entries: keys.txt**" in (tmp_path / "o.md").read_text(encoding="utf-8")
     shares = {
         name: [each.median for each in found if f"entries of {name}" in each.group and "lru" in each.name]
         for name in WRITTEN
