@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
+from contextlib import contextmanager
 from contextvars import copy_context
 from functools import partial
 from math import inf
@@ -12,12 +14,14 @@ from tiered_cache._forks import ForkSafe
 from tiered_cache._log import log
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
     from tiered_cache._stats import Counters
 
 MOST = 10_000
 """Pieces of work that wait; what is put off beyond that is refused, which its giver learns at once."""
+LAST = 0.1
+"""Seconds before the end of the time at which it is said what will not be done in it."""
 
 
 class Deferred(ForkSafe):
@@ -51,18 +55,21 @@ class Deferred(ForkSafe):
 
         share: of the time that remains now, for all of it. What is put off meanwhile waits for the next run.
         """
+        if not (waiting := len(self._work)):
+            return 0
         kept = (1.0 - share) * (remaining() or 0.0)
-        for _ in range(len(self._work)):
-            left = remaining()
-            if left is not None and left <= kept:
-                self._counts["put_off"] += 1
-                log().warning("%d pieces of work wait for the next invocation: there is no time left", len(self))
-                break
-            with self._lock:
-                work = self._work.popleft() if self._work else None
-            if work is None:
-                break  # another thread was quicker
-            work()
+        with said_when_late(remaining, self.__len__):
+            for _ in range(waiting):
+                left = remaining()
+                if left is not None and left <= kept:
+                    self._counts["put_off"] += 1
+                    log().warning("%d pieces of work wait for the next invocation: there is no time left", len(self))
+                    break
+                with self._lock:
+                    work = self._work.popleft() if self._work else None
+                if work is None:
+                    break  # another thread was quicker
+                work()
         return len(self._work)
 
     def abandon(self) -> None:
@@ -72,6 +79,38 @@ class Deferred(ForkSafe):
         if lost:
             self._counts["dropped"] += lost
             log().warning("%d pieces of work that were put off are never done: the cache was closed", lost)
+
+
+@contextmanager
+def said_when_late(remaining: Callable[[], float | None], waiting: Callable[[], int]) -> Generator[None]:
+    """Have the log say that work runs, and how much is `waiting()`, when the time is nearly up and it has not ended.
+
+    Lambda kills the container when the time is over, and afterwards nobody can say what is lost.
+    """
+    if (left := remaining()) is None:
+        yield
+        return
+    ended = threading.Event()
+
+    def watch(left: float | None) -> None:
+        while left is not None and not ended.wait(min(max(left - LAST, LAST / 2), threading.TIMEOUT_MAX)):
+            left = remaining()  # another invocation, which has a time of its own, may have begun
+            if left is not None and left <= LAST:
+                log().warning(
+                    "work that was put off still runs, and the time is up: if that is the container's end, "
+                    "it is lost, and %d pieces that wait behind it are never done",
+                    waiting(),
+                )
+                return
+
+    try:
+        threading.Thread(target=watch, args=(left,), name="tiered_cache-watch", daemon=True).start()
+    except RuntimeError as error:
+        log().warning("what is lost at the end of the time will not be said: %s", error)
+    try:
+        yield
+    finally:
+        ended.set()
 
 
 def guarded(work: Callable[[], object], counts: Counters) -> Callable[[], None]:

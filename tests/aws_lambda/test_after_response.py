@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tiered_cache.local.awslambda import HandlerError
+from tiered_cache.local.awslambda import FunctionTimedOut, HandlerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,6 +59,34 @@ def test_work_that_finds_no_time_is_done_after_a_later_invocation(function: Make
     fn.settle(WAIT)
     assert ["a"] == fn.invoke({}).value["done"]
     assert "1 pieces of work wait for the next invocation" in container.log
+
+
+def test_work_that_is_killed_with_what_waits_behind_it_is_told(function: Make) -> None:
+    """Nobody can say so afterwards, so the log says it before; a test sees it, and what ended in time says nothing."""
+    fn = function("later.handler", timeout=2.0)
+    assert fn.invoke({"naps": [0.5, 0, 0]}).failure is None
+    (container,) = fn.containers
+    assert "" == container.log
+    killed = fn.invoke({"naps": [0, 30, 0, 0]})
+    assert isinstance(killed.failure, FunctionTimedOut)
+    fn.settle(WAIT)
+    told, ended = container.log.splitlines()
+    assert told.startswith("[WARNING]")
+    assert killed.request_id in told
+    assert "work that was put off still runs, and the time is up" in told
+    assert "2 pieces that wait behind it are never done" in told
+    assert ended.endswith("Task timed out after 2.00 seconds")
+    assert 0 == fn.invoke({}).value["work"]["deferred"]
+
+
+def test_a_handler_that_is_killed_leaves_word_of_the_work_it_had_put_off(function: Make) -> None:
+    """Which nobody begins; a handler that has put nothing off says nothing."""
+    fn = function("later.handler", timeout=1.0)
+    for event, expected in (({"dawdle": 30}, 0), ({"dawdle": 30, "work": ["a", "b", "c"]}, 1)):
+        with pytest.raises(FunctionTimedOut):
+            fn.invoke(event)
+        assert expected == fn.containers[0].log.count("3 pieces of work that wait for the response are lost")
+    assert 1 == fn.containers[0].log.count("[WARNING]")
 
 
 def test_what_a_handler_that_raised_has_put_off_is_done(function: Make) -> None:

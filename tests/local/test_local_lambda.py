@@ -201,7 +201,9 @@ def test_a_timeout_kills_the_processes_and_the_next_event_starts_new_ones():
         assert (after.container, after.cold, after.value["calls"]) == (1, True, 1)
         assert after.pid != before.pid
         assert after.value["scratch"] == ["kept"]
-        assert fn.containers[0].log.count("init of") == 2
+        log = fn.containers[0].log
+        assert log.count("init of") == 2
+        assert f"{caught.value.request_id} Task timed out after 0.50 seconds\n" in log
 
 
 def test_a_crash_in_an_invocation_is_reported_with_its_status():

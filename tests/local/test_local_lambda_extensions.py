@@ -81,15 +81,21 @@ def test_an_extension_that_is_not_done_in_time_loses_the_container_but_not_the_a
         first = fn.invoke({"after": 20.0}, timeout=1.0)
         assert first.value["log"] == []
         assert 0.9 <= first.billed_seconds < 20
+        assert isinstance(first.failure, FunctionTimedOut)
+        assert (first.failure.container, first.failure.request_id) == (first.container, first.request_id)
         fn.settle()
+        assert f"Z {first.request_id} Task timed out after 1.00 seconds" in fn.containers[0].log
         second = fn.invoke({})
         assert (second.container, second.cold, second.value["log"]) == (first.container, True, [])
+        assert second.failure is None
 
 
 def test_an_extension_that_gives_up_takes_the_container_with_it():
     """/extension/exit/error ends the environment; the answer was posted before."""
     with inside() as fn:
-        fn.invoke({"give-up": True})
+        failure = fn.invoke({"give-up": True}).failure
+        assert isinstance(failure, ContainerCrashed)
+        assert "the disk is full" in str(failure)
         fn.settle()
         assert fn.containers[0].pid is None
         assert fn.invoke({}).cold

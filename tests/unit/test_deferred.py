@@ -13,6 +13,7 @@ from tiered_cache import ClosedError, LoadTimeout, MemoryTier, Reason, TieredCac
 from tiered_cache._deferred import Deferred
 from tiered_cache._stats import Counters
 from tiered_cache.aws_lambda import lambda_handler
+from tiered_cache.local._process import poll
 from tiered_cache.testing import FakeClock
 
 WAIT = 20.0
@@ -85,6 +86,42 @@ def test_no_work_is_begun_when_the_time_is_up(caplog: pytest.LogCaptureFixture) 
     time.left = 10
     assert (0, [0, 1, 2, 3, 4]) == (work.run(time), done)
     assert 1 == counts["put_off"]
+
+
+@pytest.mark.parametrize("left", [0.2, 60.0, 1e300])
+def test_work_that_outlives_the_time_is_told_while_it_runs(left: float, caplog: pytest.LogCaptureFixture) -> None:
+    """Not afterwards, when the container may be gone; and only then."""
+    work, time, late = Deferred(Counters()), Time(left), left < 1
+
+    def begin() -> None:
+        time.left = 0.05 if late else left
+        assert not late or poll(lambda: caplog.messages, seconds=WAIT)
+
+    for piece in (begin, list, list):
+        work.submit(piece)
+    work.run(time)
+    said = (
+        "work that was put off still runs, and the time is up: if that is the container's end, "
+        "it is lost, and 2 pieces that wait behind it are never done"
+    )
+    assert [said] * late == caplog.messages
+    assert poll(lambda: "tiered_cache-watch" not in {one.name for one in threading.enumerate()}, seconds=WAIT)
+
+
+def test_an_invocation_that_begins_beside_the_work_gives_it_more_time(caplog: pytest.LogCaptureFixture) -> None:
+    """What counts is the time that is left when the first is over."""
+    work, asked, readings = Deferred(Counters()), threading.Event(), iter([0.1, 0.1, 0.1])
+
+    def remaining() -> float:
+        left = next(readings, 60.0)
+        if left == 60.0:
+            asked.set()
+        return left
+
+    work.submit(lambda: asked.wait(WAIT))
+    work.run(remaining)
+    assert asked.is_set()
+    assert [] == caplog.messages
 
 
 def test_what_is_put_off_is_bounded_and_the_rest_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -236,7 +236,7 @@ def test_options_that_it_would_ignore_are_refused(option: dict[str, Any]) -> Non
 
 
 def test_a_handler_decorated_wrongly_is_refused_at_once() -> None:
-    """Without the cache, or as a coroutine: at import, not in each invocation."""
+    """Without the cache, with its class, or as a coroutine: at import, not in each invocation."""
     cache, _, _ = make()
 
     async def coroutine(event: Any, context: Any) -> None:
@@ -244,5 +244,9 @@ def test_a_handler_decorated_wrongly_is_refused_at_once() -> None:
 
     with pytest.raises(TypeError, match=r"write @lambda_handler\(cache\)"):
         lambda_handler(coroutine)  # type: ignore[arg-type]
+    with pytest.raises(
+        TypeError, match=r"^lambda_handler needs a cache, such as TieredCache\(\), .* the class itself$"
+    ):
+        lambda_handler(TieredCache)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="coroutine"):
         lambda_handler(cache)(coroutine)

@@ -65,6 +65,10 @@ def lambda_handler(
 
     Raises TypeError for what is no cache or no plain handler, ConfigurationError for a reserve that is no duration.
     """
+    if isinstance(cache, type):
+        raise TypeError(
+            f"lambda_handler needs a cache, such as {cache.__name__}(), made outside of it; got the class itself"
+        )
     if not callable(getattr(cache, "invocation", None)):
         raise TypeError("lambda_handler needs the cache: write @lambda_handler(cache) above the handler")
     kept_back = seconds("reserve", reserve, zero=True)
@@ -81,7 +85,7 @@ def lambda_handler(
             if extension is None or not extension.is_registered:
                 with cache.invocation(remaining):
                     return handler(event, context, *args, **named)
-            extension.handler_began(getattr(context, "aws_request_id", None))
+            extension.handler_began(getattr(context, "aws_request_id", None), lambda: cache.stats().work.waiting)
             try:
                 with cache.invocation(remaining, works_after_response=True):
                     return handler(event, context, *args, **named)

@@ -16,6 +16,7 @@ import time
 from http.client import HTTPConnection, HTTPException
 from typing import TYPE_CHECKING, Any
 
+from tiered_cache._deferred import LAST
 from tiered_cache._log import log
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class Extension:
         self._id = ""
         self._pid = 0
         self._event: object = ""  # the id of that whose handler has begun; "": none has, None: nobody knows which
-        self._open = 0  # handlers that run now: one, or one within another
+        self._open: list[Callable[[], int]] = []  # of the handlers that run now, one or one within another: what waits
         self._work: list[Callable[[float], object]] = []  # of the handlers that have ended
 
     @property
@@ -64,16 +65,19 @@ class Extension:
         threading.Thread(target=self._run, args=(connection,), name="tiered_cache-extension", daemon=True).start()
         return True
 
-    def handler_began(self, event: object = None) -> None:
-        """A handler begins whose end will be told. `event`: the id of its event, where that is known."""
+    def handler_began(self, event: object, waiting: Callable[[], int]) -> None:
+        """A handler begins whose end will be told. `event`: the id of its event, or None where that is not known.
+
+        waiting: how many pieces of work are put off, which are lost if the handler does not end in time.
+        """
         with self._changed:
-            self._open += 1
+            self._open.append(waiting)
             self._event = event
 
     def handler_ended(self, work: Callable[[float], object]) -> None:
         """It has ended: `work(deadline)` is to be done once the response is out; deadline in wall-clock seconds."""
         with self._changed:
-            self._open -= 1
+            self._open.pop()
             self._work.append(work)
             self._changed.notify_all()
 
@@ -120,11 +124,14 @@ class Extension:
 
         What an earlier handler has left does not count as this one's: the two would drift apart by an invocation for good.
         """
-        idle_since = None
+        idle_since, said = None, False
         with self._changed:
             while self._open or self._event not in (event, None):
-                if time.time() >= deadline:
+                if (left := deadline - time.time()) <= 0:
                     return False
+                if left <= LAST and not said:
+                    said = True
+                    self._say_what_waits()
                 if self._open or not _runtime_waits():
                     idle_since = None
                 else:
@@ -133,6 +140,15 @@ class Extension:
                         return True
                 self._changed.wait(UNHANDLED / 4)
         return True
+
+    def _say_what_waits(self) -> None:
+        """The function's time is nearly up, and its handler still runs: afterwards nobody can say what is lost."""
+        if waiting := sum(count() for count in self._open):
+            log().warning(
+                "the handler still runs, and its time is up: if that is the container's end, "
+                "%d pieces of work that wait for the response are lost",
+                waiting,
+            )
 
     def _give_up(self, connection: HTTPConnection) -> None:
         """Let Lambda know that nobody asks for events any longer, for else it would wait; it resets the container."""

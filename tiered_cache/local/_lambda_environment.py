@@ -113,7 +113,8 @@ class Environment:
                     await life.exchange(invocation)
         except TimeoutError:
             await self._reset("timeout")
-            invocation.take_error(_timed_out(invocation))
+            invocation.take_error(error := _timed_out(invocation))
+            self.place.note(invocation.request_id, str(error))
         except LambdaError as error:
             if self._life is not None and self._life.failure is not None:
                 await self._reset("failure")
@@ -263,5 +264,5 @@ def _not_served(error: BaseException) -> LambdaError:
     return trouble
 
 
-def _timed_out(invocation: Invocation) -> LambdaError:
+def _timed_out(invocation: Invocation) -> FunctionTimedOut:
     return FunctionTimedOut(f"Task timed out after {invocation.timeout:.2f} seconds")

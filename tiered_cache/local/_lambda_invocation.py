@@ -31,7 +31,7 @@ class Done:
     init_seconds: float
     restore_seconds: float
     seconds: float
-    _finished: Future[float] = field(repr=False)
+    _finished: Future[tuple[float, LambdaError | None]] = field(repr=False)
 
     @property
     def billed_seconds(self) -> float:
@@ -39,7 +39,15 @@ class Done:
 
         Raises LambdaError where the local Lambda was stopped before that.
         """
-        return self._finished.result()
+        return self._finished.result()[0]
+
+    @property
+    def failure(self) -> LambdaError | None:
+        """What ended the container before all that followed the answer was done: FunctionTimedOut, ContainerCrashed.
+
+        None: all was done. Waits, and raises, as `billed_seconds` does.
+        """
+        return self._finished.result()[1]
 
 
 class Invocation:
@@ -56,7 +64,7 @@ class Invocation:
         self.request_id = str(uuid.uuid4())
         self.trace = f"Root=1-{int(time.time()):08x}-{secrets.token_hex(12)};Parent={secrets.token_hex(8)};Sampled=0"
         self.answer: Future[Done] = Future()
-        self.finished: Future[float] = Future()
+        self.finished: Future[tuple[float, LambdaError | None]] = Future()
         self.answer.set_running_or_notify_cancel()
         self.finished.set_running_or_notify_cancel()
         self.container = 0
@@ -68,6 +76,7 @@ class Invocation:
         self._seconds = 0.0
         self._value: Any = None
         self._error: LambdaError | None = None
+        self._failure: LambdaError | None = None
         self._begun = 0.0
         self._due = 0.0
 
@@ -106,8 +115,10 @@ class Invocation:
             self._error = HandlerError("Runtime.InvalidResponse", "the answer is not JSON")
 
     def take_error(self, error: LambdaError) -> None:
-        """The runtime has posted an error, or there can be no answer any more. After an answer: nothing."""
-        if not self.answered:
+        """The runtime has posted an error, or there can be no answer any more. After an answer: `Done.failure`."""
+        if self.answered:
+            self._failure = error
+        else:
             self._seconds, self.answered, self._error = time.monotonic() - self._begun, True, error
 
     def release(self) -> None:
@@ -115,7 +126,7 @@ class Invocation:
         if self.answer.done():
             return
         if self._error is not None:
-            self._error.container, self._error.request_id = self.container or None, self.request_id
+            self._say_where(self._error)
             self.answer.set_exception(self._error)
             return
         done = Done(
@@ -134,8 +145,13 @@ class Invocation:
     def finish(self) -> None:
         """The container has done all it had to do for it."""
         self.release()
+        if self._failure is not None:
+            self._say_where(self._failure)
         if not self.finished.done():
-            self.finished.set_result(time.monotonic() - self._begun)
+            self.finished.set_result((time.monotonic() - self._begun, self._failure))
+
+    def _say_where(self, error: LambdaError) -> None:
+        error.container, error.request_id = self.container or None, self.request_id
 
     def abandon(self, error: LambdaError) -> None:
         """There will be no more, since the local Lambda stops."""

@@ -51,6 +51,13 @@ class Place:
         except FileNotFoundError:
             return ""
 
+    def note(self, request_id: str, text: str) -> None:
+        """Write a line of the platform's own after what the processes have written."""
+        now = time.time()
+        moment = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(now))}.{int(now % 1 * 1000):03d}Z"
+        with self.log.open("a") as log:
+            log.write(f"{moment} {request_id} {text}\n")
+
 
 class Life:
     """The processes of a container and what they have asked for. `failure` is set when it cannot go on."""

@@ -55,6 +55,9 @@ def act(event):
     time.sleep(event.get("take", 0))
     for name in event.get("work", ()):
         cache.after_response(work, name, event.get("gate"))
+    for seconds in event.get("naps", ()):
+        cache.after_response(time.sleep, seconds)
+    time.sleep(event.get("dawdle", 0))
     if event.get("leave"):
         cache.after_response(leave)
     answer = {}
