@@ -119,6 +119,7 @@ class Entry:
             self.checksum == other.checksum != 0
             and self.loaded_at == other.loaded_at
             and self.fresh_for == other.fresh_for
+            and self.stale_if_error == other.stale_if_error
             and self.born == other.born
         )
 

@@ -381,7 +381,7 @@ def known_again(data: bytes, entry: Stored, **other: Any) -> bool:
     """By the facts of an entry, whose envelope that is, or by others."""
     checksum = other.pop("checksum", checksum_of(seal(entry, compress_above=None)))
     entry = entry._replace(**other)
-    times = (entry.loaded_at, entry.fresh_for)
+    times = (entry.loaded_at, entry.fresh_for, entry.stale_while_revalidate, entry.stale_if_error)
     return begins_as(data, entry.key, entry.codec_id, checksum=checksum, times=times, born=entry.born)
 
 
@@ -391,7 +391,7 @@ def test_a_value_is_known_again_by_its_header(entry: Stored, other: Stored) -> N
     data = seal(entry, compress_above=None)
     begins = data[: HEADER_SIZE + len(entry.key.encode("utf-8", "surrogatepass"))]
     assert known_again(begins, entry) == (entry.kind is Kind.VALUE)
-    for name in ("key", "codec_id", "loaded_at", "fresh_for", "born"):
+    for name in ("key", "codec_id", "loaded_at", "fresh_for", "stale_while_revalidate", "stale_if_error", "born"):
         if getattr(entry, name) != getattr(other, name):
             assert not known_again(data, entry, **{name: getattr(other, name)})
     assert not known_again(data, entry, checksum=checksum_of(data) ^ 1)

@@ -218,16 +218,16 @@ def checksum_of(data: bytes) -> int:
 
 
 def begins_as(
-    data: bytes, key: str, codec_id: int, *, checksum: int, times: tuple[float, float], born: tuple[int, int]
+    data: bytes, key: str, codec_id: int, *, checksum: int, times: tuple[float, ...], born: tuple[int, int]
 ) -> bool:
     """Whether `data` begin with a whole header of that very value of `key`, which need not be decoded again then.
 
-    checksum: by `checksum_of` the envelope that is known. times: its `loaded_at` and `fresh_for`.
+    checksum: by `checksum_of` the envelope that is known. times: its `loaded_at`, `fresh_for` and both stale windows.
     """
     if data[:4] != _BEGINNING or len(data) < HEADER_SIZE or data[4] != codec_id or data[5] & 3:
         return False
-    stated, loaded_at, fresh_for, born_at, born_sequence, signed = _IDENTITY.unpack_from(data, _BODY_CHECKSUM_AT)
-    if stated != checksum or (loaded_at, fresh_for) != times or (born_at, born_sequence) != born:
+    stated, *stamped, born_at, born_sequence, signed = _IDENTITY.unpack_from(data, _BODY_CHECKSUM_AT)
+    if stated != checksum or tuple(stamped) != times or (born_at, born_sequence) != born:
         return False
     if signed != zlib.crc32(data[:_CHECKSUM_AT]):
         return False

@@ -54,7 +54,7 @@ def confirmed(key: str, data: object, codec: Codec, held: Entry) -> Entry | None
     """
     if not held.checksum or held.negative or held.doubtful or not isinstance(data, bytes):
         return None
-    times = (held.loaded_at, held.fresh_for)
+    times = (held.loaded_at, held.fresh_for, held.stale_while_revalidate, held.stale_if_error)
     is_same = begins_as(data, key, codec.id, checksum=held.checksum, times=times, born=held.born)
     return held.read_again() if is_same else None
 
