@@ -55,9 +55,7 @@ TIMES: Final = Struct(">5d2Q")
 
 _HEADER: Final = Struct(">3s3B3H6I5d2QI")
 _BODY_CHECKSUM_AT: Final = 28
-_IDENTITY: Final = Struct(
-    ">I4x2d24x2QI"
-)  # the body's checksum, `loaded_at`, `fresh_for`, `born`, the header's checksum
+_IDENTITY: Final = Struct(">I4x4d8x2QI")  # from there on: the body's checksum, all times but one, `born`, the header's
 _CHECKSUM_AT: Final = HEADER_SIZE - 4
 _CHECKSUM: Final = Struct(">I")
 _TAG_LENGTH: Final = Struct(">H")
