@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import tracemalloc
 from collections import OrderedDict
 from math import inf
 from random import Random
@@ -14,10 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tiered_cache import MemoryTier, TieredCache
-from tiered_cache._entry import START, Birth, Entry
+from tiered_cache._entry import START, Birth, Entry, Position
 from tiered_cache._l1.invalidation import MOST, Invalidations
-from tiered_cache._l1.memory import AUTO_ELSEWHERE, ENTRY_OVERHEAD, MemoryStore
+from tiered_cache._l1.memory import AUTO_ELSEWHERE, ENTRY_OVERHEAD, LOGGED_OVERHEAD, MemoryStore
+from tiered_cache._l1.order import Queue
 from tiered_cache._news import EVERYTHING, Invalidation, Kind
+from tiered_cache._rules import Freshness
 from tiered_cache._waits import WAITS
 from tiered_cache.testing import FakeClock
 
@@ -65,6 +68,80 @@ def test_an_entry_costs_its_value_its_key_and_what_it_takes_to_hold_it() -> None
     held = store()
     held.store("key", entry())
     assert 100 + 3 + ENTRY_OVERHEAD == held.stats().bytes
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        {"tags": ("x" * 500, "y" * 500)},
+        {"etag": "x" * 1000},
+        {"last_modified": "x" * 1000},
+        {"tags": ("x" * 300,), "etag": "x" * 300, "last_modified": "x" * 400},
+    ],
+)
+def test_an_entry_costs_its_texts_too(texts: dict[str, Any]) -> None:
+    """Tags and validators, as the memory that they take; a key of other letters takes up to four bytes for each."""
+    held = store()
+    held.store("key", entry(**texts))
+    held.store("\U0001f511" * 1000, entry())
+    counted = held.stats().bytes - 2 * (100 + ENTRY_OVERHEAD)
+    assert 1000 + 4000 <= counted <= 1200 + 4100
+
+
+def test_an_entry_with_a_place_in_the_log_costs_more() -> None:
+    """The place is a tuple of two numbers, and what comes from an L2 has times of its own."""
+    held = store()
+    held.invalidated.position = (7, 9)
+    held.store("key", entry(birth=held.birth()))
+    assert 100 + 3 + ENTRY_OVERHEAD + LOGGED_OVERHEAD == held.stats().bytes
+
+
+def arrived(number: int, position: Position) -> Entry:
+    """An entry as it comes with the policy's own times, or from an L2 with all of its own: nothing is shared."""
+    if position is START:
+        return Entry(number, loaded_at=T0 + number / 7, fresh_for=3600 - number / 7, load_time=number / 7)
+    times = {"stale_while_revalidate": number / 11, "stale_if_error": number / 13, "load_time": number / 17}
+    own = Entry(
+        number, loaded_at=T0 + number / 7, fresh_for=3600.0 + number, birth=Birth((10**12 + number,) * 2, 0), **times
+    )  # type: ignore[arg-type]
+    return own.held(Freshness(60.0, jitter=0.1), T0 + number / 3, 0.0, lambda: number % 97 / 97)
+
+
+@pytest.mark.parametrize("policy", ["lru", "s3fifo"])
+@pytest.mark.parametrize("position", [START, (1, 1)], ids=["loaded", "from an L2"])
+def test_the_memory_in_use_stays_near_the_budget(position: Position, policy: str) -> None:
+    """After much has come and gone, and dictionaries are at their sparsest; and a look at the counters takes little."""
+    one = 32 + 10 + ENTRY_OVERHEAD + (0 if position is START else LOGGED_OVERHEAD)
+    budget = 2_750 * one  # three times that is just above a power of two: so large a dictionary gets by itself
+    held = store(max_bytes=budget, sizer=None, policy=policy)
+    tracemalloc.start()
+    try:
+        for number in range(10**9, 10**9 + 12_000):
+            held.store(str(number), arrived(number, position))
+        assert 2_740 <= held.stats().entries <= 2_760
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert 0.6 * budget < most <= 1.15 * budget
+
+
+@given(st.lists(st.tuples(st.sampled_from("pdsx"), st.integers(0, 40)), max_size=300))
+def test_a_queue_gives_out_the_oldest(steps: list[tuple[str, int]]) -> None:
+    """As an OrderedDict does, whatever is taken out of its turn."""
+    queue, plain = Queue(), OrderedDict[str, Entry]()
+    for step, number in steps:
+        key = str(number)
+        if step == "p" and plain:
+            assert plain.popitem(last=False) == queue.popitem()
+        elif step == "d":
+            assert plain.pop(key, None) is queue.take(key)
+        elif key not in plain:
+            plain[key] = queue[key] = entry()
+        assert list(plain) == list(queue)
+    while plain:
+        assert plain.popitem(last=False) == queue.popitem()
+    with pytest.raises(KeyError):
+        queue.popitem()
 
 
 def test_what_another_container_has_measured_is_believed() -> None:

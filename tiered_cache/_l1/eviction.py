@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING, Any
 
-from cachetools import Cache, LRUCache
+from cachetools import Cache
+
+from tiered_cache._l1.order import Oldest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -12,38 +15,54 @@ if TYPE_CHECKING:
     from tiered_cache._entry import Entry
 
 
-class SecondChanceLRU(LRUCache[str, Any]):
+class SecondChanceLRU(Cache[str, "Entry"]):
     """Least recently used, where use is the entry's own count of hits, looked at only when something must go.
 
     The entry at the end of the order that was hit since it got there goes to the front; the first that was not hit is
     evicted. This is CLOCK (Corbató 1968) on LRU's order: in hit ratio within a few tenths of a point of exact LRU.
+
+    The order is that of the dictionary in which cachetools keeps the entries. It would keep their sizes in another: an
+    entry knows its own, so they are summed up here, and to cachetools each is one of any number.
     """
 
-    def __init__(
-        self, maxsize: float, getsizeof: Callable[[Any], float], evicted: Callable[[str, Entry], None]
-    ) -> None:
-        super().__init__(maxsize, getsizeof)
+    def __init__(self, max_bytes: int, evicted: Callable[[str, Entry], None]) -> None:
+        super().__init__(inf)
+        self._max_bytes = max_bytes
+        self._bytes = 0
         self._evicted = evicted
+        self._oldest = Oldest(self)
 
-    def popitem(self) -> tuple[str, Any]:
+    @property
+    def currsize(self) -> int:
+        """Bytes of what is held."""
+        return self._bytes
+
+    def __setitem__(self, key: str, entry: Entry) -> None:
+        """Hold `entry`, which is no larger than the budget."""
+        self.pop(key, None)  # out of its place, and not in the way while room is made
+        while self._bytes + entry.size > self._max_bytes:
+            self.popitem()
+        super().__setitem__(key, entry)
+        self._bytes += entry.size
+
+    def __delitem__(self, key: str) -> None:
+        self._bytes -= self[key].size
+        self._oldest.discard(key)
+        super().__delitem__(key)
+
+    def popitem(self) -> tuple[str, Entry]:
         while True:
-            key, entry = super().popitem()
+            key = self._oldest.pop()
+            entry = self.pop(key)
             if entry.hits == entry.settled:
                 self._evicted(key, entry)
                 return key, entry
             entry.settled = entry.hits
             self[key] = entry  # it fits, since it was here
 
-    def get_quietly(self, key: str) -> Any:
+    def get_quietly(self, key: str) -> Entry | None:
         """The entry or None, without touching the order."""
-        return Cache.__getitem__(self, key) if key in self else None
-
-
-def second_chance_lru(
-    max_bytes: int, getsizeof: Callable[[Any], int], evicted: Callable[[str, Entry], None]
-) -> SecondChanceLRU:
-    """The policy "lru"."""
-    return SecondChanceLRU(max_bytes, getsizeof, evicted)
+        return self.get(key)
 
 
 def observed(

@@ -11,9 +11,10 @@ import os
 import threading
 from contextlib import suppress
 from math import inf
+from sys import getsizeof
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from tiered_cache._entry import Birth
+from tiered_cache._entry import START, Birth
 from tiered_cache._errors import ConfigurationError
 from tiered_cache._forks import ForkSafe
 from tiered_cache._l1.invalidation import Invalidations
@@ -27,7 +28,7 @@ from tiered_cache._units import Duration, Size, seconds, shown, size
 from tiered_cache._values import MISSING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from tiered_cache._entry import Entry
     from tiered_cache._news import News
@@ -40,7 +41,9 @@ AUTO_SHARE = 0.25
 AUTO_ELSEWHERE = 64 * 2**20
 """Bytes that `max_bytes="auto"` takes where the function's memory is not known."""
 ENTRY_OVERHEAD = 700
-"""Bytes an entry costs besides its key and value: measured by `python -m benchmarks memory`."""
+"""Bytes that an entry costs at most besides its value and texts: measured by `python -m benchmarks memory`."""
+LOGGED_OVERHEAD = 150
+"""Bytes more of one that has a place in the log of an L2: the place is its own, and so are more of its times."""
 
 
 class MemoryTier:
@@ -49,7 +52,8 @@ class MemoryTier:
     ttl: how long a container may answer without asking the next tier; without an L2, how long the data are fresh.
     stale_while_revalidate: for how long after that a value is served at once while a refresh is owed.
     stale_if_error: without an L2, for how long after freshness a value covers for a failing load. With one, L2's counts.
-    max_bytes: the budget, values measured deeply; `"auto"` is a quarter of the function's memory, 64 MiB elsewhere.
+    max_bytes: the budget; `"auto"` is a quarter of the function's memory, 64 MiB elsewhere. Values are measured deeply.
+        Each entry counts as some 700 bytes more, 850 with an L2, and the length of its key, tags and validators.
     max_entries: a second bound, on their number.
     policy: what goes first: by `"lru"` what was used longest ago; `"s3fifo"` keeps keys that are asked for again from being
         flushed by those asked for once; or any class with the interface of `cachetools.Cache` (a hit then takes its lock).
@@ -226,7 +230,7 @@ class MemoryStore(ForkSafe):
     def _stored(self, key: str, entry: Entry) -> bool:
         if not entry.size:  # once: the policy counts on it to stay the same
             self._measure(entry)
-            entry.size = entry.value_size + len(key) + ENTRY_OVERHEAD
+            entry.size = entry.value_size + _size_of_rest(key, entry)
         with self._lock:
             held = self._peek(key)
             if held is entry:
@@ -407,8 +411,9 @@ class MemoryStore(ForkSafe):
         entry: Entry | None = self._entries.get_quietly(key)
         return entry
 
-    def _all(self) -> list[tuple[str, Entry]]:
-        return [(key, entry) for key in list(self._entries) if (entry := self._peek(key)) is not None]
+    def _all(self) -> Iterator[tuple[str, Entry]]:
+        """The keys and entries as of now, while they may be dropped; a list of pairs would take a tenth of the budget."""
+        return ((key, entry) for key in list(self._entries) if (entry := self._peek(key)) is not None)
 
     def _settle(self, entry: Entry) -> None:
         """Take over the hits of an entry that goes."""
@@ -420,6 +425,16 @@ class MemoryStore(ForkSafe):
         self._settle(entry)
         self.hot.pop(key, None)
         self._copies.pop(key, None)
+
+
+def _size_of_rest(key: str, entry: Entry) -> int:
+    """Bytes that an entry costs besides its value."""
+    texts = filter(None, (*entry.tags, entry.etag, entry.last_modified))
+    place = 0 if entry.born == START else LOGGED_OVERHEAD
+    return getsizeof(key) - _EMPTY_TEXT + sum(map(getsizeof, texts)) + place + ENTRY_OVERHEAD
+
+
+_EMPTY_TEXT = getsizeof("")
 
 
 def _deepcopy(value: Any) -> Any:

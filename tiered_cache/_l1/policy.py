@@ -31,10 +31,10 @@ def entries_by(policy: Policy, max_bytes: int, evicted: Callable[[str, Entry], N
         from tiered_cache._l1.s3fifo import S3FIFO
 
         return S3FIFO(max_bytes, evicted), True
-    from tiered_cache._l1.eviction import observed, second_chance_lru
+    from tiered_cache._l1.eviction import SecondChanceLRU, observed
 
     if policy == "lru":
-        return second_chance_lru(max_bytes, _size, evicted), True
+        return SecondChanceLRU(max_bytes, evicted), True
     assert isinstance(policy, type)  # noqa: S101  # checked_policy let nothing else through
     try:
         return observed(policy, max_bytes, _size, evicted), False

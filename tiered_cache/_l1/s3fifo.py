@@ -6,9 +6,11 @@ it unused: a scan passes through it and flushes nothing else. Those asked for ag
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from array import array
 from itertools import chain
 from typing import TYPE_CHECKING
+
+from tiered_cache._l1.order import Queue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -19,35 +21,66 @@ SMALL_SHARE = 5
 """The small queue has one in so many of the bytes that are held. The paper's is one in 10: see docs/decisions/0011."""
 MOST_USES = 3
 """An entry's uses are counted up to this: so many rounds of the main queue it survives without another."""
+BITS = 32
+MARK = 2**BITS - 1
+GROUP, LEAST = 4, 256
+"""Ghosts are looked for in groups of so many cells, of which there are so many at least."""
 
 
 class Ghosts:
-    """The keys that left the small queue unused, the latest few, as hashes: one that comes back was judged too early.
+    """The keys that left the small queue unused, the latest few: one that comes back was judged too early.
 
-    Each costs 85 to 150 bytes, however long its key. Of two keys with the same hash, one is taken for the other, which
-    costs nothing but a place in the main queue.
+    Each is a number of 64 bits: above, the how manieth it was to leave; below, a part of its key's hash. Two keys for
+    which that is the same are taken for one, which costs nothing but a place in the main queue. The numbers stand in
+    groups, where the latest takes the place of the earliest, and there are so many that it is seldom known any more: 16
+    to 64 bytes a ghost, however long its key.
     """
 
     def __init__(self) -> None:
-        self._order: deque[int] = deque()
-        self._hashes: set[int] = set()
+        self._cells = _empty(LEAST)
+        self._left = 0
+        self._forgotten = 0
+        """Of those that left, so many are known no more."""
 
     def __contains__(self, key: str) -> bool:
-        return hash(key) in self._hashes
+        mark = hash(key) & MARK
+        start = self._start(mark)
+        forgotten = self._forgotten
+        return any(cell & MARK == mark and cell >> BITS > forgotten for cell in self._cells[start : start + GROUP])
 
     def __len__(self) -> int:
-        return len(self._order)
+        return self._left - self._forgotten
 
     def add(self, key: str) -> None:
         """Remember `key`. It is not known yet: a known one does not get into the small queue."""
-        hashed = hash(key)
-        self._order.append(hashed)
-        self._hashes.add(hashed)
+        self._left += 1
+        self._put(self._left, hash(key) & MARK)
 
     def keep(self, count: int) -> None:
         """Forget the oldest until `count` are left."""
-        while len(self._order) > count:
-            self._hashes.discard(self._order.popleft())
+        self._forgotten = max(self._forgotten, self._left - count)
+        if not 2 * count <= len(self._cells) <= max(LEAST, 8 * count) or self._left == MARK:
+            self._renumber(count)
+
+    def _renumber(self, count: int) -> None:
+        """Move to a table that has room for `count`, and begin to count anew."""
+        known = sorted(cell for cell in self._cells if cell >> BITS > self._forgotten)
+        self._cells = _empty(max(LEAST, 4 * count))
+        self._left, self._forgotten = len(known), 0
+        for number, cell in enumerate(known, 1):
+            self._put(number, cell & MARK)
+
+    def _put(self, number: int, mark: int) -> None:
+        start = self._start(mark)
+        group = self._cells[start : start + GROUP]
+        self._cells[start + group.index(min(group))] = number << BITS | mark
+
+    def _start(self, mark: int) -> int:
+        return mark * GROUP % len(self._cells)
+
+
+def _empty(cells: int) -> array[int]:
+    return array("Q", bytes(8 * GROUP * (cells // GROUP)))
 
 
 class S3FIFO:
@@ -61,8 +94,8 @@ class S3FIFO:
         self.currsize = 0
         self._max_bytes = max_bytes
         self._evicted = evicted
-        self._small: OrderedDict[str, Entry] = OrderedDict()
-        self._main: OrderedDict[str, Entry] = OrderedDict()
+        self._small = Queue()
+        self._main = Queue()
         self._small_size = 0
         self._ghosts = Ghosts()
 
@@ -99,10 +132,10 @@ class S3FIFO:
 
     def _take(self, key: str) -> Entry | None:
         """The entry of `key`, out of its queue."""
-        entry = self._small.pop(key, None)
+        entry = self._small.take(key)
         if entry is not None:
             self._small_size -= entry.size
-        elif (entry := self._main.pop(key, None)) is None:
+        elif (entry := self._main.take(key)) is None:
             return None
         self.currsize -= entry.size
         return entry
@@ -111,7 +144,7 @@ class S3FIFO:
         """Evict one entry: the first that was not used since it was last looked at."""
         while True:
             if not self._main or SMALL_SHARE * self._small_size >= self.currsize:
-                key, entry = self._small.popitem(last=False)
+                key, entry = self._small.popitem()
                 self._small_size -= entry.size
                 if entry.hits == entry.settled:
                     self._ghosts.add(key)
@@ -119,7 +152,7 @@ class S3FIFO:
                 self._main[key] = entry
                 entry.settled = entry.hits
             else:
-                key, entry = self._main.popitem(last=False)
+                key, entry = self._main.popitem()
                 if entry.hits == entry.settled:
                     break
                 self._main[key] = entry
