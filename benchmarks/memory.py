@@ -24,19 +24,19 @@ CONTENTS = {
 FROM_L2 = "integers"
 """The content that is read from an L2 as well: such entries have more of their own."""
 POLICIES = ("lru", "s3fifo")
-ENTRIES, FEWER = 22_600, 11_300
+ENTRIES = 11_300
 """How many entries the budget is for. Three times that is just above a power of two: the dictionaries are at their sparsest."""
 BUDGETS = 3
 """Budgets' worth of inserts after the first eviction."""
 LIMIT = 1.2
 
 
-def child(content, policy, entries, url=None):
+def child(content, policy, url=None):
     """Fill an L1 and go on; print the bytes that the process has grown by, and what L1 says of itself, as JSON."""
     import tiered_cache
 
     make = eval(f"lambda n: {CONTENTS[content]}")  # noqa: S307  # one of the texts above
-    budget = budget_for(make, entries, url)
+    budget = budget_for(make, url)
     with tiered_cache.TieredCache(
         tiered_cache.MemoryTier(ttl=600, max_bytes=budget, policy=policy), shared(url), refresh="inline"
     ) as cache:
@@ -47,7 +47,7 @@ def child(content, policy, entries, url=None):
         while cache.stats().l1.evictions == 0:
             insert(cache, make, numbers, 500)
         grown = {"budget": budget, "filled": resident() - before, "churned": 0}
-        for _ in range(BUDGETS * entries // 500):
+        for _ in range(BUDGETS * ENTRIES // 500):
             insert(cache, make, numbers, 500)
             grown["churned"] = max(grown["churned"], resident() - before)
         trimmed()
@@ -56,14 +56,14 @@ def child(content, policy, entries, url=None):
         print(json.dumps(grown | held))
 
 
-def budget_for(make, entries, url):
+def budget_for(make, url):
     """Bytes that so many entries take, by what L1 says of some."""
     import tiered_cache
 
     with tiered_cache.TieredCache(tiered_cache.MemoryTier(ttl=600), shared(url), refresh="inline") as cache:
         insert(cache, make, count(), 500)
         stats = cache.stats().l1
-    return stats.bytes * entries // stats.entries
+    return stats.bytes * ENTRIES // stats.entries
 
 
 def shared(url):
@@ -91,14 +91,11 @@ def trimmed():
 def run(*, quick):
     if sys.platform != "linux":
         raise Skipped("the size of a process is read from /proc, which this system has not")
-    plan = [(content, ENTRIES) for content in CONTENTS]
-    if quick:
-        plan = [(content, FEWER) for content in CONTENTS if content == FROM_L2]
     found = {policy: {} for policy in POLICIES}
-    rounds = [(policy, *one) for policy in POLICIES for one in plan]
+    rounds = [(policy, content) for policy in POLICIES for content in ((FROM_L2,) if quick else CONTENTS)]
     for turn in turns(len(rounds)):
-        policy, content, entries = rounds[turn]
-        found[policy][content] = measured(content, policy, entries)
+        policy, content = rounds[turn]
+        found[policy][content] = measured(content, policy)
     if not quick:
         read_from_l2(found)
     return [result for policy, facts in found.items() for result in told(policy, facts)]
@@ -114,9 +111,9 @@ def read_from_l2(found):
         print(f"Entries read from an L2 are skipped: {reason}")
         return
     with server:
-        measured(FROM_L2, POLICIES[0], FEWER, server.url)
+        measured(FROM_L2, POLICIES[0], server.url)
         for policy, facts in found.items():
-            facts[f"{FROM_L2}, read from L2"] = measured(FROM_L2, policy, FEWER, server.url)
+            facts[f"{FROM_L2}, read from L2"] = measured(FROM_L2, policy, server.url)
 
 
 def measured(*given):

@@ -42,7 +42,7 @@ AUTO_ELSEWHERE = 64 * 2**20
 """Bytes that `max_bytes="auto"` takes where the function's memory is not known."""
 ENTRY_OVERHEAD = 700
 """Bytes that an entry costs at most besides its value and texts: measured by `python -m benchmarks memory`."""
-LOGGED_OVERHEAD = 150
+LOGGED_OVERHEAD = 200
 """Bytes more of one that has a place in the log of an L2: the place is its own, and so are more of its times."""
 
 
@@ -53,7 +53,7 @@ class MemoryTier:
     stale_while_revalidate: for how long after that a value is served at once while a refresh is owed.
     stale_if_error: without an L2, for how long after freshness a value covers for a failing load. With one, L2's counts.
     max_bytes: the budget; `"auto"` is a quarter of the function's memory, 64 MiB elsewhere. Values are measured deeply.
-        Each entry counts as some 700 bytes more, 850 with an L2, and the length of its key, tags and validators.
+        Each entry counts as some 700 bytes more, 900 with an L2, and the length of its key, tags and validators.
     max_entries: a second bound, on their number.
     policy: what goes first: by `"lru"` what was used longest ago; `"s3fifo"` keeps keys that are asked for again from being
         flushed by those asked for once; or any class with the interface of `cachetools.Cache` (a hit then takes its lock).
