@@ -431,10 +431,13 @@ def _size_of_rest(key: str, entry: Entry) -> int:
     """Bytes that an entry costs besides its value."""
     texts = filter(None, (*entry.tags, entry.etag, entry.last_modified))
     place = 0 if entry.born == START else LOGGED_OVERHEAD
-    return getsizeof(key) - _EMPTY_TEXT + sum(map(getsizeof, texts)) + place + ENTRY_OVERHEAD
+    of_texts = sum(getsizeof(text) + _PER_TEXT for text in texts)
+    return getsizeof(key) - _EMPTY_TEXT + of_texts + place + ENTRY_OVERHEAD
 
 
 _EMPTY_TEXT = getsizeof("")
+_PER_TEXT = 16
+"""What refers to it, and the bytes by which the allocator rounds it up."""
 
 
 def _deepcopy(value: Any) -> Any:
