@@ -32,7 +32,7 @@ class Ghosts:
 
     Each is a number of 64 bits: above, the how manieth it was to leave; below, a part of its key's hash. Two keys for
     which that is the same are taken for one, which costs nothing but a place in the main queue. The numbers stand in
-    groups, where the latest takes the place of the earliest, and there are so many that it is seldom known any more: 16
+    groups, where the latest takes the place of the earliest, and there are so many that it is seldom known any more: 24
     to 64 bytes a ghost, however long its key.
     """
 
@@ -59,7 +59,7 @@ class Ghosts:
     def keep(self, count: int) -> None:
         """Forget the oldest until `count` are left."""
         self._forgotten = max(self._forgotten, self._left - count)
-        if not 2 * count <= len(self._cells) <= max(LEAST, 8 * count) or self._left == MARK:
+        if not 3 * count <= len(self._cells) <= max(LEAST, 8 * count) or self._left == MARK:
             self._renumber(count)
 
     def _renumber(self, count: int) -> None:
