@@ -11,6 +11,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, final
 
 from tiered_cache._errors import LoadTimeout, OriginDenied, OriginError, OriginMalformed, OriginThrottled
+from tiered_cache._log import warn_once
 from tiered_cache._values import MISSING
 from tiered_cache.adapters._athena_service import (
     STOP_TIME,
@@ -178,7 +179,12 @@ class QueryRequest:
         if self.resumable:
             return last
         self._give_up(execution_id, last, asked)
-        raise LoadTimeout(self._service.where.call("the query").says("not done in time, and stopped"))
+        error = LoadTimeout(self._service.where.call("the query").says("not done in time, and stopped"))
+        if context.remaining() is not None:  # it took longer than an invocation, and the next one may fare no better
+            warn_once(
+                "%s; what it scanned is paid for. With resumable=True it goes on, and a later call has its rows", error
+            )
+        raise error
 
     def _looks(
         self, execution_id: str, left: Callable[[], float], rest: Callable[[], float]

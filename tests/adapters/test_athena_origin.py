@@ -275,6 +275,23 @@ def test_a_query_that_outlasts_its_time_is_stopped(lake: Lake) -> None:
         assert lake.state(lake.latest()) == "CANCELLED"
 
 
+def test_who_stops_a_query_at_the_deadline_is_told_once_what_would_let_it_go_on(
+    lake: Lake, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log names `resumable=True`, since the next invocation may have no more time; not for the origin's own `timeout`."""
+    lake.athena.delay = 60
+    for origin, context, lines in (
+        (lake.origin(timeout=1.2), CONTEXT, 0),
+        (lake.origin(), within(1.2), 1),
+        (lake.origin(), within(1.2), 1),
+    ):
+        with pytest.raises(LoadTimeout, match="stopped"):
+            origin.query("SELECT 1 AS a", bucket_seconds=0).load(context)
+        said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        assert len(said) == lines
+        assert all("With resumable=True it goes on" in each for each in said)
+
+
 def test_a_load_that_breaks_off_stops_its_query(lake: Lake) -> None:
     """Whatever ends the waiting, the query does not go on without anyone to take its result."""
     lake.athena.delay = 60
