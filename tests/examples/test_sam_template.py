@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ import boto3
 import pytest
 
 from tiered_cache.local import AthenaServer, _clients
+from tiered_cache.local.athena import control
 from tiered_cache.local.valkey import ask
 
 if TYPE_CHECKING:
@@ -126,12 +128,41 @@ def test_what_is_allowed_names_its_resources(template: Any) -> None:
         assert not any("*" in action for action in actions)
         if "*" in as_list(statement["Resource"]):
             assert actions == attach
-    assert denied == 2
+    assert denied == len(FUNCTIONS)
+    assert len({properties(template, name)["Role"]["Fn::GetAtt"][0] for name in FUNCTIONS}) == len(FUNCTIONS)
     for name in FUNCTIONS:
         assert "Policies" not in properties(
             template, name
         )  # or SAM makes a role of its own, with AWS' managed policies
         assert properties(template, name)["Role"]["Fn::GetAtt"][1] == "Arn"
+
+
+def test_what_fails_is_tried_again_and_then_kept(template: Any) -> None:
+    """A report of failures is heard by both sources alone if they are told to; given up are none in less than an hour."""
+    kept = {"Fn::GetAtt": ["GivenUp", "Arn"]}
+    queue = properties(template, "ObjectChanges")
+    mapping = properties(template, "ObjectChanged")["Events"]["Changed"]
+    assert (mapping["Type"], mapping["Properties"]["Queue"]) == ("SQS", {"Fn::GetAtt": ["ObjectChanges", "Arn"]})
+    assert mapping["Properties"]["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
+    timeout = template["Globals"]["Function"]["Timeout"]
+    assert queue["VisibilityTimeout"] >= 6 * timeout
+    assert queue["RedrivePolicy"]["deadLetterTargetArn"] == kept
+    assert queue["RedrivePolicy"]["maxReceiveCount"] * queue["VisibilityTimeout"] < 345_600  # SQS forgets after 4 days
+    stream = properties(template, "ItemChanged")["Events"]["Changed"]["Properties"]
+    assert stream["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
+    assert stream["BisectBatchOnFunctionError"]
+    assert stream["MaximumRecordAgeInSeconds"] >= 3600
+    assert stream["DestinationConfig"]["OnFailure"] == {"Type": "SQS", "Destination": kept}
+
+
+def test_the_endpoints_let_through_what_the_role_may_do(template: Any) -> None:
+    """And nobody else: of one's own account neither."""
+    for name, service in (("S3Endpoint", "s3"), ("DynamoDBEndpoint", "dynamodb"), ("AthenaEndpoint", "athena")):
+        (only,) = properties(template, name)["PolicyDocument"]["Statement"]
+        assert only["Condition"] == {"ArnEquals": {"aws:PrincipalArn": {"Fn::GetAtt": ["AnswerRole", "Arn"]}}}
+        allowed = {action for statement in statements(template) for action in as_list(statement["Action"])}
+        assert set(as_list(only["Action"])) <= allowed
+        assert all(action.startswith(f"{service}:") for action in as_list(only["Action"]))
 
 
 @pytest.mark.parametrize(
@@ -173,6 +204,21 @@ class Context:
 
     def get_remaining_time_in_millis(self) -> int:
         return 30_000
+
+
+ITEM = {
+    "eventSource": "aws:dynamodb",
+    "eventSourceARN": "arn:aws:dynamodb:us-east-1:123456789012:table/sam-customers/stream/2026-05-01T00:00:00.000",
+    "eventName": "MODIFY",
+    "dynamodb": {"Keys": {"customer_id": {"S": "c1"}}, "SequenceNumber": "1"},
+}
+
+
+def object_created() -> Any:
+    """What EventBridge says of a document."""
+    event = json.loads((ROOT / "tests/fixtures/events/s3_by_eventbridge.json").read_text())
+    event["detail"] |= {"bucket": {"name": "sam-documents"}, "object": {"key": "documents/rates.json"}}
+    return event
 
 
 def fill(aws: AWSServer, athena: AthenaServer) -> None:
@@ -255,27 +301,50 @@ def test_the_handlers_run(app: ModuleType, local_aws: AWSServer, template: Any) 
         first = app.answer(event, Context())
         assert (first["tier"], first["items"]) == ("origin", items)
         assert tier(**event) == "l1"
-    object_created = json.loads((ROOT / "tests/fixtures/events/s3_by_eventbridge.json").read_text())
-    object_created["detail"] |= {"bucket": {"name": "sam-documents"}, "object": {"key": "documents/rates.json"}}
-    pattern = properties(template, "ObjectChanged")["Events"]["Changed"]["Properties"]["Pattern"]
-    assert object_created["source"] in pattern["source"]
-    assert object_created["detail-type"] in pattern["detail-type"]
-    assert object_created["detail"]["object"]["key"].startswith(pattern["detail"]["object"]["key"][0]["prefix"])
-    app.object_changed(object_created, Context())
+    event = object_created()
+    pattern = properties(template, "ObjectRule")["EventPattern"]
+    assert event["source"] in pattern["source"]
+    assert event["detail-type"] in pattern["detail-type"]
+    assert event["detail"]["object"]["key"].startswith(pattern["detail"]["object"]["key"][0]["prefix"])
+    message = {"messageId": "m1", "eventSource": "aws:sqs", "body": json.dumps(event)}
+    assert app.object_changed({"Records": [message]}, Context()) == {"batchItemFailures": []}
     assert tier(document="rates.json") == "origin"
-    record = {
-        "eventSource": "aws:dynamodb",
-        "eventSourceARN": "arn:aws:dynamodb:us-east-1:123456789012:table/sam-customers/stream/2026-05-01T00:00:00.000",
-        "eventName": "MODIFY",
-        "dynamodb": {"Keys": {"customer_id": {"S": "c1"}}, "SequenceNumber": "1"},
-    }
-    assert app.item_changed({"Records": [record]}, Context()) == {"batchItemFailures": []}
+    assert app.item_changed({"Records": [ITEM]}, Context()) == {"batchItemFailures": []}
     assert tier(customer_id="c1") == "origin"
     assert tier(mapping=True) == "l1"
     with pytest.raises(ValueError, match="the event must have"):
         tier(other=1)
     l2 = app.cache.stats().l2
     assert (dict(l2.errors), l2.connects) == ({}, 1)
+
+
+def test_a_query_that_takes_longer_than_the_function_may_loads(app: ModuleType) -> None:
+    """Call after call has a second of time, and the query takes four: it is run once, and one of them has its rows."""
+
+    class Short(Context):
+        def get_remaining_time_in_millis(self) -> int:
+            return 1_300
+
+    query = {"mapping": True}
+    service = os.environ["AWS_ENDPOINT_URL_ATHENA"]
+    before = control(service, delay=4.0)["executions_started"]
+    first = app.answer(query, Short())
+    assert first["status"] == 503
+    assert first["retry_after"] >= 1
+    found = first
+    while found["status"] == 503:
+        time.sleep(0.2)
+        found = app.answer(query, Short())
+    assert (found["items"], found["reason"]) == (3, "loaded")
+    assert control(service)["executions_started"] - before == 1
+
+
+def test_what_was_not_delivered_comes_again(app: ModuleType, valkey: ValkeyServer) -> None:
+    """While L2 takes nothing the handlers report what failed, in the words of their sources."""
+    message = {"messageId": "m1", "eventSource": "aws:sqs", "body": json.dumps(object_created())}
+    ask(valkey.port, "ACL SETUSER sam-function -@all")
+    assert app.object_changed({"Records": [message]}, Context()) == {"batchItemFailures": [{"itemIdentifier": "m1"}]}
+    assert app.item_changed({"Records": [ITEM]}, Context()) == {"batchItemFailures": [{"itemIdentifier": "1"}]}
 
 
 def test_on_aws_the_handlers_use_tokens(template: Any, tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
 """Three functions of one package: `answer` reads through the cache; the others invalidate what has changed at its origin."""
 
 import json
+import math
 import os
 
-from tiered_cache import Answer, LoadContext, MemoryTier, RedisTier, TieredCache
+from tiered_cache import Answer, LoadPending, MemoryTier, RedisTier, TieredCache
 from tiered_cache.adapters.athena import AthenaOrigin
 from tiered_cache.adapters.dynamodb import DynamoDBOrigin
 from tiered_cache.adapters.elasticache import ElastiCacheIAM
@@ -32,13 +33,13 @@ customers = DynamoDBOrigin(os.environ["TABLE"])
 warehouse = AthenaOrigin(database=os.environ["DATABASE"], workgroup=os.environ["WORKGROUP"])
 
 
-class Accounts:
-    """The mapping as one dict, from the customer to the account."""
-
-    rows = warehouse.query("SELECT customer_id, account FROM customer_mapping")
-
-    def load(self, context: LoadContext) -> dict[str, str]:
-        return {row["customer_id"]: row["account"] for row in self.rows.load(context)}
+# The mapping as one dict, from the customer to the account. The query may take longer than the function's timeout: it goes
+# on at Athena, and one of the calls after its end fetches the rows for all containers.
+accounts = warehouse.query(
+    "SELECT customer_id, account FROM customer_mapping",
+    decode=lambda rows: {row["customer_id"]: row["account"] for row in rows},
+    resumable=True,
+)
 
 
 def find(event: dict) -> Answer:
@@ -51,18 +52,22 @@ def find(event: dict) -> Answer:
             request = customers.item({"customer_id": customer}, consistent=True)
             return cache.get_entry_or_load(f"customer:{customer}", request)
         case {"mapping": True}:
-            return cache.get_entry_or_load("accounts", Accounts(), ttl="12h")
+            return cache.get_entry_or_load("accounts", accounts, ttl="12h")
         case _:
             raise ValueError('the event must have "document", "customer_id" or "mapping": true')
 
 
 @lambda_handler(cache)
 def answer(event, context):
-    found = find(event)
-    return {"tier": found.tier, "reason": found.reason, "stale": found.stale, "items": len(found.value)}
+    try:
+        found = find(event)
+    except LoadPending as pending:
+        return {"status": 503, "retry_after": math.ceil(pending.retry_after)}
+    return {"status": 200, "tier": found.tier, "reason": found.reason, "stale": found.stale, "items": len(found.value)}
 
 
-object_changed = invalidate_on_s3(cache, key=lambda change: change.key)
+# What could not be delivered is reported, and comes again: from the queue for hours, from the stream for an hour.
+object_changed = invalidate_on_s3(cache, key=lambda change: change.key, report_failures=True)
 item_changed = invalidate_on_dynamodb(
     cache, key=lambda change: f"customer:{change.keys['customer_id']}", report_failures=True
 )
