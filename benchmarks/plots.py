@@ -9,6 +9,7 @@ import math
 import re
 from functools import partial
 from html import escape
+from itertools import count
 
 from tiered_cache.benchmarks.harness import shown, times
 
@@ -81,12 +82,17 @@ def value_bars(results):
 
 
 def lines_of(results):
-    """How the line of each name is drawn, the same in all figures that are given these."""
+    """How each name is drawn, the same in all curves of `results`: the first line that no other in them has, ours first."""
     names = sorted(dict.fromkeys(result.name for result in results), key=lambda name: "tiered_cache" not in name)
+    curves = {name: {result.curve for result in results if result.name == name} for name in names}
+    numbers = {}
+    for name in names:
+        taken = {number for other, number in numbers.items() if curves[other] & curves[name]}
+        numbers[name] = next(number for number in count() if number not in taken)
     colours, styles = len(SERIES), len(STYLES)
     return {
         name: {"color": SERIES[number % colours], "linestyle": STYLES[number // colours % styles]}
-        for number, name in enumerate(names)
+        for name, number in numbers.items()
     }
 
 
@@ -102,7 +108,7 @@ def curves(results, lines):
     if min(places) > 0 and max(places) >= 8 * min(places):
         axes.set_xscale("log")
     if unit in ("s", "hits/s"):
-        axes.set_yscale("log")
+        _from_zero_or_log(axes, [result.median for result in results])
     _ticks(axes.xaxis, _percent if results[0].axis.startswith("share") else _short)
     axes.set_xticks(sorted(set(places)))
     text = {"share": _percent, "hits/s": _short}.get(unit, partial(shown, unit=unit))
@@ -120,9 +126,17 @@ def curves(results, lines):
     return _svg(figure, results[0].curve)
 
 
-def _rows(count):
-    figure, axes = _figure(WIDTH, EDGES + ROW * count)
-    axes.set_ylim(count - 0.4, -0.42)
+def _from_zero_or_log(axes, values):
+    """So that what is a little more looks so."""
+    if _wide(values):
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(0, max(values) * 1.06)
+
+
+def _rows(number):
+    figure, axes = _figure(WIDTH, EDGES + ROW * number)
+    axes.set_ylim(number - 0.4, -0.42)
     axes.set_yticks([])
     axes.grid(visible=True, axis="x", color=GRID, linewidth=0.7)
     return figure, axes

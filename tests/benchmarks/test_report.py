@@ -134,12 +134,20 @@ def test_budgets_and_what_is_missing_stand_on_the_page(page):
 
 
 def test_a_name_has_the_same_line_in_each_figure():
-    """Whoever else is in it: what is ours first, and no two alike."""
-    few = [figure("g", name, 0.5, "share", curve="few", at=1, axis="x") for name in ("theine", "tiered_cache lru")]
-    many = [figure("g", f"policy {number}", 0.5, "share", curve="many", at=1, axis="x") for number in range(9)]
-    lines = plots.lines_of([*few, *many, *few])
-    assert next(iter(lines)) == "tiered_cache lru"
-    assert len({tuple(line.values()) for line in lines.values()}) == len(lines) == 11
+    """Whoever else is in it: no two of a figure are alike, and what is ours has the first line."""
+
+    def points(curve, *names):
+        return [figure("g", name, 0.5, "share", curve=curve, at=1, axis="x") for name in names]
+
+    policies = [f"policy {number}" for number in range(9)]
+    few, many = points("few", "theine", "tiered_cache lru"), points("many", *policies, "tiered_cache lru")
+    other = points("other", "dict", "tiered_cache")
+    lines = plots.lines_of([*few, *many, *other])
+    assert lines["tiered_cache lru"] == lines["tiered_cache"]
+    for curve in (few, many, other):
+        drawn = {tuple(lines[point.name].values()) for point in curve}
+        assert len(drawn) == len(curve)
+    assert lines["tiered_cache"] == {"color": plots.SERIES[0], "linestyle": "-"}
 
 
 def test_a_browser_shows_each_figure(page, browser):
