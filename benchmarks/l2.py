@@ -79,10 +79,10 @@ def client_of(url):
     return redis.Redis.from_url(url)
 
 
-def cache_without_l1(url):
-    """One whose L1 has no room for anything, so that each call goes to L2."""
+def cache_without_l1(url, **options):
+    """One whose L1 has no room for anything, so that each call goes to L2, and what comes from there is decoded."""
     logging.getLogger("tiered_cache").setLevel(logging.ERROR)  # it would warn of that
-    return cache_with(MemoryTier(ttl="1m", max_bytes=1), url)
+    return cache_with(MemoryTier(ttl="1m", max_bytes=1), url, **options)
 
 
 def cache_of_a_moment(url):
@@ -90,8 +90,9 @@ def cache_of_a_moment(url):
     return cache_with(MemoryTier(ttl=1e-9, jitter=0), url)
 
 
-def cache_with(l1, url):
-    return TieredCache(l1, RedisTier(url, ttl="1h", timeout=2, compress_above=None), refresh="inline")
+def cache_with(l1, url, **options):
+    options = {"ttl": "1h", "timeout": 2, "compress_above": None} | options
+    return TieredCache(l1, RedisTier(url, **options), refresh="inline")
 
 
 def many(*, quick):

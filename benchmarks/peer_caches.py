@@ -54,10 +54,9 @@ class Ours(Peer):
 
     @contextmanager
     def shared(self, given):
-        # An L1 that holds nothing for longer than a nanosecond, so that each call goes to L2.
-        l1 = tiered_cache.MemoryTier(ttl=1e-9, jitter=0)
-        l2 = tiered_cache.RedisTier(given.url, ttl=TTL, timeout=TIMEOUT, compress_above=None)
-        with tiered_cache.TieredCache(l1, l2, refresh="inline") as cache:
+        from tiered_cache.benchmarks.l2 import cache_without_l1
+
+        with cache_without_l1(given.url, ttl=TTL, timeout=TIMEOUT) as cache:
             yield WithLoader(cache.get_or_load, given.load)
 
 

@@ -21,7 +21,7 @@ from tiered_cache.adapters.dynamodb import DynamoDBOrigin
 from tiered_cache.adapters.s3 import S3Origin
 from tiered_cache.benchmarks import cpu
 from tiered_cache.benchmarks.harness import Skipped, Timing, each, in_turn, one_by_one, table, with_base_again
-from tiered_cache.benchmarks.l2 import never, value_of
+from tiered_cache.benchmarks.l2 import cache_without_l1, never, value_of
 from tiered_cache.benchmarks.progress import turns
 from tiered_cache.local import LocalServices, ValkeyServer, content
 
@@ -65,7 +65,7 @@ def ladders(contents, url, where, quick):
     for one in contents:
         with (
             TieredCache(MemoryTier(ttl="1h"), RedisTier(url, ttl="1h", timeout=2)) as cache,
-            without_l1(url) as from_l2,
+            cache_without_l1(url) as from_l2,
         ):
             number = count()
             operations = {
@@ -78,13 +78,6 @@ def ladders(contents, url, where, quick):
             timings = one_by_one(operations, rounds=3 if quick else 11, calls=one.calls, base="boto3 alone")
         results += table(f"{one.name}{where}, from each tier", timings, "boto3 alone")
     return results
-
-
-@contextmanager
-def without_l1(url):
-    tier = RedisTier(url, ttl="1h", timeout=2)
-    with TieredCache(MemoryTier(ttl=1e-9, jitter=0), tier, refresh="inline") as cache:
-        yield cache
 
 
 def local_contents(services, quick):
@@ -244,7 +237,7 @@ WAITS = "who has used up a share waits, so that few calls take long: the ratio i
 def measure(url):
     """The process: for each line that it reads, the seconds of a start, of L2's hits and, on average, of L1's."""
     start = [sys.executable, "-c", START.format(url)]
-    with TieredCache(MemoryTier(ttl="1h"), refresh="inline") as cache, without_l1(url) as from_l2:
+    with TieredCache(MemoryTier(ttl="1h"), refresh="inline") as cache, cache_without_l1(url) as from_l2:
         cache.set("key", value_of(600))
         from_l2.set("key", value_of(600))
         hit_l2 = each(partial(from_l2.get_or_load, "key", never))

@@ -97,7 +97,7 @@ def services():
 def test_boto3_alone_and_through_the_cache_give_the_same(services):
     """What is compared does the same work."""
     contents = {one.name: one for one in tiers.local_contents(services, quick=True)}
-    with tiers.without_l1(services.valkey.url) as cache:
+    with tiers.cache_without_l1(services.valkey.url) as cache:
         for name, one in contents.items():
             alone, loaded = one.alone(), cache.get_or_load(name, one.loader)
             if name.startswith("Athena"):
