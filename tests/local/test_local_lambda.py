@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import pytest
 from tiered_cache import ConfigurationError
 from tiered_cache.local import LocalLambda, ServiceUnavailable, awslambda
 from tiered_cache.local._lambda_fleet import RULES
+from tiered_cache.local._lambda_options import RESERVED
 from tiered_cache.local._process import poll
 from tiered_cache.local.awslambda import (
     ContainerCrashed,
@@ -152,15 +154,30 @@ def test_routing_chooses_among_idle_containers(routing, expected):
         assert sorted(taken) == expected
 
 
-def test_a_routing_that_fails_is_told_to_the_caller():
-    """What it raised, and a container that it was not given."""
-    with function(routing=lambda idle: idle[5]) as fn:
+def picks_the_sixth(idle):
+    return idle[5]
+
+
+class Forgetful:
+    def __call__(self, idle):
+        return None
+
+
+@pytest.mark.parametrize(
+    ("routing", "said"),
+    [
+        (
+            picks_the_sixth,
+            r"the routing picks_the_sixth raised IndexError\(.*\) when it was to choose one of 1 containers",
+        ),
+        (Forgetful(), "the routing Forgetful must return one of the containers it is given; it returned None"),
+    ],
+)
+def test_a_routing_that_fails_is_told_to_the_caller(routing, said):
+    """By its name: what it raised, and that it gave no container of those that it had."""
+    with function(routing=routing) as fn:
         fn.invoke({})
-        with pytest.raises(LambdaError, match="IndexError"):
-            fn.invoke({})
-    with function(routing=lambda idle: None) as fn:
-        fn.invoke({})
-        with pytest.raises(LambdaError, match="routing must choose"):
+        with pytest.raises(LambdaError, match=f"^{said}$"):
             fn.invoke({})
 
 
@@ -449,26 +466,50 @@ def test_containers_do_not_outlive_a_test_that_was_killed(freeze):
 
 
 @pytest.mark.parametrize(
-    ("options", "named"),
+    ("options", "said"),
     [
-        ({"handler": "nodot"}, "handler"),
-        ({"directory": "/no/such/folder"}, "directory"),
-        ({"containers": 0}, "containers"),
-        ({"timeout": 0}, "timeout"),
-        ({"timeout": 901.0}, "timeout"),
-        ({"memory": 64}, "memory"),
-        ({"routing": "round-robin"}, "routing"),
-        ({"initialization": "warm"}, "initialization"),
-        ({"processes": 0}, "processes"),
-        ({"extensions": ["python ext.py"]}, "extensions"),
-        ({"environment": {"A": 1}}, "environment"),
-        ({"initialization": "lambda-managed-instances", "still_clock": True}, "still_clock"),
+        ({"handler": "nodot"}, "handler must be text: 'module.function'; got 'nodot'"),
+        ({"handler": 3}, "handler must be text: 'module.function'; got 3"),
+        ({"directory": "/no/such/folder"}, "directory must be an existing folder"),
+        ({"directory": None}, "directory must be the path of a folder; got None"),
+        ({"containers": 0}, "containers must be a whole number of at least 1; got 0"),
+        ({"containers": True}, "containers must be a whole number of at least 1; got True"),
+        ({"timeout": 0}, "timeout must be a finite duration above zero: .* got 0"),
+        ({"timeout": "3 parsecs"}, "timeout must be a finite duration above zero: .* got '3 parsecs'"),
+        ({"timeout": 901.0}, "timeout must be at most 900 seconds, Lambda's limit; got 901.0"),
+        ({"init_timeout": None}, "init_timeout must be a finite duration"),
+        ({"memory": 64}, "memory must be a whole number from 128 to 10240; got 64"),
+        ({"memory": 20000}, "memory must be a whole number from 128 to 10240; got 20000"),
+        ({"routing": "round-robin"}, "routing must be one of 'newest', .* or a callable; got 'round-robin'"),
+        ({"initialization": "warm"}, "initialization must be one of 'on-demand', .* got 'warm'"),
+        ({"processes": 0}, "processes must be a whole number of at least 1; got 0"),
+        ({"processes": 3}, 'processes means nothing but with initialization="lambda-managed-instances"; got 3'),
+        ({"freeze": "yes"}, "freeze must be True or False; got 'yes'"),
+        ({"still_clock": 1}, "still_clock must be True or False; got 1"),
+        ({"initialization": "lambda-managed-instances", "still_clock": True}, "still_clock=True needs"),
+        ({"extensions": "agent"}, "extensions must be a list of commands; got 'agent'"),
+        ({"extensions": ["python ext.py"]}, "each of extensions must be a command .* got 'python ext.py'"),
+        ({"extensions": [["agent", 1]]}, "each of extensions must be a command as a list of words"),
+        ({"environment": ["a"]}, "environment must be a mapping of names to values; got an object of type list"),
+        ({"environment": {"TABLE": 1}}, "environment must have text without NUL as values; TABLE has not"),
+        ({"environment": {"A=B": "c"}}, "each name in environment must be text: a letter, then .* got 'A=B'"),
+        ({"environment": {"AWS_LAMBDA_RUNTIME_API": "a:1"}}, "environment must not have AWS_LAMBDA_RUNTIME_API"),
+        ({"environment": {"_HANDLER": "a.b"}}, "environment must not have _HANDLER, which the platform sets itself"),
+        ({"name": ""}, "name must be text: 1 to 64 letters, .* got ''"),
+        ({"python_version": "abc"}, "python_version must be text: such as \"3.13\"; got 'abc'"),
     ],
 )
-def test_options_that_mean_nothing_are_named(options, named):
-    """The error says which argument, and what is allowed."""
-    with pytest.raises(ConfigurationError, match=named):
+def test_options_that_mean_nothing_are_named(options, said):
+    """The error says which argument, what was given, and what is allowed."""
+    with pytest.raises(ConfigurationError, match=f"^{said}"):
         LocalLambda(**{"handler": "plain.handler", "directory": HANDLERS, **options})
+
+
+@pytest.mark.parametrize("name", sorted(RESERVED))
+def test_what_the_platform_sets_is_kept(name):
+    """All of it, but for credentials and region, by which local services are found."""
+    with pytest.raises(ConfigurationError, match=f"^environment must not have {name}"):
+        LocalLambda("plain.handler", directory=HANDLERS, environment={name: "mine"})
 
 
 def test_bad_calls_are_named():
@@ -476,12 +517,34 @@ def test_bad_calls_are_named():
     with function() as fn:
         with pytest.raises(TypeError, match="event"):
             fn.invoke({"set": {1}})
-        with pytest.raises(ConfigurationError, match="event"):
-            fn.invoke("x" * (6 << 20))
-        with pytest.raises(ConfigurationError, match="timeout"):
-            fn.invoke({}, timeout=-1)
-        with pytest.raises(ConfigurationError, match="0 to 1"):
-            fn.start(2)
+        for said, options in (
+            ("event must be at most", {"event": "x" * (6 << 20)}),
+            ("timeout must be a finite duration above zero: .* got -1", {"timeout": -1}),
+            ("tenant must be text: 1 to 256 letters, .* got 5", {"tenant": 5}),
+            ("tenant must be text", {"tenant": "a\r\nX: b"}),
+            ("wait must be True or False; got 'yes'", {"wait": "yes"}),
+        ):
+            with pytest.raises(ConfigurationError, match=f"^{said}"):
+                fn.invoke(**{"event": {}, **options})
+        for wrong in (2, -1, True, "1"):
+            with pytest.raises(
+                ConfigurationError, match=f"^containers must be a whole number from 0 to 1; got {wrong!r}"
+            ):
+                fn.start(wrong)
+        with pytest.raises(ConfigurationError, match="^timeout must be a finite duration"):
+            fn.settle("soon")
+        assert fn.containers == []
+
+
+def test_durations_are_written_as_everywhere():
+    """Text or a timedelta will do; what the function is told, and what is enforced, are seconds."""
+    with function(timeout="1m", init_timeout=timedelta(seconds=30)) as fn:
+        assert 20 < fn.invoke({}).value["remaining"] <= 60
+        with pytest.raises(FunctionTimedOut, match="timed out after 0.50 seconds"):
+            fn.invoke({"sleep": 20}, timeout="500ms")
+        fn.settle("10s")
+        assert fn.invoke({}, timeout=timedelta(minutes=2)).value["remaining"] > 60
+        fn.containers[0].wait_frozen("10s")
 
 
 def test_without_the_client_the_error_says_what_to_install(monkeypatch):

@@ -8,8 +8,9 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
+from tiered_cache._units import shown
 from tiered_cache.local._lambda_clock import build
 from tiered_cache.local._lambda_environment import Environment
 from tiered_cache.local._lambda_errors import LambdaError, Throttled
@@ -20,6 +21,7 @@ from tiered_cache.local._lambda_processes import Changes, Processes
 if TYPE_CHECKING:
     from tiered_cache.local._lambda_invocation import Invocation
 
+T = TypeVar("T")
 Choose: TypeAlias = Callable[[Sequence[Environment]], Environment]
 
 
@@ -51,6 +53,24 @@ ROUTING = (*RULES, "random")
 def chosen_by(routing: str, seed: int) -> Choose:
     """The rule of that name."""
     return random.Random(seed).choice if routing == "random" else RULES[routing]
+
+
+def asked_of(routing: Callable[[list[T]], object], handle: Callable[[Environment], T]) -> Choose:
+    """The rule that a user's `routing` is, which sees the handles of containers. It raises LambdaError."""
+    name = f"the routing {getattr(routing, '__qualname__', type(routing).__qualname__)}"
+
+    def choose(idle: Sequence[Environment]) -> Environment:
+        handles = [handle(environment) for environment in idle]
+        try:
+            chosen = routing(list(handles))
+        except Exception as error:
+            raise LambdaError(f"{name} raised {error!r} when it was to choose one of {len(idle)} containers") from error
+        for environment, one in zip(idle, handles, strict=True):
+            if one is chosen:
+                return environment
+        raise LambdaError(f"{name} must return one of the containers it is given; it returned {shown(chosen)}")
+
+    return choose
 
 
 class Fleet:

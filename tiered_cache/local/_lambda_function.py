@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
 from tiered_cache._errors import ConfigurationError
+from tiered_cache._options import flag, one_of
 from tiered_cache.local import _clients
+from tiered_cache.local._lambda_options import MEMORY, like, whole
 
 Initialization: TypeAlias = Literal["on-demand", "provisioned-concurrency", "snap-start", "lambda-managed-instances"]
 
 ACCOUNT = "123456789012"
 VERSION = "$LATEST"
-MOST_BYTES = 6 << 20
-"""Of a synchronous invocation's event (Developer Guide, "Lambda quotas")."""
 _INHERITED = ("PATH", "HOME", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
 """Of the test's own environment, what a container's processes need to start here; nothing else gets to them."""
 
@@ -43,29 +42,24 @@ class Function:
     name: str
 
     def __post_init__(self) -> None:
-        if "." not in self.handler.strip("."):
-            raise ConfigurationError(f"handler must be 'module.function'; got {self.handler!r}")
+        like("handler", self.handler, r"\S*[^\s.]\.[^\s.]+", "'module.function'")
         if not self.directory.is_dir():
             raise ConfigurationError(f"directory must be an existing folder; got {str(self.directory)!r}")
-        if self.initialization not in get_args(Initialization):
-            allowed = ", ".join(map(repr, get_args(Initialization)))
-            raise ConfigurationError(f"initialization must be one of {allowed}; got {self.initialization!r}")
-        for name, value in dict[Any, Any](self.environment).items():
-            if not (isinstance(name, str) and isinstance(value, str)):
-                raise ConfigurationError(f"environment must have text for names and values; {name!r} has not")
-        for command in self.extensions:
-            if isinstance(command, str) or not command:
-                raise ConfigurationError(f"each of extensions must be a command as a list of words; got {command!r}")
+        one_of("initialization", self.initialization, get_args(Initialization))
+        for option in ("freeze", "still_clock"):
+            flag(option, getattr(self, option))
         if self.still_clock and not self.freezes:
             raise ConfigurationError("still_clock=True needs containers that are frozen")
-        self._check_numbers()
-
-    def _check_numbers(self) -> None:
-        for name, least in (("containers", 1), ("memory", 128), ("processes", 1)):
-            if not isinstance(given := getattr(self, name), int) or given < least:
-                raise ConfigurationError(f"{name} must be a whole number of at least {least}; got {given!r}")
-        for name in ("timeout", "init_timeout"):
-            checked_seconds(name, getattr(self, name))
+        whole("containers", self.containers, 1)
+        whole("memory", self.memory, *MEMORY)
+        whole("processes", self.processes, 1)
+        if self.processes > 1 and not self.managed:
+            raise ConfigurationError(
+                f'processes means nothing but with initialization="lambda-managed-instances"; got {self.processes}'
+            )
+        like("name", self.name, r"[a-zA-Z0-9_-]{1,64}", "1 to 64 letters, digits, hyphens and underscores")
+        if self.python_version is not None:
+            like("python_version", self.python_version, r"3\.[0-9]{1,2}", 'such as "3.13"')
 
     @property
     def managed(self) -> bool:
@@ -120,21 +114,3 @@ class Function:
         if self.managed:
             variables["AWS_LAMBDA_MAX_CONCURRENCY"] = str(self.processes)
         return variables | dict(self.environment)
-
-
-def checked_seconds(name: str, given: float) -> float:
-    """`given`. Raises ConfigurationError where no function can have that long."""
-    if not 0 < given <= 900:
-        raise ConfigurationError(f"{name} must be seconds above 0 and at most 900; got {given!r}")
-    return given
-
-
-def encoded(name: str, value: Any) -> bytes:
-    """`value` as JSON. Raises TypeError, naming the argument, where JSON cannot carry it; ConfigurationError if too long."""
-    try:
-        text = json.dumps(value).encode()
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"{name} must be something that JSON can carry: {error}") from error
-    if len(text) > MOST_BYTES:
-        raise ConfigurationError(f"{name} must be at most {MOST_BYTES} bytes of JSON; got {len(text)}")
-    return text

@@ -34,6 +34,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar
 
 from tiered_cache._errors import ConfigurationError
+from tiered_cache._options import flag
+from tiered_cache._units import Duration, seconds, shown
+from tiered_cache.local import _lambda_options as checked
 from tiered_cache.local._lambda_errors import (
     ContainerCrashed,
     FunctionTimedOut,
@@ -42,8 +45,8 @@ from tiered_cache.local._lambda_errors import (
     LambdaError,
     Throttled,
 )
-from tiered_cache.local._lambda_fleet import ROUTING, Choose, Fleet, chosen_by
-from tiered_cache.local._lambda_function import Function, Initialization, checked_seconds, encoded
+from tiered_cache.local._lambda_fleet import ROUTING, Choose, Fleet, asked_of, chosen_by
+from tiered_cache.local._lambda_function import Function, Initialization
 from tiered_cache.local._lambda_invocation import Done, Invocation
 from tiered_cache.local._needs import ServiceUnavailable
 
@@ -114,23 +117,25 @@ class Container:
     async def _kill(self) -> None:
         self._environment.kill()
 
-    def wait_frozen(self, timeout: float = 10.0) -> None:
+    def wait_frozen(self, timeout: Duration = 10.0) -> None:
         """Until it stands still. Raises TimeoutError."""
         self._wait(("frozen",), timeout)
 
-    def wait_idle(self, timeout: float = 10.0) -> None:
+    def wait_idle(self, timeout: Duration = 10.0) -> None:
         """Until nothing runs in it, frozen or not. Raises TimeoutError."""
         self._wait(("idle", "frozen"), timeout)
 
-    def _wait(self, states: Sequence[State], timeout: float) -> None:
+    def _wait(self, states: Sequence[State], timeout: Duration) -> None:
+        most = seconds("timeout", timeout, zero=True)
+
         async def until() -> None:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(most):
                 await self._environment.changes.until(lambda: self._environment.state in states)
 
         try:
             self._call(until())
         except TimeoutError:
-            raise TimeoutError(f"{self!r} did not become {' or '.join(states)} within {timeout:g} s") from None
+            raise TimeoutError(f"{self!r} did not become {' or '.join(states)} within {most:g} s") from None
 
     def __repr__(self) -> str:
         return f"Container({self.number}, pid={self.pid}, state={self.state!r}, invocations={self.invocations})"
@@ -139,11 +144,11 @@ class Container:
 class LocalLambda:
     """A function `handler` ("module.function", found in `directory`) on a local Lambda.
 
-    `containers`: how many at most, Lambda's reserved concurrency. `timeout`: seconds, 900 at most. `memory`: megabytes,
-    told to the function only. `environment`: variables on top of Lambda's, such as `services.environment()`; nothing
-    but PATH, PYTHONPATH and the like comes from this process. `routing`: which idle container gets an event:
-    `"newest"` or `"oldest"` made, most `"recent"` in use or most `"rested"`, `"random"` by `seed`, or a callable that
-    chooses from a list of `Container`. AWS does not say which it is.
+    `containers`: how many at most, Lambda's reserved concurrency. `timeout`: seconds, or such as `"3s"`, 15 minutes at
+    most. `memory`: megabytes, told to the function only. `environment`: variables on top of Lambda's, such as
+    `services.environment()`; nothing but PATH, PYTHONPATH and the like comes from this process. `routing`: which idle
+    container gets an event: `"newest"` or `"oldest"` made, most `"recent"` in use or most `"rested"`, `"random"` by
+    `seed`, or a callable that chooses from a list of `Container`. AWS does not say which it is.
 
     `initialization`: with `"snap-start"` a container comes up to where the snapshot is taken, and the hooks after the
     restore run before its first event. With `"lambda-managed-instances"` a container has `processes` workers, takes as
@@ -158,7 +163,8 @@ class LocalLambda:
     by which the client decides how it waits; this interpreter's where None. `name`: the function's.
 
     A context manager; or `start()` and `stop()`. Its processes end with it, and with this process whatever ends that.
-    Raises ServiceUnavailable at start where there is no awslambdaric, or no C compiler for `still_clock`.
+    Raises ConfigurationError for an option that cannot be; ServiceUnavailable at start where there is no awslambdaric,
+    or no C compiler for `still_clock`.
     """
 
     def __init__(
@@ -167,7 +173,7 @@ class LocalLambda:
         *,
         directory: str | os.PathLike[str] = ".",
         containers: int = 1,
-        timeout: float = 3.0,
+        timeout: Duration = 3.0,
         memory: int = 128,
         environment: Mapping[str, str] | None = None,
         routing: Routing = "newest",
@@ -178,30 +184,32 @@ class LocalLambda:
         still_clock: bool = False,
         extensions: Sequence[Sequence[str | os.PathLike[str]]] = (),
         python_version: str | None = None,
-        init_timeout: float = 10.0,
+        init_timeout: Duration = 10.0,
         name: str = "local",
     ) -> None:
         self._function = Function(
             handler=handler,
-            directory=Path(directory),
+            directory=checked.folder("directory", directory),
             containers=containers,
-            timeout=timeout,
+            timeout=checked.function_seconds("timeout", timeout),
             memory=memory,
-            environment=dict(environment or {}),
+            environment=checked.variables({} if environment is None else environment),
             initialization=initialization,
             processes=processes,
             freeze=freeze,
             still_clock=still_clock,
-            extensions=[one if isinstance(one, str) else [os.fspath(word) for word in one] for one in extensions],
+            extensions=checked.commands(extensions),
             python_version=python_version,
-            init_timeout=init_timeout,
+            init_timeout=checked.function_seconds("init_timeout", init_timeout),
             name=name,
         )
-        if not callable(routing) and routing not in ROUTING:
-            raise ConfigurationError(
-                f"routing must be one of {', '.join(map(repr, ROUTING))} or a callable; got {routing!r}"
-            )
-        self._choose: Choose = self._asks(routing) if callable(routing) else chosen_by(routing, seed)
+        if callable(routing):
+            self._choose: Choose = asked_of(routing, self._handle)
+        elif routing in ROUTING:
+            self._choose = chosen_by(routing, seed)
+        else:
+            allowed = ", ".join(map(repr, ROUTING))
+            raise ConfigurationError(f"routing must be one of {allowed} or a callable; got {shown(routing)}")
         self._handles: dict[int, Container] = {}
         self._fleet: Fleet | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -213,8 +221,7 @@ class LocalLambda:
 
         Raises ConfigurationError where that is more than `containers`, InitFailed where one does not come up.
         """
-        if not 0 <= containers <= self._function.containers:
-            raise ConfigurationError(f"start must be 0 to {self._function.containers} containers; got {containers}")
+        checked.whole("containers", containers, 0, self._function.containers)
         if self._thread is None:
             _check_runtime()
             started: Future[None] = Future()
@@ -245,7 +252,7 @@ class LocalLambda:
         event: Any,
         *,
         tenant: str | None = None,
-        timeout: float | None = None,
+        timeout: Duration | None = None,
         client_context: Any = None,
         wait: bool = False,
     ) -> Done:
@@ -266,17 +273,18 @@ class LocalLambda:
         event: Any,
         *,
         tenant: str | None = None,
-        timeout: float | None = None,
+        timeout: Duration | None = None,
         client_context: Any = None,
         wait: bool = False,
     ) -> Future[Done]:
         """Like `invoke`, but gives at once a future of what that returns or raises."""
         fleet = self._running()
+        flag("wait", wait)
         invocation = Invocation(
-            encoded("event", event),
-            timeout=self._function.timeout if timeout is None else checked_seconds("timeout", timeout),
-            tenant=tenant,
-            client_context=None if client_context is None else encoded("client_context", client_context),
+            checked.encoded("event", event),
+            timeout=self._function.timeout if timeout is None else checked.function_seconds("timeout", timeout),
+            tenant=checked.tenant_id(tenant),
+            client_context=None if client_context is None else checked.encoded("client_context", client_context),
         )
 
         async def begin() -> None:
@@ -295,21 +303,21 @@ class LocalLambda:
         environments = [] if self._fleet is None else list(self._fleet.environments)
         return [self._handle(environment) for environment in environments if not environment.gone]
 
-    def settle(self, timeout: float = 10.0) -> None:
+    def settle(self, timeout: Duration = 10.0) -> None:
         """Until nothing runs in any container any more: no extension either, and all that freeze stand still.
 
         Raises TimeoutError, which names those that are not done.
         """
-        fleet = self._running()
+        fleet, most = self._running(), seconds("timeout", timeout, zero=True)
 
         async def until() -> None:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(most):
                 await fleet.changes.until(lambda: all(one.settled for one in fleet.environments))
 
         try:
             self._call(until())
         except TimeoutError:
-            raise TimeoutError(f"not settled within {timeout:g} s: {self.containers}") from None
+            raise TimeoutError(f"not settled within {most:g} s: {self.containers}") from None
 
     # The loop
 
@@ -351,16 +359,6 @@ class LocalLambda:
     def _handle(self, environment: Environment) -> Container:
         number = environment.place.number
         return self._handles.setdefault(number, Container(environment, self._call))
-
-    def _asks(self, routing: Callable[[Sequence[Container]], Container]) -> Choose:
-        def choose(idle: Sequence[Environment]) -> Environment:
-            chosen = routing([self._handle(environment) for environment in idle])
-            for environment in idle:
-                if self._handle(environment) is chosen:
-                    return environment
-            raise ConfigurationError(f"routing must choose one of the containers it is given; got {chosen!r}")
-
-        return choose
 
     def __enter__(self) -> Self:
         return self.start()
