@@ -1,5 +1,6 @@
 """Every Python block in the documentation is run, file by file, on local services that hold the demo's content."""
 
+import json
 import os
 import re
 import subprocess
@@ -47,6 +48,46 @@ def test_the_handler_of_the_readme_handles(filled_services, tmp_path):
     environment = os.environ | filled_services.environment() | {"PYTHONPATH": str(ROOT)}
     ran = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, cwd=tmp_path)
     assert ran.stdout.strip().isdecimal(), ran.stderr
+
+
+def test_the_long_query_of_the_readme_loads(filled_services, tmp_path):
+    """In invocations of two seconds, while the query takes six: told to come again, then the rows, of one execution."""
+    (block,) = [each for each in blocks(ROOT / "README.md") if "resumable=True" in each]
+    script = tmp_path / "long.py"
+    script.write_text(
+        block
+        + """
+import json, time
+
+class Context:
+    def __init__(self):
+        self.ends = time.monotonic() + 2.5
+
+    def get_remaining_time_in_millis(self):
+        return 1000 * (self.ends - time.monotonic())
+
+cache.warm_up()
+answers = []
+while not answers or answers[-1]["statusCode"] == 503:
+    answers.append(handler({"customer_id": "customer-000042"}, Context()))
+    time.sleep(0.2)
+print(json.dumps(answers))
+""",
+        encoding="utf-8",
+    )
+    environment = os.environ | filled_services.environment() | {"PYTHONPATH": str(ROOT)}
+    before, filled_services.athena.delay = filled_services.athena.executions_started, 6.0
+    try:
+        ran = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, cwd=tmp_path)
+    finally:
+        filled_services.athena.delay = 0.0
+    assert ran.returncode == 0, ran.stderr
+    *told, found = json.loads(ran.stdout)
+    assert told
+    assert all(answer["statusCode"] == 503 and int(answer["headers"]["Retry-After"]) >= 1 for answer in told)
+    assert found["statusCode"] == 200
+    assert found["body"].startswith("account-")
+    assert filled_services.athena.executions_started - before == 1
 
 
 def test_the_pages_are_found():

@@ -319,15 +319,18 @@ def test_the_handlers_run(app: ModuleType, local_aws: AWSServer, template: Any) 
 
 
 def test_a_query_that_takes_longer_than_the_function_may_loads(app: ModuleType) -> None:
-    """Call after call has a second of time, and the query takes four: it is run once, and one of them has its rows."""
+    """Call after call has two seconds, and the query takes six: it is run once, and one of them has its rows."""
 
     class Short(Context):
+        def __init__(self) -> None:
+            self.ends = time.monotonic() + 2.5
+
         def get_remaining_time_in_millis(self) -> int:
-            return 1_300
+            return int(1000 * (self.ends - time.monotonic()))
 
     query = {"mapping": True}
     service = os.environ["AWS_ENDPOINT_URL_ATHENA"]
-    before = control(service, delay=4.0)["executions_started"]
+    before = control(service, delay=6.0)["executions_started"]
     first = app.answer(query, Short())
     assert first["status"] == 503
     assert first["retry_after"] >= 1
