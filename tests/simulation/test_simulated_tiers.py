@@ -273,10 +273,11 @@ def test_l1_does_not_outlive_the_data() -> None:
     assert tiers == [(0, "origin"), (1, "origin"), (0, "l1"), (1, "l2"), (0, "l1"), (1, "l1"), (0, "origin")]
 
 
-def test_what_has_run_out_takes_no_room() -> None:
-    """An L1 that is asked for ever new keys holds no more than about twice what is fresh."""
+@pytest.mark.parametrize("l2", [None, Freshness(1_000.0)])
+def test_what_has_run_out_takes_no_room(l2: Freshness | None) -> None:
+    """An L1 that is asked for ever new keys holds no more than about twice what is fresh, however long L2 keeps them."""
     container = Container(0, 0.0, 0.0)
-    tiers = Tiers(Freshness(10.0))
+    tiers = Tiers(Freshness(10.0), l2)
     for now in range(10_000):
         tiers.read(container, now, float(now))
         assert len(container.held) <= 2 * 10 + 1
