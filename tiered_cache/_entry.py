@@ -152,3 +152,10 @@ class Entry:
 
     def __repr__(self) -> str:
         return f"Entry(<{type(self.value).__name__}>, loaded_at={self.loaded_at:.3f}, fresh_for={self.fresh_for:g})"
+
+
+def newest_of(held: Entry | None, shared: Entry | None) -> Entry | None:
+    """Of what L1 and L2 hold, that which was loaded last; L2's if they are the same."""
+    if held is None or shared is None:
+        return shared or held
+    return held if held.loaded_at > shared.loaded_at else shared

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from tiered_cache._entry import START, Entry
 from tiered_cache._errors import (
     ClosedError,
     ConfigurationError,
@@ -17,7 +18,7 @@ from tiered_cache._options import Plan  # noqa: TC001  # a NamedTuple field
 from tiered_cache._values import MISSING, Loaded, Outcome, Pending
 
 if TYPE_CHECKING:
-    from tiered_cache._entry import Birth, Entry
+    from tiered_cache._entry import Birth
     from tiered_cache._rules import Freshness
     from tiered_cache._values import LoadContext
 
@@ -127,8 +128,6 @@ def stamp(
     birth: Birth,
 ) -> Entry:
     """The entry for what was loaded: its times by `policy`, the outermost tier's, counted from when the load began."""
-    from tiered_cache._entry import Entry
-
     return Entry(
         loaded.value,
         loaded_at=loaded_at,
@@ -145,8 +144,6 @@ def stamp(
 
 def unloaded(pending: Pending, call: Call, policy: Freshness, began: float, birth: Birth) -> Entry:
     """What stands for the outcome of a load that goes on: its handle, with what is known of that outcome already."""
-    from tiered_cache._entry import Entry
-
     return Entry(
         pending.handle,
         loaded_at=began,
@@ -166,3 +163,8 @@ def renewed(held: Entry, ttl: float | None) -> Loaded:
 def stale_value(held: Entry | None) -> Any:
     """The value that a loader may see as the stale one."""
     return MISSING if held is None or held.negative else held.value
+
+
+def generation_of(birth: Birth) -> str:
+    """The position in the log at which a load begins, as text; "" where no log is known."""
+    return "" if birth.born == START else "{}-{}".format(*birth.born)

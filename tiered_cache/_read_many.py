@@ -11,9 +11,9 @@ from tiered_cache._load import Call, checked_value, is_passing
 from tiered_cache._options import check_key, refuse_options
 from tiered_cache._read_through import REASONS, ReadThrough
 from tiered_cache._reply import Claim, Filled, Right
-from tiered_cache._rules import Move, Verdict, judge_data
+from tiered_cache._rules import Move
 from tiered_cache._units import shown
-from tiered_cache._values import MISSING, Answer, Loaded, Outcome, Pending, Reason
+from tiered_cache._values import Answer, Loaded, Outcome, Pending, Reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -77,9 +77,8 @@ class ReadMany(ReadThrough):
             replies = self._shared.read_many([call.key for call in chunk], chunk[0].now, held)
             for call in chunk:
                 reply, old = replies[call.key], held.get(call.key)
-                value = self._vouched_for(call, reply.entry, old)
-                if value is not MISSING:
-                    found[call.key] = value
+                if self._settles(reply.entry, call, old):
+                    found[call.key] = self._memory.value(call.key, reply.entry)
                     continue
                 newest, tier, move = self._weigh(call, old, reply, refreshing=False)
                 if newest is None or move is Move.LOAD:
@@ -88,18 +87,6 @@ class ReadMany(ReadThrough):
                     stale.append(call)
                 found[call.key] = self._value_of(call, newest, tier, REASONS[move])
         return found
-
-    def _vouched_for(self, call: Call, entry: Entry | None, held: Entry | None) -> Any:
-        """The value that L2 holds fresh, and L1 no newer one, which goes into L1; MISSING where there is more to weigh.
-
-        So it is with nearly all of many keys, and by `_weigh` each would take twice as long.
-        """
-        if entry is None or entry.negative or judge_data(entry, call.now) is not Verdict.FRESH:
-            return MISSING
-        if held is not None and held.loaded_at > entry.loaded_at:
-            return MISSING
-        self._adopt(call, entry, None if held is None or held.doubtful else held)
-        return self._memory.value(call.key, entry)
 
     def _value_of(self, call: Call, entry: Entry | None, tier: Any, reason: Reason) -> Any:
         try:

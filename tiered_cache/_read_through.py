@@ -8,10 +8,10 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-from tiered_cache._entry import START
+from tiered_cache._entry import newest_of
 from tiered_cache._errors import LoadPending, LoadTimeout, NotFound
 from tiered_cache._keeping import Keeping
-from tiered_cache._load import Call, Patience, is_passing, renewed, run_loader, stale_value
+from tiered_cache._load import Call, Patience, generation_of, is_passing, renewed, run_loader, stale_value
 from tiered_cache._log import log
 from tiered_cache._news import Invalidation, Kind
 from tiered_cache._options import check_key, check_loader
@@ -21,8 +21,9 @@ from tiered_cache._values import Answer, LoadContext, Outcome, Pending, Reason, 
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import TypeGuard
 
-    from tiered_cache._entry import Birth, Entry
+    from tiered_cache._entry import Entry
     from tiered_cache._flight import Flight
     from tiered_cache._options import Limit
     from tiered_cache._reply import Lease, Reply
@@ -117,7 +118,11 @@ class ReadThrough(Keeping):
         """Ask L2 for the value, if it is likely to have it; else for the value or the lease, and load under that."""
         is_likely = self._shared.expects_hit or (held is not None and judge_data(held, call.now) is Verdict.FRESH)
         if is_likely and not call.plan.force_refresh:
-            newest, tier, move = self._weigh(call, held, self._shared.read(call.key, call.now, held), refreshing=False)
+            reply = self._shared.read(call.key, call.now, held)
+            if self._settles(reply.entry, call, held):
+                age = max(0.0, call.now - reply.entry.loaded_at)
+                return Answer(self._memory.value(call.key, reply.entry), "l2", age, False, Reason.FRESH)
+            newest, tier, move = self._weigh(call, held, reply, refreshing=False)
             if move is not Move.LOAD:
                 return self._refreshed(call, self._serve(call, newest, tier, REASONS[move]))
         return self._refreshed(call, self._fly(call, partial(self._lead, call, held, refreshing=False)))
@@ -208,6 +213,15 @@ class ReadThrough(Keeping):
             stale_ok=call.plan.stale_ok,
             backing_off=not held.doubtful and self._backoff.holds(call.key, call.now),
         )
+
+    def _settles(self, entry: Entry | None, call: Call, held: Entry | None) -> TypeGuard[Entry]:
+        """Whether L2 holds a fresh value, and L1 no newer one, as it mostly is: then it goes into L1, with nothing to weigh."""
+        if entry is None or entry.negative or judge_data(entry, call.now) is not Verdict.FRESH:
+            return False
+        if held is not None and held.loaded_at > entry.loaded_at:
+            return False
+        self._adopt(call, entry, None if held is None or held.doubtful else held)
+        return True
 
     def _weigh(
         self, call: Call, held: Entry | None, reply: Reply, *, refreshing: bool
@@ -337,7 +351,7 @@ class ReadThrough(Keeping):
             etag=None if held is None else held.etag,
             last_modified=None if held is None else held.last_modified,
             handle=None if left is None else left.value,
-            generation=_generation(self._memory.birth()),  # not older than that of the load
+            generation=generation_of(self._memory.birth()),  # not older than that of the load
             remaining=remaining,
         )
 
@@ -390,15 +404,3 @@ class ReadThrough(Keeping):
                 retry_after=pause_before_look(self._now() - left.loaded_at),
             )
         return answer
-
-
-def newest_of(held: Entry | None, shared: Entry | None) -> Entry | None:
-    """Of what L1 and L2 hold, that which was loaded last; L2's if they are the same."""
-    if held is None or shared is None:
-        return shared or held
-    return held if held.loaded_at > shared.loaded_at else shared
-
-
-def _generation(birth: Birth) -> str:
-    """The position in the log at which a load begins, as text; "" where no log is known."""
-    return "" if birth.born == START else "{}-{}".format(*birth.born)
