@@ -1,6 +1,5 @@
 """L2: a hit through `get_or_load` beside redis-py's pooled GET and msgpack, on a real server on loopback."""
 
-import logging
 import threading
 import time
 import zlib
@@ -81,7 +80,6 @@ def client_of(url):
 
 def cache_without_l1(url, **options):
     """One whose L1 has no room for anything, so that each call goes to L2, and what comes from there is decoded."""
-    logging.getLogger("tiered_cache").setLevel(logging.ERROR)  # it would warn of that
     return cache_with(MemoryTier(ttl="1m", max_bytes=1), url, **options)
 
 
