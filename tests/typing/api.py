@@ -196,6 +196,7 @@ errors: list[type[TieredCacheError]] = [
     ReentrantLoadError,
     SerializationError,
 ]
+assert_type(LoadPending("later", retry_after=2.5).retry_after, float)
 of_origins: list[type[OriginError]] = [OriginDenied, OriginMalformed, OriginThrottled, SizeLimitExceeded]
 also: list[type[KeyError | TimeoutError | ValueError | RuntimeError]] = [
     NotFound,
