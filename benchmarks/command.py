@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 
@@ -18,13 +19,17 @@ def add_arguments(parser):
     add("--quick", action="store_true", help="fewer rounds, for a look")
     add("--cpu", metavar="SHARE,...", type=shares, help="for tiers.cpu: shares of a processor; by default 1,0.29,0.07")
     _add_traces(add)
-    add("--json", type=Path, metavar="FILE", help="write the results")
+    add("--json", type=file, metavar="FILE", help="write the results, those of each part as soon as it is done")
     add(
-        "--from", type=Path, metavar="FILE", dest="given", help="measure nothing: take the results of an earlier --json"
+        "--from",
+        type=Path,
+        metavar="FILE",
+        dest="given",
+        help="measure nothing: take the results of an earlier --json, and print them where nothing else is asked for",
     )
     add("--compare", type=Path, metavar="FILE", help="beside the results of an earlier --json")
-    add("--report", type=Path, metavar="FILE", help="write a page with plots; needs matplotlib")
-    add("--markdown", type=Path, metavar="FILE", help="write the tables as Markdown")
+    add("--report", type=file, metavar="FILE", help="write a page with plots; needs matplotlib")
+    add("--markdown", type=file, metavar="FILE", help="write the tables as Markdown")
     add("--check", action="store_true", help="exit with 1 where a budget of a ratio is missed by half of it or more")
     parser.set_defaults(run=lambda given: run(given, parser))
 
@@ -44,6 +49,14 @@ def _add_traces(add):
     add(
         "--limit", type=whole, metavar="N", help="accesses of each trace to replay; 600,000 by default, 20,000 if quick"
     )
+
+
+def file(text):
+    """A file that can be written. Raises argparse's error otherwise: before an hour of measuring, and not after it."""
+    path = Path(text)
+    if text == "-" or path.is_dir() or not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"the name of a file in a folder that is there is needed; got {text!r}")
+    return path
 
 
 def whole(text):
@@ -91,6 +104,7 @@ def run(given, parser):
     try:
         parts = suites.chosen(wanted)
         traces = replayed(given, parts)
+        _refuse_what_has_no_effect(given, wanted, parts)
         earlier = results.read(given.compare) if given.compare else None
         measured = results.read(given.given) if given.given else None
     except ValueError as error:
@@ -101,9 +115,10 @@ def run(given, parser):
         tiers.shares.set(given.cpu)
     hitratio.replayed.set(traces)
     if measured is None:
-        measured = measuring.measure(parts, quick=given.quick)
-        if given.json:
-            results.write(measured, given.json)
+        keep = partial(results.write, path=given.json) if given.json else None
+        measured = measuring.measure(parts, quick=given.quick, keep=keep)
+    elif not (given.report or given.markdown or given.compare or given.check):
+        print(report.markdown(measured))
     if given.report:
         report.write_html(measured, given.report)
     if given.markdown:
@@ -113,7 +128,19 @@ def run(given, parser):
     missed = comparison.missed(measured) if given.check else []
     for line in missed:
         print(f"MISSED: {line}", file=sys.stderr)
+    if given.check and not missed:
+        print("No budget is missed by half of it or more.")
     return 1 if missed or measured.failed else 0
+
+
+def _refuse_what_has_no_effect(given, wanted, parts):
+    """Raises ValueError for an option that would be passed over in silence."""
+    from tiered_cache.benchmarks import tiers
+
+    if given.given and (wanted or given.json or given.quick):
+        raise ValueError("--from takes all results as they are: no suites, no --quick and no --json go with it")
+    if given.cpu and (given.given or tiers.by_share not in [part.run for part in parts]):
+        raise ValueError("--cpu is for tiers.cpu, which is not measured now")
 
 
 def main(arguments=None):

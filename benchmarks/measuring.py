@@ -12,8 +12,11 @@ from tiered_cache.benchmarks.harness import Skipped, once
 from tiered_cache.benchmarks.results import Document
 
 
-def measure(parts, *, quick):
-    """Measure `parts` and give the document. What a part raises is its own failure: the others are measured all the same."""
+def measure(parts, *, quick, keep=None):
+    """Measure `parts` and give the document. What a part raises is its own failure: the others are measured all the same.
+
+    keep: gets the document after each part.
+    """
     document = Document(machine.facts(), quick)
     once.cache_clear()
     with shown() as (print_, bars), silenced():
@@ -21,6 +24,8 @@ def measure(parts, *, quick):
         all_parts = bars.add_task("all", total=len(parts))
         for part in parts:
             _measure(part, document, bars, print_)
+            if keep is not None:
+                keep(document)
             bars.advance(all_parts)
             bars.refresh()
     return document

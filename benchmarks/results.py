@@ -29,7 +29,7 @@ def read(path):
     """The document in that file. Raises ValueError, which says what is wrong with it."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        _check(content.pop("format"))
+        _check(content.pop("format", None) if isinstance(content, dict) else None)
         found = [_result(given) for given in content.pop("results")]
         return Document(results=found, **content)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -37,6 +37,8 @@ def read(path):
 
 
 def _check(version):
+    if version is None:
+        raise ValueError("it is some other JSON")
     if version != FORMAT:
         raise ValueError(f"it is of version {version!r}, and this is {FORMAT}")
 

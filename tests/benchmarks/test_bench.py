@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from tiered_cache._command import main
-from tiered_cache.benchmarks import measuring, results, suites
+from tiered_cache.benchmarks import machine, measuring, results, suites
 from tiered_cache.benchmarks.harness import Result, Skipped, figure, once
 from tiered_cache.benchmarks.results import Document
 
@@ -15,7 +15,7 @@ MISSED = Result(
 
 
 def written(path, *found):
-    results.write(Document({"python": "CPython"}, False, list(found)), path)
+    results.write(Document(machine.facts(), False, list(found)), path)
     return str(path)
 
 
@@ -67,6 +67,48 @@ def test_a_file_of_something_else_is_named(tmp_path, capsys, content):
     with pytest.raises(SystemExit):
         main(["bench", "--compare", str(tmp_path / "file.json")])
     assert "file.json holds no results of `tiered-cache bench --json`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--json", "{}/nowhere/x.json"], "--json: the name of a file in a folder that is there is needed; got"),
+        (["--report", "{}"], "--report: the name of a file in a folder that is there is needed; got"),
+        (["--markdown", "-"], "--markdown: the name of a file in a folder that is there is needed; got '-'"),
+        (["--from", "{}/results.json", "peers"], "--from takes all results as they are: no suites"),
+        (["--from", "{}/results.json", "--json", "{}/x.json"], "no --json go with it"),
+        (["--cpu", "0.5", "peers"], "--cpu is for tiers.cpu, which is not measured now"),
+        (["--traces", "{}/results.json", "--only", "peers"], "--traces is for the suite hitratio"),
+    ],
+)
+def test_what_cannot_be_is_said_before_an_hour_of_measuring(tmp_path, capsys, arguments, said):
+    """And what would have no effect is refused, too."""
+    written(tmp_path / "results.json", MISSED)
+    with pytest.raises(SystemExit):
+        main(["bench", *(argument.format(tmp_path) for argument in arguments)])
+    assert said in capsys.readouterr().err
+
+
+def test_results_alone_are_printed(tmp_path, capsys):
+    """As tables, where nothing else is to be made of them."""
+    assert main(["bench", "--from", written(tmp_path / "file.json", MISSED)]) == 0
+    assert "L1 hit" in capsys.readouterr().out
+    kept = Result(group="L1 hit", name="ours", unit="s", median=1, low=1, high=1, ratio=5.0, base="dict", budget=7.0)
+    assert main(["bench", "--from", written(tmp_path / "file.json", kept), "--check"]) == 0
+    assert "No budget is missed" in capsys.readouterr().out
+
+
+def test_the_results_of_each_part_are_kept_as_soon_as_it_is_done(tmp_path, monkeypatch):
+    """So that an hour's figures do not go with the last part."""
+    file = tmp_path / "file.json"
+
+    def interrupted(*, quick):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(suites.SUITES["tiers"], "growth", lambda *, quick: [figure("g", "n", 1, "loads")])
+    monkeypatch.setitem(suites.SUITES["tiers"], "instructions", interrupted)
+    assert main(["bench", "--only", "growth,instructions", "--json", str(file)]) != 0
+    assert [result.name for result in results.read(file).results] == ["n"]
 
 
 def test_check_fails_where_a_ratio_is_missed_by_a_wide_margin(tmp_path, capsys):

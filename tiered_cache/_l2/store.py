@@ -75,8 +75,9 @@ class RedisStore:
         if again is not None:
             self._counts["hits"] += 1
             return Reply(again, True, Right.UNASKED, news)
-        whole = self._calls.call((command,), now) if replies else None
-        return self._opened(key, whole[0], news) if whole else UNREACHED._replace(news=news)
+        if replies and replies[0]:  # else there is nothing
+            replies = self._calls.call((command,), now) or []
+        return self._opened(key, replies[0] or None, news) if replies else UNREACHED._replace(news=news)
 
     def read_many(
         self, keys: Sequence[str], now: float, since: Position | None, held: Mapping[str, Entry] | None = None
