@@ -85,9 +85,9 @@ def cache_without_l1(url, **options):
     return cache_with(MemoryTier(ttl="1m", max_bytes=1), url, **options)
 
 
-def cache_of_a_moment(url, *, coherence="invocation"):
+def cache_of_a_moment(url, **options):
     """One whose L1 answers for a nanosecond, so that each call goes to L2 and finds there what L1 has."""
-    return cache_with(MemoryTier(ttl=1e-9, jitter=0), url, coherence=coherence)
+    return cache_with(MemoryTier(ttl=1e-9, jitter=0), url, **options)
 
 
 def cache_with(l1, url, coherence="invocation", **options):

@@ -25,12 +25,16 @@ TIMEOUT = 0.2
 
 
 class Given(NamedTuple):
-    """load: what is cached. url: of Redis. run: runs a coroutine in the one loop of all that are awaited. size: entries."""
+    """load: what is cached. url: of Redis. run: runs a coroutine in the one loop of all that are awaited. size: entries.
+
+    outage: what is measured is how Redis is missed, so that who has an L1 for that may use it.
+    """
 
     load: Callable[..., Any]
     url: str = ""
     run: Callable[..., Any] | None = None
     size: int = SIZE
+    outage: bool = False
 
 
 class Peer:
@@ -54,9 +58,10 @@ class Ours(Peer):
 
     @contextmanager
     def shared(self, given):
-        from tiered_cache.benchmarks.l2 import cache_without_l1
+        from tiered_cache.benchmarks.l2 import cache_of_a_moment, cache_without_l1
 
-        with cache_without_l1(given.url, ttl=TTL, timeout=TIMEOUT) as cache:
+        cache_of = cache_of_a_moment if given.outage else cache_without_l1
+        with cache_of(given.url, ttl=TTL, timeout=TIMEOUT) as cache:
             yield WithLoader(cache.get_or_load, given.load)
 
 

@@ -125,13 +125,17 @@ class Loads:
         return awaited if peer.awaited else load
 
 
-def returning(value):
-    """Makes a peer's function that gives `value` at once."""
+def returning(value, told=lambda _: None):
+    """Makes a peer's function that gives `value` at once, and tells that it was called."""
 
-    async def awaited():
+    def load():
+        told(value)
         return value
 
-    return lambda peer: awaited if peer.awaited else lambda: value
+    async def awaited():
+        return load()
+
+    return lambda peer: awaited if peer.awaited else load
 
 
 @contextmanager
@@ -187,10 +191,10 @@ def begin(child):
 
 
 @contextmanager
-def ready(name, url, load_of):
+def ready(name, url, load_of, *, outage=False):
     """In such a process: a reader that has read once, when the line has come."""
     (peer,) = (peer for peer in PEERS if peer.name == name)
-    with asyncio.Runner() as runner, peer.shared(Given(load_of(peer), url, runner.run)) as reader:
+    with asyncio.Runner() as runner, peer.shared(Given(load_of(peer), url, runner.run, outage=outage)) as reader:
         reader.sampler(f"of its own {time.time()}")(1)
         print("ready", flush=True)
         sys.stdin.readline()
@@ -254,21 +258,22 @@ def calls_without(peer, fault, limit):
 def persevere(name, url):
     """One process: tells a call's seconds and outcome, and those of the calls after it, for a second at most."""
     logging.disable(logging.CRITICAL)
-    with ready(name, url, returning({"id": 1})) as reader:
-        print(json.dumps(attempt(reader)), flush=True)
+    loads = []
+    with ready(name, url, returning({"id": 1}, loads.append), outage=True) as reader:
+        print(json.dumps(attempt(reader, loads)), flush=True)
         began, seconds = time.perf_counter(), []
         while len(seconds) < 1_000 and time.perf_counter() - began < 1:
-            took, outcome = attempt(reader)
+            took, outcome = attempt(reader, loads)
             seconds.append(took)
         print(json.dumps((statistics.median(seconds), outcome)), flush=True)
         os._exit(0)  # what a peer does about its connections now is not measured, and may take long
 
 
-def attempt(reader):
-    started = time.perf_counter()
+def attempt(reader, loads):
+    before, started = len(loads), time.perf_counter()
     try:
         reader.sampler("key")(1)
-        outcome = "loads"
+        outcome = "loads" if len(loads) > before else "gives what it has"
     except Exception as error:  # noqa: BLE001  # what a caller would get is what is asked
         outcome = f"raises {type(error).__name__}"
     return time.perf_counter() - started, outcome

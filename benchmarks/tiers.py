@@ -4,6 +4,7 @@ On local services, and on real AWS beside them where environment variables name 
 """
 
 import json
+import logging
 import os
 import statistics
 import subprocess
@@ -237,6 +238,7 @@ WAITS = "who has used up a share waits, so that few calls take long: the ratio i
 def measure(url):
     """The process: for each line that it reads, the seconds of a start, of L2's hits and, on average, of L1's."""
     start = [sys.executable, "-c", START.format(url)]
+    logging.getLogger("tiered_cache").setLevel(logging.ERROR)  # an L1 without room warns of it
     with TieredCache(MemoryTier(ttl="1h"), refresh="inline") as cache, cache_without_l1(url) as from_l2:
         cache.set("key", value_of(600))
         from_l2.set("key", value_of(600))
