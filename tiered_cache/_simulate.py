@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from statistics import median
@@ -38,6 +39,12 @@ class Answer(NamedTuple):
     rates: Sequence[float | None]
     low: float
     high: float
+
+    @property
+    def is_steady(self) -> bool:
+        """Whether caches had the time to fill at that rate: a trace that is to come faster is over sooner."""
+        fastest = max((rate for rate in self.rates if rate is not None), default=self.high)
+        return replace(self.case.scenario, rate=fastest).is_steady
 
     def __str__(self) -> str:
         paying = sorted(rate for rate in self.rates if rate is not None)
@@ -184,7 +191,12 @@ def _show(found: Sequence[Found], answers: Sequence[Answer], prices: Prices) -> 
         _in_rows(table, found, prices)
     console.print(table)
     for answer in answers:
-        print(f"{answer.case.name}: {answer}" if answer.case.name else answer)
+        doubt = (
+            ""
+            if answer.is_steady
+            else " Do not rely on that: at such a rate what is simulated is too short for the TTLs."
+        )
+        print(f"{answer.case.name}: {answer}{doubt}" if answer.case.name else f"{answer}{doubt}")
     if not all(one.case.scenario.is_steady for one in found):
         console.print(
             "What is simulated is too short for the TTLs: the hit rates are not those of full caches. See --lasts."

@@ -100,6 +100,15 @@ def test_a_trace_and_its_sizes(capsys: pytest.CaptureFixture[str], tmp_path: Pat
     assert fleet["costs"]["origin"] == pytest.approx(months * fleet["usage"]["origin_loads"] * 2 / 2 / 1e6 * 0.125)
 
 
+def test_an_answer_by_a_trace_that_is_over_too_soon_says_so(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """At the rate of the answer it comes so fast that no value has the time to become old."""
+    path = tmp_path / "trace.csv"
+    path.write_text("\n".join(["time,key", *(f"{number},k{number % 5}" for number in range(400))]), encoding="utf-8")
+    doubt = "Do not rely on that: at such a rate what is simulated is too short for the TTLs."
+    assert doubt in told(capsys, "--trace", str(path))
+    assert doubt not in told(capsys, "--rate", "5")
+
+
 def test_times_that_were_measured(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """A figure of `tiered-cache bench --json`, by its name: its median, and its spread by p90."""
     path = tmp_path / "bench.json"
