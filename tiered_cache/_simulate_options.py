@@ -95,6 +95,10 @@ def _add_money(add: Callable[..., Any]) -> None:
     add("--redis", choices=REDISES, default="serverless", help="ElastiCache Serverless or nodes")
 
 
+TYPED = {"skew": "zipf", "most": "containers", "spread": "service-spread", "memory_mb": "memory"}
+"""The options whose values go by another name in a scenario."""
+
+
 class Case(NamedTuple):
     """What is simulated: the varied options, with L2 and without."""
 
@@ -112,7 +116,11 @@ def cases(given: argparse.Namespace, parser: argparse.ArgumentParser, *, rates: 
         for option, _, value in combination:
             setattr(varied, option, value)
         name = ", ".join(f"{option.replace('_', '-')} {text}" for option, text, _ in combination)
-        found.append(_case(name, varied))
+        try:
+            found.append(_case(name, varied))
+        except ConfigurationError as error:
+            argument, _, wrong = str(error).partition(" ")
+            raise ConfigurationError(f"{TYPED.get(argument, argument)} {wrong}") from error
     return found
 
 
