@@ -118,8 +118,8 @@ def _duration(text: str) -> Duration:
 
 
 def _sessions(given: argparse.Namespace) -> int:
+    from tiered_cache._units import whole
     from tiered_cache.simulation import Containers, Experiment, simulated
-    from tiered_cache.simulation.fleet import whole
 
     experiment = Experiment(
         users=given.users,

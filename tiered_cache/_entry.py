@@ -113,6 +113,11 @@ class Entry:
         self.early_at = early_at(expiry, self.load_time, early_refresh, 1.0 - uniform()) if early_refresh else inf
         return self
 
+    @property
+    def is_recognizable(self) -> bool:
+        """Whether a header in the shared tier may tell that it is still there. What is doubtful gives way to what is read."""
+        return self.checksum != 0 and not self.negative and not self.doubtful
+
     def is_of(self, other: Entry) -> bool:
         """Whether both are one envelope's."""
         return (

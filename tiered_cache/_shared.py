@@ -48,14 +48,13 @@ class Shared(ForkSafe):
         """
         memory.invalidated.alias = store.alias
 
-    def catch_up(self, now: float) -> bool:
-        """Look into the log if nothing may be answered before; whether anything was looked for."""
+    def catch_up(self, now: float) -> None:
+        """Look into the log if nothing may be answered before."""
         if not self._follower.must_look(now):
-            return False
+            return
         self._deliver(now)
         look = self._follower.look()
         self._heard(self._store.look(look.since, (), now), look, now)
-        return True
 
     def read(self, key: str, now: float, held: Entry | None = None) -> Reply:
         """What the store holds under `key`, unless it is known to be invalidated. The same as `held` is not decoded again."""
@@ -321,8 +320,8 @@ class NoShared:
     def __init__(self, memory: MemoryStore) -> None:
         self._memory = memory
 
-    def catch_up(self, now: float) -> bool:  # noqa: ARG002
-        return False
+    def catch_up(self, now: float) -> None:
+        pass
 
     def read(self, key: str, now: float, held: Entry | None = None) -> Reply:  # noqa: ARG002
         return ABSENT

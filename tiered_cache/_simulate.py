@@ -14,8 +14,9 @@ from statistics import median
 from typing import Any, NamedTuple, TypeAlias
 
 from tiered_cache._simulate_options import Case, cases
+from tiered_cache._units import whole
 from tiered_cache.simulation.costs import Costs, Prices, monthly, read_prices
-from tiered_cache.simulation.fleet import number, whole
+from tiered_cache.simulation.fleet import number
 from tiered_cache.simulation.paying import pays_from
 from tiered_cache.simulation.scenario import Figures, steady
 

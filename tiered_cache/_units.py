@@ -1,4 +1,4 @@
-"""Durations and sizes in every form a user may write them, turned into plain numbers or refused with a reason."""
+"""Durations, sizes and counts in every form a user may write them, turned into plain numbers or refused with a reason."""
 
 from __future__ import annotations
 
@@ -89,3 +89,11 @@ def shown(given: object) -> str:
     if isinstance(given, str) and len(given) <= 40:
         return repr(given)
     return f"an object of type {type(given).__qualname__}"
+
+
+def whole(name: str, given: object, *, least: int, most: int | None = None) -> int:
+    """A whole number in [least, most]. Raises ConfigurationError."""
+    if isinstance(given, int) and not isinstance(given, bool) and least <= given and (most is None or given <= most):
+        return given
+    bound = f"of at least {least}" if most is None else f"from {least} to {most}"
+    raise ConfigurationError(f"{name} must be a whole number {bound}; got {shown(given)}")

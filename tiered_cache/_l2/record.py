@@ -48,11 +48,8 @@ def opened_handle(key: str, data: object, *, max_bytes: int) -> Entry:
 
 
 def confirmed(key: str, data: object, codec: Codec, held: Entry) -> Entry | None:
-    """The data of `held`, which L1 holds, read anew, where `data` begin as its envelope did; else None.
-
-    Not of what is doubtful: it gives way to what L2 has, whatever a caller may have made of it.
-    """
-    if not held.checksum or held.negative or held.doubtful or not isinstance(data, bytes):
+    """The data of `held`, which L1 holds, read anew, where `data` begin as its envelope did; else None."""
+    if not held.is_recognizable or not isinstance(data, bytes):
         return None
     times = (held.loaded_at, held.fresh_for, held.stale_while_revalidate, held.stale_if_error)
     is_same = begins_as(data, key, codec.id, checksum=held.checksum, times=times, born=held.born)

@@ -67,7 +67,7 @@ class RedisStore:
         Where it is the same as `held`, that is not decoded again, nor sent again if it is large: its header tells.
         """
         command = (b"GET", self._steps.value(key))
-        if held is None or held.value_size < LARGE or not held.checksum or held.doubtful:
+        if held is None or held.value_size < LARGE or not held.is_recognizable:
             replies, news = self._look_and((command,), now, since)
             return self._opened(key, replies[0], news, held) if replies else UNREACHED
         replies, news = self._look_and((self._steps.beginning(key),), now, since)

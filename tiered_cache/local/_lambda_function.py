@@ -11,8 +11,9 @@ from typing import Literal, TypeAlias, get_args
 
 from tiered_cache._errors import ConfigurationError
 from tiered_cache._options import flag, one_of
+from tiered_cache._units import whole
 from tiered_cache.local import _clients
-from tiered_cache.local._lambda_options import MEMORY, like, whole
+from tiered_cache.local._lambda_options import LEAST_MEMORY, MOST_MEMORY, like
 
 Initialization: TypeAlias = Literal["on-demand", "provisioned-concurrency", "snap-start", "lambda-managed-instances"]
 
@@ -50,9 +51,9 @@ class Function:
             flag(option, getattr(self, option))
         if self.still_clock and not self.freezes:
             raise ConfigurationError("still_clock=True needs containers that are frozen")
-        whole("containers", self.containers, 1)
-        whole("memory", self.memory, *MEMORY)
-        whole("processes", self.processes, 1)
+        whole("containers", self.containers, least=1)
+        whole("memory", self.memory, least=LEAST_MEMORY, most=MOST_MEMORY)
+        whole("processes", self.processes, least=1)
         if self.processes > 1 and not self.managed:
             raise ConfigurationError(
                 f'processes means nothing but with initialization="lambda-managed-instances"; got {self.processes}'

@@ -16,7 +16,7 @@ MOST_BYTES = 6 << 20
 """Of a synchronous invocation's event (Developer Guide, "Lambda quotas")."""
 LONGEST = 900
 """Seconds that an invocation may have at most (ibid.)."""
-MEMORY = (128, 10_240)
+LEAST_MEMORY, MOST_MEMORY = 128, 10_240
 """Megabytes that a function may have (ibid.)."""
 RESERVED = frozenset(
     {
@@ -45,14 +45,6 @@ def folder(name: str, given: object) -> Path:
     if isinstance(given, str | os.PathLike):
         return Path(os.fsdecode(given))
     raise ConfigurationError(f"{name} must be the path of a folder; got {shown(given)}")
-
-
-def whole(name: str, given: object, least: int, most: int | None = None) -> int:
-    """A whole number in [least, most]. Raises ConfigurationError."""
-    if isinstance(given, int) and not isinstance(given, bool) and least <= given and (most is None or given <= most):
-        return given
-    bound = f"of at least {least}" if most is None else f"from {least} to {most}"
-    raise ConfigurationError(f"{name} must be a whole number {bound}; got {shown(given)}")
 
 
 def like(name: str, given: object, pattern: str, described: str) -> str:

@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar
 
 from tiered_cache._errors import ConfigurationError
 from tiered_cache._options import flag
-from tiered_cache._units import Duration, seconds, shown
+from tiered_cache._units import Duration, seconds, shown, whole
 from tiered_cache.local import _lambda_options as checked
 from tiered_cache.local._lambda_errors import (
     ContainerCrashed,
@@ -221,7 +221,7 @@ class LocalLambda:
 
         Raises ConfigurationError where that is more than `containers`, InitFailed where one does not come up.
         """
-        checked.whole("containers", containers, 0, self._function.containers)
+        whole("containers", containers, least=0, most=self._function.containers)
         if self._thread is None:
             _check_runtime()
             started: Future[None] = Future()

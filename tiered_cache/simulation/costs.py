@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tiered_cache._errors import ConfigurationError
-from tiered_cache._units import Size, shown, size
-from tiered_cache.simulation.fleet import number, whole
+from tiered_cache._units import Size, shown, size, whole
+from tiered_cache.simulation.fleet import number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

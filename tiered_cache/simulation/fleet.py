@@ -11,7 +11,7 @@ from math import ceil, inf
 from typing import TYPE_CHECKING
 
 from tiered_cache._errors import ConfigurationError
-from tiered_cache._units import Duration, seconds, shown
+from tiered_cache._units import Duration, seconds, shown, whole
 from tiered_cache.simulation.routing import routing
 
 if TYPE_CHECKING:
@@ -49,13 +49,6 @@ class Containers:
         seconds("cold_start", self.cold_start, zero=True)
         seconds("idle_for", self.idle_for)
         seconds("max_age", self.max_age)
-
-
-def whole(name: str, given: object, *, least: int) -> int:
-    """The whole number in `given`, the value of the option `name`. Raises ConfigurationError below `least`."""
-    if not isinstance(given, int) or isinstance(given, bool) or given < least:
-        raise ConfigurationError(f"{name} must be a whole number of at least {least}; got {shown(given)}")
-    return given
 
 
 def number(name: str, given: object, *, above_zero: bool = False) -> float:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tiered_cache._errors import ConfigurationError
 from tiered_cache._rules import Freshness
-from tiered_cache._units import Duration, seconds
+from tiered_cache._units import Duration, seconds, whole
 from tiered_cache.simulation.costs import Usage
-from tiered_cache.simulation.fleet import Containers, Fleet, number, whole
+from tiered_cache.simulation.fleet import Containers, Fleet, number
 from tiered_cache.simulation.run import simulate
 from tiered_cache.simulation.tiers import Tier, Tiers
 from tiered_cache.simulation.timings import Timings

@@ -13,8 +13,8 @@ from statistics import fmean, median
 from typing import TYPE_CHECKING, NamedTuple
 
 from tiered_cache._rules import Freshness
-from tiered_cache._units import Duration, seconds
-from tiered_cache.simulation.fleet import Containers, Fleet, whole
+from tiered_cache._units import Duration, seconds, whole
+from tiered_cache.simulation.fleet import Containers, Fleet
 from tiered_cache.simulation.run import simulate
 from tiered_cache.simulation.tiers import Tiers
 from tiered_cache.simulation.traffic import closed_loop, lognormal

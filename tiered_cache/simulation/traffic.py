@@ -13,8 +13,8 @@ from math import log
 from random import Random
 from typing import TypeAlias
 
-from tiered_cache._units import Duration, seconds
-from tiered_cache.simulation.fleet import number, whole
+from tiered_cache._units import Duration, seconds, whole
+from tiered_cache.simulation.fleet import number
 from tiered_cache.simulation.tiers import Tier
 
 Traffic: TypeAlias = Generator[tuple[float, Hashable], float, None]
