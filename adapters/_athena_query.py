@@ -43,6 +43,7 @@ class QueryRequest:
 
     last_statistics: what Athena said about the execution that served the latest load, or None.
     resumable: whether it may answer 'pending'.
+    wait: the seconds for which it is waited for before, by a caller with nothing to serve.
     """
 
     __slots__ = (
@@ -52,9 +53,9 @@ class QueryRequest:
         "_parameters",
         "_service",
         "_sql",
-        "_wait",
         "last_statistics",
         "resumable",
+        "wait",
     )
 
     def __init__(
@@ -75,7 +76,7 @@ class QueryRequest:
         self._parameters = parameters
         self._decode = decode
         self.resumable = resumable
-        self._wait = wait
+        self.wait = wait
         self._bucket_seconds = bucket_seconds
         self.last_statistics: QueryStatistics | None = None
 
@@ -162,7 +163,7 @@ class QueryRequest:
 
         A query that is not resumable does not outlive this: it is stopped, unless it is another's who was first.
         """
-        end = time.monotonic() + (0 if context.stale is not MISSING else self._wait)
+        end = time.monotonic() + (0 if context.stale is not MISSING else self.wait - context.waited)
 
         def rest() -> float:
             most = left() - STOP_TIME

@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from tiered_cache._errors import ConfigurationError, OriginMalformed, SizeLimitExceeded
+from tiered_cache._errors import ConfigurationError, LoadTimeout, OriginMalformed, SizeLimitExceeded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,6 +19,7 @@ Cells: TypeAlias = list[str | None]
 
 # Every value is in quotes, a quote inside is doubled, and NULL is nothing at all between two commas. Python's csv
 # module cannot tell that from an empty string before 3.12.
+_ROWS_BETWEEN_LOOKS = 1000
 _CELL = re.compile(r'(?:"((?:[^"]|"")*)")?(,|\r?\n)')
 
 
@@ -62,6 +63,16 @@ def cells_of_csv(text: str, call: Call) -> Iterator[Cells]:
             row = []
     if place != len(text) or row:
         raise OriginMalformed(call.says("the result file is cut off, or is not a CSV of Athena"))
+
+
+def in_time(cells: Iterable[Cells], remaining: Callable[[], float | None], call: Call) -> Iterator[Cells]:
+    """`cells`, with a look at the time after each thousand: a large result takes seconds. Raises LoadTimeout."""
+    for number, row in enumerate(cells, 1):
+        if not number % _ROWS_BETWEEN_LOOKS:
+            left = remaining()
+            if left is not None and left <= 0:
+                raise LoadTimeout(call.says(f"time was up after {number} rows"))
+        yield row
 
 
 def rows(head: Sequence[Column], cells: Iterable[Cells], max_rows: int, call: Call) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from tiered_cache._errors import (
     SizeLimitExceeded,
     TieredCacheError,
 )
-from tiered_cache.adapters._athena_rows import Cells, cells_of_csv, cells_of_page, columns, rows
+from tiered_cache.adapters._athena_rows import Cells, cells_of_csv, cells_of_page, columns, in_time, rows
 from tiered_cache.adapters._boto import Call, service_code
 from tiered_cache.adapters._objects import body
 
@@ -153,7 +153,8 @@ class Service(NamedTuple):
         names: Cells = [column.name for column in head]
         if not in_file:
             return rows(head, self._cells_of_pages(call, execution.id, first, names, remaining), self.max_rows, call)
-        found = rows(head, self._cells_of_file(execution.output, names, remaining), self.max_rows, call)
+        cells = in_time(self._cells_of_file(execution.output, names, remaining), remaining, call)
+        found = rows(head, cells, self.max_rows, call)
         if not found and any(row != names for row in cells_of_page(first["ResultSet"])):
             raise OriginMalformed(call.says("the result file has no rows, and Athena has some"))
         return found

@@ -100,9 +100,10 @@ class AthenaOrigin:
         sql: one statement that reads. A `?` outside of quotes and comments stands for a parameter.
         parameters: str, int, Decimal, float, bool, date, datetime, bytes or None; sent beside the SQL, never inside it.
         decode: makes the value of the rows, such as a dict by one column.
-        resumable: the query outlives a load that is too short for it. A load waits for at most `wait` (not at all
-            where a stale value can be served meanwhile), then answers 'pending', and a later load of the same key, in
-            any container, takes the query up. By default a load waits for its query and stops it when its time is up.
+        resumable: the query outlives a load that is too short for it. A call waits for at most `wait` (not at all
+            where a stale value can be served meanwhile; and in all, where another container looks at the query too),
+            then the load answers 'pending', and a later load of the same key, in any container, takes the query up.
+            By default a load waits for its query and stops it when its time is up.
         bucket_seconds: loads that start the same query within the same so many seconds share one execution, so a load
             may get data that old. Not with one from before an invalidation that this container knows of; where L2 is
             not there or not in reach, none is known. 0: each load runs its own.

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tiered_cache.local import LocalLambda, LocalServices
+from tiered_cache.local.awslambda import FunctionTimedOut
 from tiered_cache.local.content import fill
 
 OBJECT_PUT = {
@@ -131,15 +132,24 @@ def long_athena_query(services):
         function_of("long_athena_query", services, containers=3, timeout=3.0) as function,
         ThreadPoolExecutor(3) as three,
     ):
+
+        def asked(_):
+            try:
+                return invoke(function, event)
+            except FunctionTimedOut as error:  # on a machine that is busy with much else; the next round takes it up
+                print(f"  {error}")
+                return {"status": 504, "retry_after": 1}
+
         while not rounds or rounds[-1] != [200, 200, 200]:
-            answers = list(three.map(lambda _: invoke(function, event), range(3)))
+            expect(len(rounds) < 60, "the rows, after a minute at the latest", rounds)
+            answers = list(three.map(asked, range(3)))
             rounds.append([answer["status"] for answer in answers])
             time.sleep(max(answer.get("retry_after", 0) for answer in answers))
     executions = services.athena.executions_started - before
     print(f"  executions: {executions}")
     services.athena.delay = 0.0
     expect(executions == 1, "one execution for the three containers", executions)
-    expect(rounds[0] == [503, 503, 503], "nobody to have rows at first", rounds)
+    expect(200 not in rounds[0], "nobody to have rows at first", rounds)
 
 
 def snapstart(services):

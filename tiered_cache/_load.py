@@ -52,25 +52,38 @@ class Call(NamedTuple):
     loader: Any
     plan: Plan
     now: float
+    waited: float = 0.0
+    """Seconds for which it has waited for another container's load."""
 
 
 class Patience:
-    """The waiting for another container's load, at most for so many seconds: looks often first, then less often."""
+    """The waiting for another container's load, at most for so many seconds: looks often first, then less often.
 
-    def __init__(self, most: float) -> None:
-        self._ends = time.monotonic() + most
+    most_pending: the seconds for one that is known to be pending, if they are fewer.
+    """
+
+    def __init__(self, most: float, most_pending: float | None = None) -> None:
+        self._began = time.monotonic()
+        self._most = most
+        self._most_pending = most if most_pending is None else min(most, most_pending)
         self._pause = FIRST_PAUSE
-        self.waited = False
+        self.waited = 0.0
 
-    def wait(self) -> bool:
+    def wait(self, *, is_pending: bool = False) -> bool:
         """Wait a little; False, at once, where the time is up."""
-        left = self._ends - time.monotonic()
+        left = self._began + (self._most_pending if is_pending else self._most) - time.monotonic()
         if left <= 0:
             return False
-        self.waited = True
         time.sleep(min(left, self._pause))
+        self.waited = time.monotonic() - self._began
         self._pause = min(self._pause * 1.5, LONGEST_PAUSE)
         return True
+
+
+def wait_of(loader: Any) -> float | None:
+    """The seconds for which a caller with nothing to serve is to wait for this loader's pending load, if it says so."""
+    wait = getattr(loader, "wait", None) if getattr(loader, "resumable", False) else None
+    return wait if isinstance(wait, int | float) else None
 
 
 def run_loader(loader: Any, context: LoadContext) -> Loaded | Outcome | Pending:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from tiered_cache._entry import newest_of
 from tiered_cache._errors import LoadPending, LoadTimeout, NotFound
 from tiered_cache._keeping import Keeping
-from tiered_cache._load import Call, Patience, generation_of, is_passing, renewed, run_loader, stale_value
+from tiered_cache._load import Call, Patience, generation_of, is_passing, renewed, run_loader, stale_value, wait_of
 from tiered_cache._log import log
 from tiered_cache._news import Invalidation, Kind
 from tiered_cache._options import check_key, check_loader
@@ -141,13 +141,14 @@ class ReadThrough(Keeping):
             while True:
                 reply = self._shared.ask(lease, claim, call.now)
                 newest, tier, move = self._weigh(call, held, reply, refreshing=refreshing)
+                left = self._left(call, reply, newest)
+                may_wait = move is Move.WAIT and not self.flights.waits_for_itself(call.key, flight)
                 if move is Move.LOAD and reply.right is Right.UNASKED:
                     claim = Claim.ALWAYS  # what is there is dead or stale
-                elif move is not Move.WAIT or self.flights.waits_for_itself(call.key, flight) or not patience.wait():
+                elif not (may_wait and patience.wait(is_pending=left is not None)):
                     break
-                call = call._replace(now=self._now())
-            self._counts["waited"] += patience.waited
-            left = self._left(call, reply, newest)
+                call = call._replace(now=self._now(), waited=patience.waited)
+            self._counts["waited"] += call.waited > 0
             if move is Move.WAIT and left is not None:
                 return self._await(call, newest, tier, left)  # who has the lease looks, and not the whole fleet
             if move is Move.LOAD or move is Move.WAIT:
@@ -325,7 +326,7 @@ class ReadThrough(Keeping):
         """How long to wait for another container's load."""
         remaining, hard = self.invocation.remaining(), self._within(call.plan.hard_timeout)
         most = MOST_PATIENCE if remaining is None else remaining * PATIENCE
-        return Patience(most if hard is None else min(most, hard * PATIENCE))
+        return Patience(most if hard is None else min(most, hard * PATIENCE), wait_of(call.loader))
 
     def _within(self, limit: Limit | None) -> float | None:
         """The limit in seconds, at most what the invocation has left."""
@@ -352,6 +353,7 @@ class ReadThrough(Keeping):
             last_modified=None if held is None else held.last_modified,
             handle=None if left is None else left.value,
             generation=generation_of(self._memory.birth()),  # not older than that of the load
+            waited=call.waited,
             remaining=remaining,
         )
 

@@ -130,6 +130,7 @@ class LoadContext:
         no use and begins anew sets it to None: what it gives is then as old as this load, and not as that one.
     generation: how far this container knows the log of invalidations, as text; "" without a log. A load that begins after
         an invalidation, and knows of it, has another one than any that began before it.
+    waited: seconds for which this call has waited already for another container's load of the key.
     """
 
     __slots__ = (
@@ -142,6 +143,7 @@ class LoadContext:
         "renewed_ttl",
         "skipped",
         "stale",
+        "waited",
     )
 
     def __init__(
@@ -153,6 +155,7 @@ class LoadContext:
         last_modified: str | None = None,
         handle: str | None = None,
         generation: str = "",
+        waited: float = 0.0,
         remaining: Callable[[], float | None] = lambda: None,
     ) -> None:
         self.key = key
@@ -161,6 +164,7 @@ class LoadContext:
         self.last_modified = last_modified
         self.handle = handle
         self.generation = generation
+        self.waited = waited
         self.skipped = False
         self.renewed_ttl: float | None = None
         self._remaining = remaining

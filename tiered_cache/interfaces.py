@@ -46,7 +46,8 @@ class ObjectLoader(Protocol):
     """A loader that wants to know more; every adapter's request is one.
 
     One that may answer 'pending' says so by an attribute `resumable` that is true: it is run however little time is left,
-    since its load goes on elsewhere.
+    since its load goes on elsewhere. By a number `wait` beside it, it may say how many seconds a caller with nothing to
+    serve is to wait for a load that is pending already; without, it waits as for any load.
 
     `load` may be called from any thread, several at once for different keys. It returns the value, a `Loaded`, or what
     one of the context's verbs returns; it raises `NotFound` only where the origin surely has no such thing.

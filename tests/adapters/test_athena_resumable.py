@@ -215,7 +215,7 @@ def test_the_container_that_began_it_is_gone(
         assert process.stdout.readline() == "pending\n"
         process.kill()
     execution_id = lake.finish()
-    query = lake.query()
+    query = lake.query(wait=20)  # for the pause between two looks
     assert containers[0].get_or_load("mapping", query) == ROWS
     assert query.last_statistics is not None
     assert query.last_statistics.execution_id == execution_id
@@ -413,6 +413,38 @@ def test_rows_that_cannot_be_had_just_now_are_pending_at_the_first_load_too(lake
     assert isinstance(answer, Pending)
     assert query.load(LoadContext("mapping", handle=answer.handle)) == ROWS
     assert lake.started == 1
+
+
+def test_rows_that_take_longer_than_is_left_are_pending(lake: Lake) -> None:
+    """The load ends before its function is killed; the next one, which has the time, has the rows of the same query."""
+    lake.athena.delay = 0
+    query = lake.query("SELECT n FROM UNNEST(SEQUENCE(1, 3000)) AS t(n)", wait=20)
+    found = LoadContext("mapping")
+    assert len(query.load(found)) == 3000
+    assert query.last_statistics is not None
+    handle = query.last_statistics.execution_id
+    looks: list[float] = []
+
+    def remaining() -> float:
+        looks.append(5.0)
+        return 5.0
+
+    assert len(query.load(LoadContext("mapping", handle=handle, remaining=remaining))) == 3000
+    left = iter(looks[:-2])  # of the three looks at the time while the rows are read, the second finds that it is up
+    late = query.load(LoadContext("mapping", handle=handle, remaining=lambda: next(left, 0.0)))
+    assert late == LoadContext("mapping").pending(handle)
+    assert len(query.load(LoadContext("mapping", handle=handle))) == 3000
+    assert lake.started == 1
+
+
+@pytest.mark.parametrize(("wait", "waited", "looks"), [(60, 60, 1), (0, 0, 1), (1, 0.5, 2)])
+def test_who_has_waited_for_another_container_waits_the_less(
+    lake: Lake, wait: float, waited: float, looks: int
+) -> None:
+    """`wait` is what a caller waits in all."""
+    query = lake.query(wait=wait)
+    assert isinstance(query.load(LoadContext("mapping", waited=waited)), Pending)
+    assert (lake.athena.calls["GetQueryExecution"] > 1) is (looks > 1)
 
 
 def test_a_refusal_is_told_and_not_waited_out(two: Two, lake: Lake) -> None:

@@ -12,8 +12,8 @@ import sqlglot
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tiered_cache._errors import ConfigurationError, OriginMalformed, SizeLimitExceeded
-from tiered_cache.adapters._athena_rows import Column, cells_of_csv, columns, rows
+from tiered_cache._errors import ConfigurationError, LoadTimeout, OriginMalformed, SizeLimitExceeded
+from tiered_cache.adapters._athena_rows import Column, cells_of_csv, columns, in_time, rows
 from tiered_cache.adapters._athena_sql import checked, literals
 from tiered_cache.adapters._boto import Call
 
@@ -200,6 +200,17 @@ def test_rows_have_limits_and_whole_width() -> None:
         rows([Column("a", "varchar")], [["1"], ["2"]], 1, CALL)
     with pytest.raises(OriginMalformed, match="1 values for 2 columns"):
         rows([Column("a", "varchar"), Column("b", "varchar")], [["1"]], 9, CALL)
+
+
+def test_the_time_is_looked_at_after_each_thousand_rows() -> None:
+    """A load that is up to it gives all of them, and one whose time is up ends there."""
+    table: list[list[str | None]] = [[str(number)] for number in range(2500)]
+    assert list(in_time(table, lambda: None, CALL)) == list(in_time(table, lambda: 0.1, CALL)) == table
+    left = iter((1.0, 0.0))
+    taken = iter(table)
+    with pytest.raises(LoadTimeout, match="time was up after 2000 rows"):
+        list(in_time(taken, lambda: next(left), CALL))
+    assert next(taken) == ["2000"]
 
 
 def test_columns_that_share_a_name_are_refused() -> None:

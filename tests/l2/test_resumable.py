@@ -57,6 +57,7 @@ class Query:
         self.done = False
         self.tags: tuple[str, ...] = ()
         self.resumable = False
+        self.wait: Any = None
         self.contexts: list[LoadContext] = []
         self.before_answer: Callable[[], object] = lambda: None
 
@@ -414,6 +415,42 @@ def test_who_has_nothing_waits_for_the_pause_and_takes_the_load_up(fleet: Fleet)
     assert (query.started, query.looks, two.stats().origin.waited) == (["old"], 1, 1)
 
 
+@pytest.mark.parametrize(("wait", "resumable"), [(0, True), (0.02, True), (0, False), ("long", True)])
+def test_a_loader_may_say_how_long_to_wait_for_what_is_pending(fleet: Fleet, wait: Any, resumable: bool) -> None:
+    """At most so long, in place of half of the time that is left; what says so but is not resumable means something else."""
+    one, two, query = fleet.container(), fleet.container(), Query()
+    pends(one, query)
+    query.done, query.resumable, query.wait = True, resumable, wait
+    if resumable and wait != "long":
+        pends(two, query)
+        assert (query.looks, two.stats().origin.waited) == (0, wait > 0)
+    else:
+        assert two.get_or_load("k", query) == "old"
+        assert query.contexts[-1].waited > 0
+    assert query.contexts[0].waited == 0
+
+
+def test_a_load_that_is_not_known_to_be_pending_is_waited_for_as_any(fleet: Fleet) -> None:
+    """Whatever its loader says of pending ones: this one has left nothing yet, and may end any moment."""
+    one, query = fleet.container(), Query()
+    told: list[float] = []
+
+    def clock() -> float:
+        told.append(fleet.clock())
+        return told[-1]
+
+    two = fleet.container(clock=clock)
+    query.done, query.resumable, query.wait = True, True, 0
+    tries = len(told) + 20  # `two` looks at the clock with each
+    query.before_answer = lambda: wait_until(lambda: len(told) > tries)
+    with ThreadPoolExecutor(1) as other:
+        leader = other.submit(one.get_or_load, "k", query)
+        wait_until(lambda: bool(query.started))
+        assert two.get_or_load("k", query) == "old"
+        assert leader.result(WAIT) == "old"
+    assert (len(query.started), two.stats().origin.waited) == (1, 1)
+
+
 def test_whose_patience_ends_leaves_the_look_to_who_has_the_lease(fleet: Fleet) -> None:
     """LoadPending, and neither a second execution nor a look of its own: a cold fleet looks once in each pause, too."""
     one, two, query = fleet.container(), fleet.container(), Query()
@@ -422,7 +459,7 @@ def test_whose_patience_ends_leaves_the_look_to_who_has_the_lease(fleet: Fleet) 
     fleet.store().ask(hour, Claim.SEIZE, fleet.clock(), None)
     query.done = True
     fleet.clock.advance(20)
-    with two.invocation(lambda: 0.1), pytest.raises(LoadPending) as raised:
+    with two.invocation(lambda: 4.0), pytest.raises(LoadPending) as raised:
         two.get_or_load("k", query)
     assert raised.value.retry_after == pytest.approx(2.0)
     assert (query.started, query.looks) == (["old"], 0)

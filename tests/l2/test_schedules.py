@@ -138,7 +138,7 @@ def test_it_is_not_served_while_another_loads(
     loading = pool.submit(two.get_or_load, "k", loader)
     assert loader.begun.wait(WAIT)
 
-    def until_loaded(_: Patience) -> bool:
+    def until_loaded(_: Patience, **_known: bool) -> bool:
         loader.go.set()
         return bool(loading.result(WAIT))
 
@@ -480,7 +480,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[Patience]:
     """Who was about to wait for another's load, and did not."""
     asked: list[Patience] = []
 
-    def refuses(patience: Patience) -> bool:
+    def refuses(patience: Patience, **_known: bool) -> bool:
         asked.append(patience)
         return False
 
@@ -515,7 +515,7 @@ def test_keys_that_a_batch_loader_left_out_keep_no_lease(
     assert loader.begun.wait(WAIT)
     held: list[bool] = []
 
-    def until_loaded(_: Patience) -> bool:
+    def until_loaded(_: Patience, **_known: bool) -> bool:
         held.append(holds(admin, "k1"))
         loader.go.set()
         return bool(loading.result(WAIT))
