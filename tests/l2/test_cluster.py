@@ -15,7 +15,7 @@ import redis
 from load import Load, say
 from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
-from rig import Rig, ScriptedServer, TLSServer, free_port, wait_until, within
+from rig import STALL, Rig, ScriptedServer, TLSServer, free_port, wait_until, within
 
 from tiered_cache import ConfigurationError, MemoryTier, RedisTier, TieredCache
 from tiered_cache._l2.address import address_of
@@ -36,6 +36,11 @@ if TYPE_CHECKING:
     from tiered_cache.local.valkey import ValkeyServer
 
 TIMEOUT = 0.5
+"""Seconds after which a call ends that nothing answers."""
+SHARED = 3.0
+"""The same where others do answer, which must be in time on a busy machine too."""
+PATIENT = 20.0
+"""Seconds for a call that all answer."""
 SOON = TIMEOUT + 1.0
 NOW = 1_000.0
 BOTH = Script("return redis.call('GET', KEYS[1])")
@@ -58,7 +63,7 @@ def cluster() -> Iterator[ValkeyCluster]:
 
 @pytest.fixture
 def link(cluster: ValkeyCluster) -> Iterator[ClusterLink]:
-    made = address_of(cluster.url).link(TIMEOUT)
+    made = address_of(cluster.url).link(PATIENT)
     assert isinstance(made, ClusterLink)
     yield made
     made.drop()
@@ -105,9 +110,9 @@ def paused(*nodes: ValkeyServer) -> Iterator[None]:
 
 
 @contextmanager
-def loaded(cluster: ValkeyCluster) -> Iterator[tuple[TieredCache, Load]]:
+def loaded(cluster: ValkeyCluster, timeout: float) -> Iterator[tuple[TieredCache, Load]]:
     """A cache over `cluster` whose L1 holds next to nothing, and a load on it."""
-    tier = RedisTier(cluster.url, ttl="1h", timeout=TIMEOUT)
+    tier = RedisTier(cluster.url, ttl="1h", timeout=timeout)
     with TieredCache(MemoryTier(ttl=0.001, jitter=0, max_entries=1), tier, namespace="test") as cache:
         for key in KEYS:
             cache.set(key, key)
@@ -301,7 +306,7 @@ def test_a_node_without_a_name_is_where_it_was_asked(monkeypatch: pytest.MonkeyP
     slots = b"*1\r\n*3\r\n:0\r\n:%d\r\n*2\r\n$-1\r\n:%d\r\n"
     with ScriptedServer(b"") as server:
         server.reply = slots % (8000, server.port)
-        link = address_of(f"redis://localhost:{server.port}?cluster=true").link(TIMEOUT)
+        link = address_of(f"redis://localhost:{server.port}?cluster=true").link(PATIENT)
         assert isinstance(link, ClusterLink)
         replies = link.call([(b"GET", b"bar"), (b"GET", b"foo")], NOW)  # slots 5061 and 12182
         assert failures(replies) == [None, Failure.NODE]
@@ -376,11 +381,11 @@ def test_a_cluster_clients_own_timeouts_and_retries_are_ignored(
     """B11: with the client's thirty seconds, and its retries, a frozen node would hold a call for minutes."""
     place = {"host": cluster.host, "port": cluster.nodes[0].port}
     with redis.RedisCluster(**place, socket_timeout=30, retry=Retry(ExponentialBackoff(), 10)) as client:
-        rig = rig_of(client, cluster.url, timeout=TIMEOUT)
+        rig = rig_of(client, cluster.url)
         key = rig.plant()
         assert rig.ask(key).tier == "l2"
         rig.clock.advance(61)  # so that L1 does not answer
-        with paused(cluster.owner(name(key))), within(SOON):
+        with paused(cluster.owner(name(key))), rig.hurried(SHARED), within(SHARED + 1):
             assert rig.ask(key).tier == "l1"
         assert rig.errors == {"node": 1}
 
@@ -408,7 +413,7 @@ def test_a_key_that_has_moved_ahead_of_its_slot(cluster: ValkeyCluster, link: Cl
     lease = b"{%b}lease" % key
     with moving(cluster, spread[0]) as (source, taker):
         assert link.call(gets(spread), NOW)[0] == key  # it is still where it was
-        source.execute_command("MIGRATE", "127.0.0.1", taker.get_connection_kwargs()["port"], spread[0], 0, 1000)
+        source.execute_command("MIGRATE", "127.0.0.1", taker.get_connection_kwargs()["port"], spread[0], 0, 20_000)
         taker.script_flush()
         assert link.call(gets(spread), NOW) == [one.encode() for one in spread]
         assert link.call([(b"SET", lease, b"held")], NOW) == [b"OK"]
@@ -420,7 +425,7 @@ def test_a_slot_that_has_moved(cluster: ValkeyCluster, link: ClusterLink, spread
     """MOVED: the new owner is asked in the same call, and at once in the next ones."""
     assert link.call(gets(spread), NOW) == [key.encode() for key in spread]
     with moving(cluster, spread[1]) as (source, taker):
-        source.execute_command("MIGRATE", "127.0.0.1", taker.get_connection_kwargs()["port"], spread[1], 0, 1000)
+        source.execute_command("MIGRATE", "127.0.0.1", taker.get_connection_kwargs()["port"], spread[1], 0, 20_000)
     moved = source.info("errorstats").get("errorstat_MOVED", {"count": 0})["count"]
     for _ in range(3):
         assert link.call(gets(spread), NOW) == [key.encode() for key in spread]
@@ -452,12 +457,12 @@ def test_keys_that_lie_on_both_sides(cluster: ValkeyCluster, link: ClusterLink, 
 
 def test_a_live_reshard(cluster: ValkeyCluster, capsys: Any) -> None:
     """F36: slots with their keys move under load, and nobody notices."""
-    with loaded(cluster) as (cache, load):
+    with loaded(cluster, PATIENT) as (cache, load):
         for key in KEYS[:40]:
             with moving(cluster, name(key)) as (source, taker):
                 port = taker.get_connection_kwargs()["port"]
                 for one in source.execute_command("CLUSTER GETKEYSINSLOT", cluster.slot(name(key)), 100):
-                    source.execute_command("MIGRATE", "127.0.0.1", port, one, 0, 1000)
+                    source.execute_command("MIGRATE", "127.0.0.1", port, one, 0, 20_000)
         load.go_on()
         stats = cache.stats().l2
     assert (load.errors, load.wrong, dict(stats.errors)) == ([], [], {})
@@ -476,13 +481,12 @@ def test_a_frozen_node_costs_one_timeout_and_its_own_slots(
     owner = cluster.owner(spread[0])
     assert link.call(gets(spread), NOW) == [key.encode() for key in spread]
     with paused(owner):
-        with within(SOON):
-            assert link.call(gets(spread), NOW)[1:] == [key.encode() for key in spread[1:]]
-        began = time.perf_counter()
-        for _ in range(20):
-            replies = link.call(gets(spread), NOW)
-            assert failures(replies) == [Failure.NODE, None, None]
-        assert time.perf_counter() - began < 20 * TIMEOUT / 2
+        with within(SHARED + 1):
+            assert link.call(gets(spread), NOW, SHARED)[1:] == [key.encode() for key in spread[1:]]
+        with within(SOON):  # and not twenty times as long as that
+            for _ in range(20):
+                replies = link.call(gets(spread), NOW)
+                assert failures(replies) == [Failure.NODE, None, None]
     assert link.call(gets(spread), NOW + 1.5) == [key.encode() for key in spread]
     said = [record.getMessage() for record in caplog.records]
     assert said[0].startswith(f"L2 node 127.0.0.1:{owner.port} is left alone for now: timeout (")
@@ -494,28 +498,31 @@ def test_a_node_that_does_not_connect_takes_no_time_from_the_others(
 ) -> None:
     """Also where none of them is connected yet, and one leads nowhere."""
     with remapped(cluster, lambda node: FaultProxy(node.host, node.port)) as (remapping, fronts):
-        link = address_of(remapping).link(4 * TIMEOUT)
+        link = address_of(remapping).link(PATIENT)
         assert link.call([(b"GET", b"nothing")], NOW) == [None]  # the topology is known
         link.drop()
         fronts[cluster.owner(spread[0]).port].hang()
-        with within(4 * SOON):
-            replies = link.call(gets(spread), NOW)
+        with within(SHARED + 1):
+            replies = link.call(gets(spread), NOW, SHARED)
         assert replies[1:] == [key.encode() for key in spread[1:]]
         assert failures(replies)[0] is Failure.NODE
         link.drop()
 
 
-def test_a_node_that_drips_takes_no_time_from_the_others(cluster: ValkeyCluster, spread: list[str]) -> None:
+def test_a_node_that_drips_takes_no_time_from_the_others(
+    cluster: ValkeyCluster, spread: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Replies that are there in time are read, though another one was being read until the deadline."""
+    monkeypatch.setattr("tiered_cache._l2.nodes.MOMENT", 5.0)  # to read what is there, on a busy machine
     with remapped(cluster, lambda node: FaultProxy(node.host, node.port)) as (remapping, fronts):
-        link = address_of(remapping).link(4 * TIMEOUT)
-        link.call([(b"SET", spread[0].encode(), b"x" * 500)], NOW)
+        link = address_of(remapping).link(PATIENT)
+        link.call([(b"SET", spread[0].encode(), b"x" * 3000)], NOW)
         link.call(gets(spread), NOW)
         fronts[cluster.owner(spread[0]).port].drip(1, 0.02)
         for key in spread[1:]:
             fronts[cluster.owner(key).port].latency(0.1)  # so that the dripping one is read first
-        with within(4 * SOON):
-            replies = link.call(gets(spread), NOW)
+        with within(SHARED + 1):
+            replies = link.call(gets(spread), NOW, SHARED)
         assert replies[1:] == [key.encode() for key in spread[1:]]
         assert failures(replies)[0] is Failure.NODE
         link.drop()
@@ -523,20 +530,19 @@ def test_a_node_that_drips_takes_no_time_from_the_others(cluster: ValkeyCluster,
 
 def test_all_nodes_frozen(cluster: ValkeyCluster, rig_of: Callable[..., Rig], capsys: Any) -> None:
     """The first call ends in time, and finds out that no other node is there either; the next take microseconds."""
-    rig = rig_of(cluster.url, timeout=TIMEOUT)
+    rig = rig_of(cluster.url)
     keys = [rig.plant() for _ in range(3)]
     assert rig.ask(keys[0]).tier == "l2"
     took: list[float] = []
-    with paused(*cluster.nodes):
+    with paused(*cluster.nodes), rig.hurried(TIMEOUT), within(SOON):
         for key in [*keys[1:], *(f"other-{number}" for number in range(200))]:
             began = time.perf_counter()
             assert rig.ask(key).tier == "origin"
             took.append(time.perf_counter() - began)
         assert rig.l2.breaker == "open"
     assert rig.errors == {"timeout": 1}
-    assert sum(seconds > TIMEOUT / 2 for seconds in took) == 1
-    assert max(took) < SOON
     median = sorted(took)[len(took) // 2]
+    assert median < TIMEOUT / 2
     say(capsys, f"all nodes frozen: longest call {max(took):.3f} s, then {median * 1e6:.0f} µs a call, {rig.errors}")
     assert rig.recovers()
 
@@ -547,7 +553,7 @@ def test_where_all_are_left_alone_they_are_asked_all_the_same(
     """Then the breaker of the whole, which lets a call through now and then, is the one that counts."""
     link.call(gets(spread), NOW)
     with paused(*cluster.nodes), within(SOON), pytest.raises(Unavailable) as caught:
-        link.call(gets(spread), NOW)
+        link.call(gets(spread), NOW, TIMEOUT)
     assert caught.value.failure is Failure.TIMEOUT
     assert {node.breaker.state(NOW) for node in link._nodes.values()} == {"open"}
     assert link.call(gets(spread), NOW) == [key.encode() for key in spread]
@@ -564,7 +570,7 @@ def test_a_call_without_time_blames_no_node(link: ClusterLink, spread: list[str]
 def test_while_another_thread_looks(link: ClusterLink, spread: list[str]) -> None:
     """Who knows no topology waits for it until the deadline; who knows one goes by it."""
     with link._looking, within(SOON), pytest.raises(Unavailable) as caught:
-        link.call(gets(spread), NOW)
+        link.call(gets(spread), NOW, TIMEOUT)
     assert caught.value.failure is Failure.TIMEOUT
     link.call(gets(spread), NOW)
     link._doubtful, link._looked_at = True, 0.0
@@ -588,7 +594,7 @@ def test_a_silent_node_leaves_time_to_ask_another_for_the_topology(
     monkeypatch.setattr("tiered_cache._l2.cluster.sample", lambda nodes, _: nodes)
     with ScriptedServer(b"") as silent:
         places = [(cluster.host, silent.port), (cluster.host, cluster.nodes[0].port)]
-        link = ClusterLink(address_of(cluster.url).maker(TIMEOUT), places, TIMEOUT)
+        link = ClusterLink(address_of(cluster.url).maker(SHARED), places, SHARED)  # of which the first has half
         assert link.call([(b"GET", b"nothing")], NOW) == [None]
         link.drop()
 
@@ -602,7 +608,7 @@ def test_an_answer_that_comes_after_the_deadline_is_not_taken_for_anothers() -> 
             self.hears = hears
 
         def call(self, *_: object) -> list[Any]:
-            self.hears.wait(10)
+            self.hears.wait(60)
             return [b"late"]
 
     first, second = Silent(late), Silent(silent)
@@ -664,14 +670,14 @@ def test_a_connection_that_is_being_made_is_closed_with_the_others(valkey: Valke
 
     def make_late() -> Any:
         begun.set()
-        begin.wait(10)
+        begin.wait(60)
         return make()
 
     link = Link(make_late, 5)
     replies: list[Any] = []
     caller = threading.Thread(target=lambda: replies.extend(link.call([(b"GET", b"key")], NOW)))
     caller.start()
-    begun.wait(10)
+    begun.wait(60)
     link.drop()
     begin.set()
     caller.join()
@@ -690,19 +696,20 @@ def of(cluster: ValkeyCluster, owner: ValkeyServer) -> list[str]:
 @pytest.mark.parametrize("fault", ["kill", "pause"])
 def test_an_owner_is_replaced_under_load(fault: str, capsys: Any) -> None:
     """F35: while its replica takes over no call fails or outlasts the timeout, and then its slots are served again."""
-    with ValkeyCluster() as cluster, loaded(cluster) as (cache, load):
+    with ValkeyCluster() as cluster, loaded(cluster, 2 * TIMEOUT) as (cache, load):
         owner = cluster.owner(name("key-0"))
         lost = of(cluster, owner)
         load.calls.clear()
         began = time.monotonic()
         getattr(owner, fault)()
-        wait_until(lambda: all(load.ask(key) == "l2" for key in lost), 30)
+        wait_until(lambda: all(load.ask(key) == "l2" for key in lost))
         healed = time.monotonic() - began
         if fault == "pause":
+            wait_until(lambda: time.monotonic() - began > 1.5 * STALL)  # for as long would what is unbounded wait
             owner.resume()  # it finds out that it is a replica now
             load.go_on(500)
     assert (load.errors, load.wrong) == ([], [])
-    assert load.longest < SOON
+    assert load.longest < SOON + STALL
     errors = dict(cache.stats().l2.errors)
     say(capsys, f"F35 owner of {len(lost)} keys, {fault}: {load}, healed after {healed:.1f} s, counted {errors}")
 
@@ -715,8 +722,8 @@ def test_a_part_of_the_cluster_is_gone(with_log: bool, capsys: Any) -> None:
     Also where the invalidation log is what they had: then nobody can be told of deletions, but values can be read.
     """
     with (
-        ValkeyCluster(config=("--cluster-require-full-coverage", "no")) as cluster,
-        loaded(cluster) as (cache, load),
+        ValkeyCluster(config=("--cluster-require-full-coverage", "no"), node_timeout=4000) as cluster,
+        loaded(cluster, PATIENT) as (cache, load),
     ):
         owner = next(node for node in cluster.nodes[:3] if (node is cluster.owner("tc1:{test|}:log")) is with_log)
         lost = of(cluster, owner)
@@ -724,12 +731,12 @@ def test_a_part_of_the_cluster_is_gone(with_log: bool, capsys: Any) -> None:
         load.calls.clear()
         cluster.replica(owner).kill()
         owner.kill()
-        ends = time.monotonic() + 6  # the nodes notice within two seconds, and replace nobody
+        ends = time.monotonic() + 12  # the nodes notice within eight seconds, and replace nobody
         wait_until(lambda: time.monotonic() > ends)
         stats = cache.stats().l2
     assert (load.errors, load.wrong) == ([], [])
     assert load.tiers(kept) <= {"l1", "l2"}
-    assert load.longest < SOON
+    assert load.longest < SOON + STALL
     assert stats.breaker == "closed"
     assert set(stats.errors) == {"node"}
     say(

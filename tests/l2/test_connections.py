@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     RigOf = Callable[..., Rig]
 
 TIMEOUT = 0.5
+"""Seconds after which a call ends that nothing answers."""
 HOUR = 3600.0
 
 
@@ -67,7 +68,7 @@ def lined(
         else:
             proxy = stack.enter_context(FaultProxy("127.0.0.1", valkey.port))
             url = f"redis://127.0.0.1:{proxy.port}"
-        rig = rig_of(url, valkey.url, timeout=TIMEOUT)
+        rig = rig_of(url, valkey.url)
         yield rig, proxy
         rig.cache.close()
 
@@ -104,7 +105,8 @@ def test_a_connection_that_died_a_moment_ago(lined: tuple[Rig, FaultProxy], valk
     spoil(proxy, valkey, fault)
     rig.clock.advance(1)
     if fault == "half-open":
-        assert rig.ask(rig.plant()).tier == "origin"
+        with rig.hurried(TIMEOUT):
+            assert rig.ask(rig.plant()).tier == "origin"
         assert rig.errors == {"timeout": 1}
         rig.clock.advance(1.1)
         assert rig.reads_l2()
@@ -164,10 +166,11 @@ def test_an_attempt_of_before_a_freeze_is_not_waited_for(
             answers.wait(60)
         return resolve(*given, **options)
 
-    rig = rig_of(f"redis://localhost:{valkey.port}", valkey.url, timeout=TIMEOUT)
+    rig = rig_of(f"redis://localhost:{valkey.port}", valkey.url)
     key = rig.plant()
     monkeypatch.setattr(socket, "getaddrinfo", hang_once)
-    assert rig.ask(key).tier == "origin"
+    with rig.hurried(TIMEOUT):
+        assert rig.ask(key).tier == "origin"
     assert rig.errors == {"timeout": 1}
     rig.clock.freeze(HOUR)
     rig.tier.thawed(rig.clock())
@@ -217,7 +220,7 @@ def carried(lines: dict[int, FaultProxy]) -> int:
 def test_a_cluster_after_a_freeze(cluster: ValkeyCluster, rig_of: RigOf, fault: str) -> None:
     """Each node that is used costs one connect, no timeout and no error, whatever befell the connections."""
     with lines_to(cluster) as (lines, client):
-        rig = rig_of(client, cluster.url, timeout=TIMEOUT)
+        rig = rig_of(client, cluster.url)
         client.close()
         wait_until(lambda: carried(lines) == 0)
         keys = [rig.plant() for _ in range(30)]
@@ -310,19 +313,19 @@ def test_a_cluster_is_suspended(cluster: ValkeyCluster, rig_of: RigOf) -> None:
 
 def test_a_call_under_way_survives_a_suspension(proxy: FaultProxy, valkey: ValkeyServer, rig_of: RigOf) -> None:
     """It ends as it would have, and its connection is closed then."""
-    rig = rig_of(f"redis://127.0.0.1:{proxy.port}", valkey.url, timeout=5)
+    rig = rig_of(f"redis://127.0.0.1:{proxy.port}", valkey.url)
     key, link, replies = rig.plant(), rig.tier.link(), []
     send, gate, sent = link._send, threading.Event(), threading.Event()
 
     def held(*given: Any) -> None:
         send(*given)
         sent.set()
-        gate.wait(20)
+        gate.wait(60)
 
     link._send = held
     call = threading.Thread(target=lambda: replies.append(rig.tier.bind("test").read(key, rig.clock(), None)))
     call.start()
-    assert sent.wait(20)
+    assert sent.wait(60)
     rig.tier.suspend()
     link._send = send
     gate.set()
@@ -339,7 +342,7 @@ def forked(act: Callable[[], int]) -> Iterator[Callable[[], int]]:
     """A child process that does `act`, and gives a number from 0 to 200 by it; 255 if it does not end or fails."""
     child = os.fork()
     if child == 0:
-        signal.alarm(30)  # ends a child that hangs
+        signal.alarm(60)  # ends a child that hangs
         code = 255
         try:
             code = act()
@@ -372,7 +375,7 @@ def test_a_fork_while_another_thread_is_in_mid_call(
 ) -> None:
     """Parent and child go on, each on connections of its own, and each gets what is its own."""
     planter = valkey.url if where == "server" else cluster.url
-    rig = rig_of(f"redis://127.0.0.1:{proxy.port}" if where == "server" else cluster.url, planter, timeout=20)
+    rig = rig_of(f"redis://127.0.0.1:{proxy.port}" if where == "server" else cluster.url, planter, timeout=60)
     keys = [rig.plant() for _ in range(20)]
     assert in_tests(rig, keys) == 20
     link = (
@@ -385,13 +388,13 @@ def test_a_fork_while_another_thread_is_in_mid_call(
     def held(*given: Any) -> Any:
         if not waits.is_set():
             waits.set()
-            gate.wait(20)
+            gate.wait(60)
         return receive(*given)
 
     link._receive = held
     call = threading.Thread(target=lambda: replies.append(in_tests(rig, keys)))
     call.start()
-    assert waits.wait(20)
+    assert waits.wait(60)
     with forked(lambda: in_tests(rig, keys)) as child:
         assert in_tests(rig, keys) == 20
         gate.set()
@@ -435,7 +438,7 @@ def test_locks_that_a_thread_of_the_parent_holds_do_not_hold_up_the_child(
 
     holder = threading.Thread(target=hold)
     holder.start()
-    assert held.wait(20)
+    assert held.wait(60)
     with forked(act) as child:
         assert child() == 5
     gate.set()
@@ -445,22 +448,25 @@ def test_locks_that_a_thread_of_the_parent_holds_do_not_hold_up_the_child(
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_fork_waits_for_an_import_of_redis(valkey: ValkeyServer, rig_of: RigOf) -> None:
+def test_a_fork_waits_for_an_import_of_redis(
+    valkey: ValkeyServer, rig_of: RigOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In the child the lock of a module that is half imported would be held for ever."""
+    monkeypatch.setattr("tiered_cache._l2.tier.IMPORTING", 60.0)
     rig = rig_of(valkey.url)
     key, tier = rig.plant(), rig.tier
     gate, importing = threading.Event(), threading.Event()
 
     def link(timeout: float) -> Any:
         importing.set()
-        gate.wait(20)
+        gate.wait(60)
         return address.link(timeout)
 
     address = tier.address
     tier.address = SimpleNamespace(link=link, shown=address.shown)
     imports = threading.Thread(target=tier.link)
     imports.start()
-    assert importing.wait(20)
+    assert importing.wait(60)
     threading.Timer(0.1, gate.set).start()
     with forked(lambda: tier.has_link and in_tests(rig, [key])) as child:
         assert child() == 1
@@ -515,7 +521,7 @@ def clients_at(port: int) -> set[str]:
 def test_a_container_makes_one_connection_in_its_life(server: ValkeyServer, clock: FakeClock) -> None:
     """A hundred invocations that hit, miss, fail, invalidate and carry what cannot be carried: one socket for all."""
     tier = RedisTier(
-        server.url, ttl=40, stale_while_revalidate=20, stale_if_error=60, timeout=5, max_value_bytes="10 KiB"
+        server.url, ttl=40, stale_while_revalidate=20, stale_if_error=60, timeout=20, max_value_bytes="10 KiB"
     )
     cache = TieredCache(
         MemoryTier(ttl=5, jitter=0), tier, namespace="life", clock=clock, negative_ttl=5, refresh="inline"

@@ -209,9 +209,9 @@ def test_a_provider_that_hangs_ends_at_the_timeout(rig_of: RigOf, server: Valkey
             return self.given
 
     provider = Slow("app", "first")
-    rig = rig_of(url(server), server.url, timeout=TIMEOUT, credentials=provider)
+    rig = rig_of(url(server), server.url, credentials=provider)
     for _ in range(2):
-        with within(TIMEOUT + 1):
+        with rig.hurried(TIMEOUT), within(TIMEOUT + 1):
             assert rig.ask().tier == "origin"
         rig.clock.advance(31)
     assert (rig.errors, provider.asked) == ({"timeout": 2}, 1)

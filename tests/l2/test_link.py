@@ -58,15 +58,15 @@ def test_past_the_deadline_a_socket_does_not_even_try(pair: tuple[socket.socket,
 
 def test_the_next_call_has_its_whole_time_again(pair: tuple[socket.socket, socket.socket]) -> None:
     """What one call took from the socket's timeout is given back to the next."""
-    deadline = Deadline(5, time.monotonic() + 0.01)
+    deadline = Deadline(5, time.monotonic() + 0.5)
     sock = DeadlineSocket(pair[0], deadline)
     with pytest.raises(TimeoutError):
         sock.recv(1)
-    assert (pair[0].gettimeout() or 0) < 0.02
-    deadline.at = time.monotonic() + 5
+    assert (pair[0].gettimeout() or 0) < 0.51
+    deadline.at = time.monotonic() + 60
     pair[1].sendall(b"a")
     assert sock.recv(1) == b"a"
-    assert (pair[0].gettimeout() or 0) > 4
+    assert (pair[0].gettimeout() or 0) > 30
 
 
 def test_a_send_that_is_taken_in_small_pieces_ends_at_the_deadline(pair: tuple[socket.socket, socket.socket]) -> None:
@@ -188,7 +188,7 @@ def sentinel(tmp_path: Path, server: ValkeyServer) -> Iterator[tuple[redis.Senti
     """A Sentinel that watches over the test's server and the replica that it gives beside."""
     port = free_port()
     settings = [f"port {port}", "bind 127.0.0.1", f"dir {tmp_path}", f"sentinel monitor main 127.0.0.1 {server.port} 1"]
-    settings += ["sentinel down-after-milliseconds main 300", "sentinel failover-timeout main 3000"]
+    settings += ["sentinel down-after-milliseconds main 60000", "sentinel failover-timeout main 3000"]
     (tmp_path / "sentinel.conf").write_text("\n".join(settings))
     command = [find_binary(), f"{tmp_path}/sentinel.conf", "--sentinel"]
     with ValkeyServer() as replica, redis.Redis(port=replica.port) as admin:
@@ -197,7 +197,7 @@ def sentinel(tmp_path: Path, server: ValkeyServer) -> Iterator[tuple[redis.Senti
         with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process, redis.Redis(port=port) as asked:
             try:
                 wait_until(lambda: _knows_replica(asked))
-                watching = redis.Sentinel([("127.0.0.1", port)], socket_timeout=0.3)
+                watching = redis.Sentinel([("127.0.0.1", port)], socket_timeout=20)
                 yield watching, replica
                 for client in watching.sentinels:
                     client.close()
@@ -218,11 +218,12 @@ def test_a_failover_by_sentinel(
     """F38: a client made by Sentinel finds the primary, and after a failover the new one."""
     watching, replica = sentinel
     with watching.master_for("main") as client:
-        rig = rig_of(client, replica.url, timeout=1)
+        rig = rig_of(client, replica.url)
         assert "redis.Redis at Sentinel's main" in repr(rig.tier)
         assert rig.ask().tier == "origin"
         assert (rig.l2.writes, rig.errors) == (1, {})
         server.kill()
+        watching.sentinels[0].execute_command("SENTINEL", "SET", "main", "down-after-milliseconds", 300)
         assert rig.ask().tier == "origin"
 
         def healed() -> bool:
@@ -230,7 +231,7 @@ def test_a_failover_by_sentinel(
             before = rig.l2.writes
             return rig.ask().tier == "origin" and rig.l2.writes > before
 
-        wait_until(healed, 30)
+        wait_until(healed)
         assert rig.reads_l2()
 
 
@@ -240,7 +241,7 @@ def test_with_either_parser(valkey: ValkeyServer) -> None:
         from tiered_cache import RedisTier
         from tiered_cache._entry import Entry
         from tiered_cache._reply import Claim, Filled, Lease
-        store = RedisTier("{valkey.url}", ttl=60, timeout=5).bind("test")
+        store = RedisTier("{valkey.url}", ttl=60, timeout=20).bind("test")
         value = ["x" * 200_000, 1]
         lease = Lease("key", b"token", 60.0)
         store.ask(lease, Claim.MISSING, 1.0, None)

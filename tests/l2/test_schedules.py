@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 
     Make = Callable[..., TieredCache]
 
-WAIT = 20.0
+WAIT = 60.0
+TIMEOUT = 0.25
+"""Seconds after which a call ends that nothing answers; all others have as long as a busy machine may need."""
 LOG, MARKS = "tc1:{n|}:log", "tc1:{n|}:marks"
 
 
@@ -40,7 +42,7 @@ def container(valkey: ValkeyServer, clock: FakeClock) -> Iterator[Make]:
     with ExitStack() as close:
 
         def make(url: str = valkey.url, *, l1: float = 3600, hash_keys: bool = False, **options: Any) -> TieredCache:
-            tier = RedisTier(url, ttl=7200, jitter=0, hash_keys=hash_keys, timeout=options.pop("timeout", 5))
+            tier = RedisTier(url, ttl=7200, jitter=0, hash_keys=hash_keys, timeout=20)
             options = {"namespace": "n", "refresh": "inline", "clock": clock} | options
             return close.enter_context(TieredCache(MemoryTier(ttl=l1, jitter=0), tier, **options))
 
@@ -62,7 +64,7 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 @pytest.fixture
 def behind(container: Make, proxy: FaultProxy) -> TieredCache:
     """A container that reaches the session's server through the proxy, and has done so."""
-    cache = container(f"redis://127.0.0.1:{proxy.port}", timeout=0.5, on_failure="queue")
+    cache = container(f"redis://127.0.0.1:{proxy.port}", on_failure="queue")
     assert cache.warm_up()
     return cache
 
@@ -306,13 +308,14 @@ def test_where_the_look_at_its_tags_fails_an_entry_is_not_served(
     for key in ("k", "j"):
         one.get_or_load(key, lambda: "old", tags=["t"])
     one.invalidate_tag("t")
-    cold = container(f"redis://127.0.0.1:{proxy.port}", timeout=0.5)
+    cold = container(f"redis://127.0.0.1:{proxy.port}")
     store = store_of(cold)
     look = store.look
 
     def spoilt(since: Any, tags: Sequence[str], now: float) -> Any:
         if tags:
             getattr(proxy, fault)()
+            monkeypatch.setattr(store._tier, "timeout", TIMEOUT)
         return look(since, tags, now)
 
     monkeypatch.setattr(store, "look", spoilt)
@@ -416,14 +419,18 @@ def leave_a_stray(behind: TieredCache, proxy: FaultProxy, admin: redis.Redis, cl
         raise OSError("down")
 
     assert behind.get_or_load("for the server to know the scripts", lambda: 1) == 1
+    tier = store_of(behind)._tier
+    patient = tier.timeout
     if lost == "its reply":
         proxy.hang()
+        tier.timeout = TIMEOUT
         assert behind.get_or_load("k", lambda: 1) == 1
     elif lost == "replies of a batch":
         asked = store_of(behind).ask_many
 
         def hangs(*arguments: Any) -> Any:
             proxy.hang()
+            tier.timeout = TIMEOUT
             return asked(*arguments)
 
         store_of(behind).ask_many = hangs
@@ -432,6 +439,7 @@ def leave_a_stray(behind: TieredCache, proxy: FaultProxy, admin: redis.Redis, cl
     else:
         with pytest.raises(OSError, match="down"):
             behind.get_or_load("k", fails)
+    tier.timeout = patient
     proxy.ok()
     wait_until(lambda: holds(admin, "k"))
     clock.advance(61)

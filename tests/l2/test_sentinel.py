@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import redis
 from load import Load, say
-from rig import wait_until, within
+from rig import STALL, wait_until, within
 
 from tiered_cache import MemoryTier, RedisTier, TieredCache
 from tiered_cache.local import ServiceUnavailable
@@ -68,11 +68,11 @@ def test_the_set_tells_who_is_the_primary(watched: ValkeySentinel) -> None:
 def test_a_frozen_sentinel_is_passed_over(watched: ValkeySentinel, rig_of: Callable[..., Rig]) -> None:
     """The next one is asked in the same call, though the client that was handed in would wait for ever."""
     with found_by(watched, sentinel_kwargs={"socket_timeout": None}) as client:
-        rig = rig_of(client, watched.primary().url, timeout=2 * TIMEOUT)
+        rig = rig_of(client, watched.primary().url, timeout=6 * TIMEOUT)  # a frozen one may take half of it
         key = rig.plant()
         watched.sentinels[0].pause()
         try:
-            with within(2 * TIMEOUT + 1):
+            with within(6 * TIMEOUT + 1):
                 assert rig.ask(key).tier == "l2"
         finally:
             watched.sentinels[0].resume()
@@ -100,7 +100,7 @@ def test_all_sentinels_frozen(watched: ValkeySentinel, rig_of: Callable[..., Rig
 def test_a_primary_is_replaced_under_load(fault: str, capsys: Any) -> None:
     """F38: until Sentinel has named another primary no call fails or outlasts the timeout; then L2 is used again."""
     with ValkeySentinel() as watched, found_by(watched) as client:
-        tier = RedisTier(client, ttl="1h", timeout=TIMEOUT)
+        tier = RedisTier(client, ttl="1h", timeout=2 * TIMEOUT)
         with TieredCache(MemoryTier(ttl=0.001, jitter=0, max_entries=1), tier, namespace="test") as cache:
             for key in KEYS:
                 cache.set(key, key)
@@ -109,14 +109,17 @@ def test_a_primary_is_replaced_under_load(fault: str, capsys: Any) -> None:
                 load.calls.clear()
                 before, began = watched.primary(), time.monotonic()
                 getattr(before, fault)()
-                wait_until(lambda: watched.primary() is not before, 30)
+                wait_until(lambda: watched.primary() is not before)
                 replaced = time.monotonic() - began
-                wait_until(lambda: all(load.ask(key) == "l2" for key in KEYS), 45)
+                wait_until(lambda: all(load.ask(key) == "l2" for key in KEYS))
                 healed = time.monotonic() - began
                 if fault == "pause":
+                    wait_until(
+                        lambda: time.monotonic() - began > 1.5 * STALL
+                    )  # for as long would what is unbounded wait
                     before.resume()  # as a primary, until Sentinel tells it otherwise
                     load.go_on(500)
             errors = dict(cache.stats().l2.errors)
     assert (load.errors, load.wrong) == ([], [])
-    assert load.longest < SOON
+    assert load.longest < SOON + STALL
     say(capsys, f"F38 {fault}: {load}, replaced after {replaced:.1f} s, healed after {healed:.1f} s, counted {errors}")

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     RigOf = Callable[..., Rig]
 
 TIMEOUT = 0.5
+"""Seconds after which a call ends that nothing answers."""
 HOUR = 3600.0
 WAIT = 30.0
 
@@ -66,7 +67,7 @@ def connecting(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
 
 
 def rig_at(rig_of: RigOf, valkey: ValkeyServer, **options: Any) -> Rig:
-    return rig_of(f"redis://localhost:{valkey.port}", valkey.url, timeout=TIMEOUT, **options)
+    return rig_of(f"redis://localhost:{valkey.port}", valkey.url, **options)
 
 
 def warm_ups() -> int:
@@ -98,10 +99,11 @@ def test_a_call_waits_no_longer_than_its_own_time_for_a_connection(
 ) -> None:
     """Then it goes without L2, makes no second attempt, and blames nobody; the warm-up itself is what times out."""
     rig = rig_at(rig_of, valkey)
-    rig.cache.warm_up(wait=False)
-    assert connecting.reached.wait(WAIT)
-    with within(2 * TIMEOUT + 1):
-        assert rig.ask(rig.plant()).tier == "origin"
+    key = rig.plant()
+    with rig.hurried(TIMEOUT), within(2 * TIMEOUT + 1):
+        rig.cache.warm_up(wait=False)
+        assert connecting.reached.wait(WAIT)
+        assert rig.ask(key).tier == "origin"
     assert rig.errors in ({}, {"timeout": 1})
     connecting.open()
     assert rig.recovers()
@@ -207,7 +209,7 @@ def test_a_snapshot_while_a_warm_up_connects(rig_of: RigOf, valkey: ValkeyServer
     rig = rig_at(rig_of, valkey)
     rig.cache.warm_up(wait=False)
     assert connecting.reached.wait(WAIT)
-    with within(TIMEOUT + 1):
+    with rig.hurried(TIMEOUT), within(TIMEOUT + 1):
         rig.tier.suspend()
     assert rig.tier.warming is None
     connecting.open()
@@ -283,7 +285,7 @@ def test_both_threads_may_import_the_same(imports: str, valkey: ValkeyServer, tm
             [sys.executable, "-W", "error", "-c", code],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
             env=os.environ | {"PYTHONPATH": path},
         )
         assert not done.stderr, done.stderr
