@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections import deque
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
@@ -74,6 +75,13 @@ class FaultServer:
     def next(self) -> Reply:
         """The reply to the next request."""
         return self._script.popleft() if len(self._script) > 1 else self._script[0]
+
+    def came(self, number: int) -> None:
+        """Wait until so many requests have come; who has sent one may have given up before it was read."""
+        ends = time.monotonic() + 60
+        while len(self.requests) < number:
+            assert time.monotonic() < ends, "it did not come"
+            time.sleep(0.01)
 
     def wait(self) -> None:
         """Wait until the server closes."""

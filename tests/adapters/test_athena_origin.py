@@ -24,6 +24,7 @@ from tiered_cache._errors import (
     TieredCacheError,
 )
 from tiered_cache._values import LoadContext, Pending
+from tiered_cache.adapters._athena_query import STOP_TIME
 from tiered_cache.adapters._boto import unlimited
 from tiered_cache.adapters.athena import AthenaOrigin
 
@@ -89,15 +90,16 @@ class Lake:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end, "it never came to be"
         time.sleep(0.01)
 
 
-def within(seconds: float) -> LoadContext:
-    end = time.monotonic() + seconds
-    return LoadContext("k", remaining=lambda: end - time.monotonic())
+def nearly_over(lake: Lake) -> LoadContext:
+    """An invocation with plenty of time until a query was started, and then with just what it takes to stop that."""
+    before = lake.athena.executions_started
+    return LoadContext("k", remaining=lambda: STOP_TIME if lake.athena.executions_started > before else 60.0)
 
 
 @pytest.fixture
@@ -165,13 +167,15 @@ def test_only_the_first_row_can_be_the_header(lake: Lake, managed: bool) -> None
 
 
 def test_containers_that_start_together_share_one_execution(lake: Lake) -> None:
-    """Eight containers that miss at once run one query."""
-    lake.athena.delay = 0.5
+    """Eight containers that miss while it goes on run one query."""
+    lake.athena.delay = 600
     with ThreadPoolExecutor(8) as pool:
-        found = list(
-            pool.map(lambda _: lake.origin().query("SELECT 1 AS a", bucket_seconds=86400).load(CONTEXT), range(8))
-        )
-    assert found == [[{"a": 1}]] * 8
+        loads = [
+            pool.submit(lake.origin().query("SELECT 1 AS a", bucket_seconds=86400).load, CONTEXT) for _ in range(8)
+        ]
+        until(lambda: lake.athena.calls["StartQueryExecution"] == 8)
+        lake.athena.delay = 0
+        assert [load.result() for load in loads] == [[{"a": 1}]] * 8
     assert lake.athena.executions_started == 1
 
 
@@ -195,6 +199,10 @@ def test_without_a_bucket_nothing_is_shared(lake: Lake) -> None:
     assert lake.athena.executions_started == 5
 
 
+LATER = 3600
+"""Seconds from now until an execution of the scripted Athena is over: after any load of the test has begun."""
+
+
 def answers(execution_id: str, completed: float, **status: Any) -> list[Reply]:
     """The scripted answers of one start and one look."""
     described = {"State": "SUCCEEDED", "SubmissionDateTime": completed - 1, "CompletionDateTime": completed, **status}
@@ -207,7 +215,7 @@ def answers(execution_id: str, completed: float, **status: Any) -> list[Reply]:
 def test_an_execution_that_was_over_before_is_not_taken(scripted: AthenaOrigin, faults: FaultServer) -> None:
     """The token of an old execution leads to a new one, and the new token depends on the old one alone."""
     rows = {"Rows": [], "ResultSetMetadata": {"ColumnInfo": [{"Name": "a", "Type": "integer"}]}}
-    script = [*answers("old", time.time() - 60), *answers("new", time.time() + 1), json_reply(ResultSet=rows)]
+    script = [*answers("old", time.time() - 60), *answers("new", time.time() + LATER), json_reply(ResultSet=rows)]
     tokens: list[list[str]] = []
     for _ in range(2):
         faults.requests.clear()
@@ -225,15 +233,17 @@ def test_anothers_cancelled_execution_is_run_anew(scripted: AthenaOrigin, faults
     rows = {"Rows": [], "ResultSetMetadata": {"ColumnInfo": [{"Name": "a", "Type": "integer"}]}}
     began = time.time() - 60
     others = {"State": "CANCELLED", "SubmissionDateTime": began}
-    faults.script(*answers("x", time.time() + 1, **others), *answers("y", time.time() + 1), json_reply(ResultSet=rows))
+    faults.script(
+        *answers("x", time.time() + LATER, **others), *answers("y", time.time() + LATER), json_reply(ResultSet=rows)
+    )
     assert scripted.query("SELECT 1 AS a").load(CONTEXT) == []
 
 
 def test_running_may_go_back_to_queued(scripted: AthenaOrigin, faults: FaultServer) -> None:
     """RUNNING, QUEUED, RUNNING, SUCCEEDED is an ordinary course."""
     rows = {"Rows": [], "ResultSetMetadata": {"ColumnInfo": [{"Name": "a", "Type": "integer"}]}}
-    start, done = answers("x", time.time() + 1)
-    looks = [answers("x", time.time() + 1, State=state)[1] for state in ("RUNNING", "QUEUED", "RUNNING")]
+    start, done = answers("x", time.time() + LATER)
+    looks = [answers("x", time.time() + LATER, State=state)[1] for state in ("RUNNING", "QUEUED", "RUNNING")]
     faults.script(start, *looks, done, json_reply(ResultSet=rows))
     assert scripted.query("SELECT 1 AS a").load(CONTEXT) == []
 
@@ -254,9 +264,9 @@ def test_a_failure_that_may_be_repeated_is_repeated(lake: Lake) -> None:
 
 def test_a_cancelled_query_is_an_error(lake: Lake) -> None:
     """A query that somebody stops by hand is an OriginError, not an empty result."""
-    lake.athena.delay = 60
+    lake.athena.delay = 600
     with ThreadPoolExecutor(1) as pool:
-        load = pool.submit(lake.origin().query("SELECT 1 AS a", bucket_seconds=0).load, within(30))
+        load = pool.submit(lake.origin().query("SELECT 1 AS a", bucket_seconds=0).load, CONTEXT)
         until(lambda: lake.athena.executions_started == 1)
         lake.client.stop_query_execution(QueryExecutionId=lake.latest())
         with pytest.raises(OriginError, match="cancelled"):
@@ -265,10 +275,10 @@ def test_a_cancelled_query_is_an_error(lake: Lake) -> None:
 
 def test_a_query_that_outlasts_its_time_is_stopped(lake: Lake) -> None:
     """When the budget is spent the load raises LoadTimeout and leaves no query running."""
-    lake.athena.delay = 60
+    lake.athena.delay = 600
     for request, context in (
-        (lake.origin().query("SELECT 1 AS a", bucket_seconds=0), within(1.2)),
-        (lake.origin(timeout=1.2).query("SELECT 1 AS a", bucket_seconds=0), CONTEXT),
+        (lake.origin().query("SELECT 1 AS a", bucket_seconds=0), nearly_over(lake)),
+        (lake.origin(timeout=3).query("SELECT 1 AS a", bucket_seconds=0), CONTEXT),
     ):
         with pytest.raises(LoadTimeout, match="stopped"):
             request.load(context)
@@ -279,12 +289,13 @@ def test_who_stops_a_query_at_the_deadline_is_told_once_what_would_let_it_go_on(
     lake: Lake, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The log names `resumable=True`, since the next invocation may have no more time; not for the origin's own `timeout`."""
-    lake.athena.delay = 60
-    for origin, context, lines in (
-        (lake.origin(timeout=1.2), CONTEXT, 0),
-        (lake.origin(), within(1.2), 1),
-        (lake.origin(), within(1.2), 1),
+    lake.athena.delay = 600
+    for origin, is_limited, lines in (
+        (lake.origin(timeout=3), False, 0),
+        (lake.origin(), True, 1),
+        (lake.origin(), True, 1),
     ):
+        context = nearly_over(lake) if is_limited else CONTEXT
         with pytest.raises(LoadTimeout, match="stopped"):
             origin.query("SELECT 1 AS a", bucket_seconds=0).load(context)
         said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
@@ -294,7 +305,7 @@ def test_who_stops_a_query_at_the_deadline_is_told_once_what_would_let_it_go_on(
 
 def test_a_load_that_breaks_off_stops_its_query(lake: Lake) -> None:
     """Whatever ends the waiting, the query does not go on without anyone to take its result."""
-    lake.athena.delay = 60
+    lake.athena.delay = 600
     lake.athena.fail_next("AccessDeniedException", operation="GetQueryExecution")
     with pytest.raises(OriginDenied):
         lake.origin().query("SELECT 1 AS a").load(CONTEXT)
@@ -354,7 +365,7 @@ def test_decode_makes_the_value_of_the_rows(lake: Lake) -> None:
 
 def test_a_resumable_query_outlives_a_short_load(lake: Lake) -> None:
     """The first load answers 'pending' with the execution's id; a later one elsewhere takes the rows."""
-    lake.athena.delay = 60
+    lake.athena.delay = 600
 
     def request() -> QueryRequest:
         return lake.origin().query("SELECT 1 AS a", resumable=True, wait=0.2)
@@ -370,7 +381,7 @@ def test_a_resumable_query_outlives_a_short_load(lake: Lake) -> None:
 
 def test_a_resumable_query_does_not_keep_a_stale_value_waiting(lake: Lake) -> None:
     """With a stale value to serve there is one look and no waiting."""
-    lake.athena.delay = 60
+    lake.athena.delay = 600
     answer = lake.origin().query("SELECT 1 AS a", resumable=True, wait="1h").load(LoadContext("k", stale="old"))
     assert isinstance(answer, Pending)
     assert lake.athena.calls["GetQueryExecution"] == 1
@@ -378,7 +389,7 @@ def test_a_resumable_query_does_not_keep_a_stale_value_waiting(lake: Lake) -> No
 
 def test_a_handle_that_leads_nowhere_starts_anew(lake: Lake) -> None:
     """An execution that Athena forgot is no error: the query is started again."""
-    request = lake.origin().query("SELECT 1 AS a", resumable=True, wait=20)
+    request = lake.origin().query("SELECT 1 AS a", resumable=True, wait=60)
     assert request.load(LoadContext("k", handle="00000000-0000-0000-0000-000000000000")) == [{"a": 1}]
 
 

@@ -230,6 +230,7 @@ def test_a_hanging_service_costs_no_more_than_the_time_left(faults: FaultServer)
     left = iter([0.4, 0.0])
     with pytest.raises(OriginError, match="no answer in time"):
         origin.item({"pk": "a"}).load(LoadContext("k", remaining=lambda: next(left)))
+    faults.came(1)
     assert len(faults.requests) == 1
     assert [patience for _, patience in origin._clients._made] == [5 / 32]  # with its half for connecting, under 0.4
     origin.close()

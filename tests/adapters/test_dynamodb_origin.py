@@ -5,6 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+import boto3
 import pytest
 from boto3.dynamodb.types import DYNAMODB_CONTEXT, Binary, TypeDeserializer, TypeSerializer
 from fault_server import CLOSED, HTML, FaultServer, Reply, json_error, json_reply
@@ -112,14 +113,16 @@ def test_an_expired_item_is_absent(client: Any) -> None:
     with pytest.raises(NotFound):
         origin.item({"pk": "ttl", "sk": 2}).load(CONTEXT)
     keys = {f"k{sk}": {"pk": "ttl", "sk": sk} for sk in range(5)}
-    assert origin.items(keys.__getitem__)(list(keys)).keys() == {"k0", "k3", "k4"}
+    assert origin.items(keys.__getitem__, budget="1m")(list(keys)).keys() == {"k0", "k3", "k4"}
 
 
 def test_a_batch_loads_what_exists_by_cache_key(client: Any) -> None:
     """250 keys, some twice and some without an item: each cache key gets its own item, the absent are left out."""
     for sk in range(0, 240, 2):
         put(client, {"pk": "batch", "sk": sk, "value": sk})
-    request = DynamoDBOrigin("users", client).items(lambda key: {"pk": "batch", "sk": int(key.split("-")[0])})
+    request = DynamoDBOrigin("users", client).items(
+        lambda key: {"pk": "batch", "sk": int(key.split("-")[0])}, budget="1m"
+    )
     keys = [f"{sk}-a" for sk in range(250)] + ["0-b", "1-b"]
     found = request(keys)
     assert found.keys() == {f"{sk}-a" for sk in range(0, 240, 2)} | {"0-b"}
@@ -169,7 +172,7 @@ def test_a_bad_answer_is_never_absence(
     faults.script(reply)
     requests = [
         lambda: users.item({"pk": "alice"}).load(CONTEXT),
-        lambda: users.items(lambda key: {"pk": key}, budget=2)(["alice"]),
+        lambda: users.items(lambda key: {"pk": key}, budget="1m")(["alice"]),
         lambda: users.query("pk = :pk", {":pk": "alice"}).load(CONTEXT),
     ]
     for request in requests:
@@ -198,30 +201,62 @@ def batch(found: list[str], unprocessed: list[str]) -> Reply:
 def test_unprocessed_keys_are_asked_for_again(users: DynamoDBOrigin, faults: FaultServer) -> None:
     """What one answer leaves open the next ones settle, and order does not matter."""
     faults.script(batch(["c"], ["a", "b"]), batch([], ["b", "a"]), batch(["b"], []))
-    found = users.items(lambda key: {"pk": key})(["a", "b", "c"])
+    found = users.items(lambda key: {"pk": key}, budget="1m")(["a", "b", "c"])
     assert {key: item["name"] for key, item in found.items()} == {"b": "B", "c": "C"}
     asked = [[key["pk"]["S"] for key in body["RequestItems"]["users"]["Keys"]] for body in faults.bodies()]
     assert asked == [["a", "b", "c"], ["a", "b"], ["b", "a"]]
 
 
+class Pauses:
+    """The time as it would be if nothing took any but the pauses, which are over at once."""
+
+    def __init__(self) -> None:
+        self._now = 0.0
+
+    def monotonic(self) -> float:
+        return self._now
+
+    def sleep(self, seconds: float) -> None:
+        self._now += seconds
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Budgets are spent by pauses alone."""
+    time = Pauses()
+    monkeypatch.setattr("tiered_cache.adapters.dynamodb.time", time)
+    monkeypatch.setattr("tiered_cache.adapters._boto.time", time)
+
+
+@pytest.fixture
+def patient_client(faults: FaultServer) -> Iterator[Any]:
+    """A client of the scripted server that waits for as long as a busy machine takes to answer."""
+    client = boto3.client("dynamodb")
+    yield client
+    client.close()
+
+
+@pytest.mark.usefixtures("pauses")
 @pytest.mark.parametrize("budget", [0.4, 0.5, 0.6, 0.7])
-def test_keys_left_unprocessed_are_not_absent(users: DynamoDBOrigin, faults: FaultServer, budget: float) -> None:
+def test_keys_left_unprocessed_are_not_absent(patient_client: Any, faults: FaultServer, budget: float) -> None:
     """When the budget is spent, in a pause or after one, the open keys are OriginThrottled with their number."""
     faults.script(batch([], ["a", "b"]))
+    users = DynamoDBOrigin("users", patient_client)
     with pytest.raises(OriginThrottled, match=r"2 of 2 keys"):
         users.items(lambda key: {"pk": key}, budget=budget)(["a", "b"])
 
 
-def test_keys_left_unprocessed_are_throttled_where_no_try_fits_any_more(faults: FaultServer) -> None:
+@pytest.mark.usefixtures("pauses")
+def test_keys_left_unprocessed_are_throttled_where_no_try_fits_any_more(
+    patient_client: Any, faults: FaultServer
+) -> None:
     """The pauses fit into the budget until a whole try does not: that is the table's doing, and no LoadTimeout."""
     faults.script(batch([], ["a", "b"]))
-    patient = DynamoDBOrigin("users", read_timeout=256)  # which begins no try with less than three seconds left
-    try:
-        with pytest.raises(OriginThrottled, match=r"2 of 2 keys") as caught:
-            patient.items(lambda key: {"pk": key}, budget=3.1)(["a", "b"])
-        assert isinstance(caught.value.__cause__, LoadTimeout)
-    finally:
-        patient.close()
+    # It begins no try with less than three seconds left.
+    patient = DynamoDBOrigin("users", patient_client, read_timeout=256)
+    with pytest.raises(OriginThrottled, match=r"2 of 2 keys") as caught:
+        patient.items(lambda key: {"pk": key}, budget=3.1)(["a", "b"])
+    assert isinstance(caught.value.__cause__, LoadTimeout)
 
 
 @pytest.mark.parametrize("item", [{"pk": {"S": "other"}}, {"name": {"S": "no key"}}, {"pk": {"N": "7"}}])
@@ -229,7 +264,7 @@ def test_an_item_that_was_not_asked_for_is_malformed(users: DynamoDBOrigin, faul
     """A batch never gives a key another key's item."""
     faults.script(json_reply(ConsumedCapacity=[CAPACITY], Responses={"users": [item]}, UnprocessedKeys={}))
     with pytest.raises(OriginMalformed, match="not asked for"):
-        users.items(lambda key: {"pk": key})(["a"])
+        users.items(lambda key: {"pk": key}, budget="1m")(["a"])
 
 
 def test_a_query_that_turns_in_circles_ends(users: DynamoDBOrigin, faults: FaultServer) -> None:

@@ -33,12 +33,12 @@ def clock() -> FakeClock:
 
 
 @pytest.fixture
-def container(valkey: ValkeyServer, clock: FakeClock) -> Iterator[Callable[[], TieredCache]]:
+def container(valkey: ValkeyServer, clock: FakeClock) -> Iterator[Callable[..., TieredCache]]:
     """Makes caches of the same namespace, as containers have them."""
     made: list[TieredCache] = []
 
-    def make() -> TieredCache:
-        l2 = RedisTier(valkey.url, ttl="1h", timeout=0.5)
+    def make(timeout: float = 20) -> TieredCache:
+        l2 = RedisTier(valkey.url, ttl="1h", timeout=timeout)
         made.append(TieredCache(MemoryTier(ttl=L1_TTL, jitter=0), l2, namespace="events", clock=clock))
         return made[-1]
 
@@ -128,7 +128,7 @@ def test_a_new_object_reaches_the_readers(
 
 
 def test_an_event_that_met_a_frozen_l2_is_not_lost(
-    local_aws: AWSServer, queue: Queue, container: Callable[[], TieredCache], clock: FakeClock, valkey: ValkeyServer
+    local_aws: AWSServer, queue: Queue, container: Callable[..., TieredCache], clock: FakeClock, valkey: ValkeyServer
 ) -> None:
     """It is given back to Lambda, and does its work when it comes again, in whichever container."""
     s3 = local_aws.client("s3")
@@ -144,8 +144,8 @@ def test_an_event_that_met_a_frozen_l2_is_not_lost(
     valkey.pause()
     try:
         with pytest.raises(InvalidationNotDelivered):
-            make(container())(event, None)
-        reported = make(container(), report_failures=True)(event, None)
+            make(container(timeout=0.5))(event, None)
+        reported = make(container(timeout=0.5), report_failures=True)(event, None)
     finally:
         valkey.resume()
     assert 2 == len(event["Records"])  # the notification's test event is the other one
