@@ -56,7 +56,7 @@ def test_nobody_waits_for_longer_than_the_invocation_lasts() -> None:
     cache = TieredCache()
     gate = threading.Event()
     with cache.invocation(lambda: 0.2), pytest.raises(LoadTimeout):
-        cache.get_or_load("k", lambda: gate.wait(1.0), hard_timeout=60)
+        cache.get_or_load("k", lambda: gate.wait(60), hard_timeout=60)
     gate.set()
 
 

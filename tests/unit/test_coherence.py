@@ -22,7 +22,7 @@ from tiered_cache._stats import Counters
 from tiered_cache.testing import FakeClock, InMemorySharedTier
 
 T0 = 1_800_000_000.0
-WAIT = 20.0
+WAIT = 60.0
 KEY, TAG = Invalidation(Kind.KEY, "k"), Invalidation(Kind.TAG, "t")
 
 

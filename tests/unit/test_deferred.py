@@ -16,7 +16,7 @@ from tiered_cache.aws_lambda import lambda_handler
 from tiered_cache.local._process import poll
 from tiered_cache.testing import FakeClock
 
-WAIT = 20.0
+WAIT = 60.0
 T0 = 1_000_000.0
 
 

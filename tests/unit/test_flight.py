@@ -15,7 +15,7 @@ from tiered_cache import LoadTimeout, MemoryTier, OriginError, ReentrantLoadErro
 from tiered_cache._flight import Flight, Flights
 from tiered_cache._waits import WAITS
 
-WAIT = 20.0
+WAIT = 60.0
 """Seconds after which a thread that should have come is given up."""
 
 

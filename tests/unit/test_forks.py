@@ -14,7 +14,7 @@ pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"),
     pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning"),
 ]
-WAIT = 20.0
+WAIT = 60.0
 
 
 def in_child(work: object) -> int:

@@ -157,11 +157,11 @@ def test_loads_learn_the_remaining_time() -> None:
     """The smaller of the invocation's and of `hard_timeout`; None where neither is known."""
     cache, _, _ = make()
     assert cache.get_or_load("a", Remaining()) is None
-    with cache.invocation(lambda: 2.5):
-        assert 2.5 == cache.get_or_load("b", Remaining())
-        assert 1.0 < cache.get_or_load("c", Remaining(), hard_timeout="60%") <= 1.5
-        assert pytest.approx(2.5, abs=1) == cache.get_or_load("d", Remaining(), hard_timeout=10)
-    assert 9.0 < cache.get_or_load("f", Remaining(), hard_timeout=10) <= 10.0
+    with cache.invocation(lambda: 250.0):
+        assert 250.0 == cache.get_or_load("b", Remaining())
+        assert 100 < cache.get_or_load("c", Remaining(), hard_timeout="60%") <= 150
+        assert 200 < cache.get_or_load("d", Remaining(), hard_timeout=1000) <= 250
+    assert 900 < cache.get_or_load("f", Remaining(), hard_timeout=1000) <= 1000
 
 
 def test_the_handlers_remaining_time_is_lambdas_less_a_reserve() -> None:

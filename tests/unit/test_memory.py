@@ -305,7 +305,7 @@ def test_by_copy_those_who_share_a_load_have_a_value_each() -> None:
     cache = TieredCache(MemoryTier(ttl=60, share="copy", sizer=len), refresh="inline")
     gate, got = threading.Event(), []
     threads = [
-        threading.Thread(target=lambda: got.append(cache.get_or_load("k", lambda: gate.wait(20) and [1])))
+        threading.Thread(target=lambda: got.append(cache.get_or_load("k", lambda: gate.wait(60) and [1])))
         for _ in range(5)
     ]
     for thread in threads:
@@ -315,7 +315,7 @@ def test_by_copy_those_who_share_a_load_have_a_value_each() -> None:
         tick.wait(0.002)
     gate.set()
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
     assert [[1]] * 5 == got
     assert 5 == len({id(value) for value in got})
 

@@ -16,7 +16,7 @@ from tiered_cache._deferred import Deferred
 from tiered_cache._owed import LOST_AFTER, Carriers, Owed, ThreadCarrier
 from tiered_cache._stats import Counters
 
-WAIT = 20.0
+WAIT = 60.0
 
 
 class Kept:

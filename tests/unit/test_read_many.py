@@ -224,7 +224,7 @@ def test_the_same_batch_from_many_threads_is_loaded_once(make):
     def load(keys):
         asked.append(keys)
         inside.set()
-        gate.wait(10)
+        gate.wait(60)
         return dict.fromkeys(keys, 1)
 
     answers = []
@@ -232,12 +232,12 @@ def test_the_same_batch_from_many_threads_is_loaded_once(make):
         threading.Thread(target=lambda: answers.append(cache.get_many_or_load(["a", "b"], load))) for _ in range(8)
     ]
     threads[0].start()
-    inside.wait(10)
+    inside.wait(60)
     for thread in threads[1:]:
         thread.start()
     gate.set()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert answers == [{"a": 1, "b": 1}] * 8
     assert len(asked) == 1
 
@@ -341,7 +341,7 @@ def in_thread(work):
     got = []
     thread = threading.Thread(target=lambda: got.append(work()))
     thread.start()
-    thread.join(20)
+    thread.join(60)
     return got[0]
 
 

@@ -35,7 +35,7 @@ from tiered_cache import (
 from tiered_cache._waits import WAITS
 from tiered_cache.testing import FakeClock, InMemorySharedTier
 
-WAIT = 20.0
+WAIT = 60.0
 
 
 class Origin:
