@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from parts import WAIT
 
 from tiered_cache.local import LocalLambda
 
@@ -30,7 +31,7 @@ def function(gates: Path) -> Iterator[Callable[..., LocalLambda]]:
     with ExitStack() as started:
 
         def make(handler: str, environment: dict[str, str] | None = None, **options: Any) -> LocalLambda:
-            options = {"directory": FUNCTIONS, "timeout": 20.0, "containers": 1} | options
+            options = {"directory": FUNCTIONS, "timeout": WAIT, "init_timeout": WAIT, "containers": 1} | options
             variables = {"GATES": str(gates), **(environment or {})}
             return started.enter_context(LocalLambda(handler, environment=variables, **options))
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from parts import WAIT
 
 from tiered_cache.local.awslambda import FunctionTimedOut, HandlerError
 
@@ -15,8 +17,6 @@ if TYPE_CHECKING:
     from tiered_cache.local import LocalLambda
 
     Make = Callable[..., LocalLambda]
-
-WAIT = 20.0
 
 
 def test_the_response_does_not_wait_for_the_work_and_the_freeze_does(function: Make, gates: Path) -> None:
@@ -50,11 +50,11 @@ def test_a_stale_value_is_refreshed_after_the_response(function: Make, gates: Pa
 
 def test_work_that_finds_no_time_is_done_after_a_later_invocation(function: Make) -> None:
     """It is not begun in a time that is not left, and not forgotten."""
-    fn = function("later.handler", timeout=2.0)
-    assert [] == fn.invoke({"work": ["a"], "take": 1.8}).value["done"]
+    fn = function("later.handler", {"HANDLER": json.dumps({"reserve": WAIT})})
+    assert [] == fn.invoke({"work": ["a"]}, timeout=WAIT).value["done"]
     (container,) = fn.containers
     container.wait_frozen(WAIT)
-    again = fn.invoke({}).value
+    again = fn.invoke({}, timeout=3 * WAIT).value
     assert ([], 1, 1) == (again["done"], again["work"]["waiting"], again["work"]["put_off"])
     fn.settle(WAIT)
     assert ["a"] == fn.invoke({}).value["done"]
@@ -63,11 +63,11 @@ def test_work_that_finds_no_time_is_done_after_a_later_invocation(function: Make
 
 def test_work_that_is_killed_with_what_waits_behind_it_is_told(function: Make) -> None:
     """Nobody can say so afterwards, so the log says it before; a test sees it, and what ended in time says nothing."""
-    fn = function("later.handler", timeout=2.0)
+    fn = function("later.handler")
     assert fn.invoke({"naps": [0.5, 0, 0]}).failure is None
     (container,) = fn.containers
     assert "" == container.log
-    killed = fn.invoke({"naps": [0, 30, 0, 0]})
+    killed = fn.invoke({"naps": [0, WAIT, 0, 0]}, timeout=3)
     assert isinstance(killed.failure, FunctionTimedOut)
     fn.settle(WAIT)
     told, ended = container.log.splitlines()
@@ -75,16 +75,17 @@ def test_work_that_is_killed_with_what_waits_behind_it_is_told(function: Make) -
     assert killed.request_id in told
     assert "work that was put off still runs, and the time is up" in told
     assert "2 pieces that wait behind it are never done" in told
-    assert ended.endswith("Task timed out after 2.00 seconds")
+    assert ended.endswith("Task timed out after 3.00 seconds")
     assert 0 == fn.invoke({}).value["work"]["deferred"]
 
 
 def test_a_handler_that_is_killed_leaves_word_of_the_work_it_had_put_off(function: Make) -> None:
     """Which nobody begins; a handler that has put nothing off says nothing."""
-    fn = function("later.handler", timeout=1.0)
-    for event, expected in (({"dawdle": 30}, 0), ({"dawdle": 30, "work": ["a", "b", "c"]}, 1)):
+    fn = function("later.handler")
+    for work, seconds, expected in (([], 1, 0), (["a", "b", "c"], 3, 1)):
+        fn.start(1)  # so that the short invocation need not import
         with pytest.raises(FunctionTimedOut):
-            fn.invoke(event)
+            fn.invoke({"dawdle": WAIT, "work": work}, timeout=seconds)
         assert expected == fn.containers[0].log.count("3 pieces of work that wait for the response are lost")
     assert 1 == fn.containers[0].log.count("[WARNING]")
 
@@ -115,7 +116,7 @@ def test_work_that_exits_does_not_leave_the_container_waiting(function: Make) ->
 
 def test_a_handler_that_tells_nothing_does_not_hang_the_container(function: Make) -> None:
     """The module registers the extension, and the function's handler is another one."""
-    fn = function("later.undecorated")
+    fn = function("later.undecorated", {"UNHANDLED": "0.1"})
     for _ in range(2):
         fn.invoke({})
         fn.containers[0].wait_frozen(WAIT)
@@ -133,9 +134,9 @@ def test_an_event_that_is_handed_over_late_leaves_the_later_ones_their_work(func
     """The extension takes its handler for one that does not tell, and its work is done with the next event's: after that
     one's response, not while its handler runs, and from then on each has its own again.
     """
-    fn = function("later.handed_over_late")
+    fn = function("later.handed_over_late", {"UNHANDLED": "1"})
     for number in range(5):
-        fn.invoke({"number": number, "late": 0.5 if number == 1 else 0})
+        fn.invoke({"number": number, "next is late": number == 1})
         fn.settle(WAIT)
     assert [[0, 0], [1, 1], [2, 3], [3, 3], [4, 4]] == fn.invoke({"number": 5}).value["done"]
 

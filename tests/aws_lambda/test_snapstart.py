@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 import redis
 from functions.origin import Origin, wait_until
-from parts import ask, before, clients, leases
+from parts import WAIT, ask, before, clients, leases
 
 from tiered_cache._l2.envelope import unseal
 from tiered_cache.local import FaultProxy
@@ -131,7 +131,7 @@ def test_copies_of_a_snapshot_share_nothing(valkey: ValkeyServer, record_propert
         connections = {client["id"] for client in clients(valkey)}
         held = leases(valkey)
         tokens = admin.mget(admin.keys("tc1:*:lease"))
-        process.communicate("go on\n", 20)
+        process.communicate("go on\n", WAIT)
         assert 0 == process.returncode
         names = [f"copies|{copy['key']}" for copy in copies]
         entries = [unseal(admin.get(f"tc1:{{{name}}}"), name, max_bytes=1 << 20) for name in names]

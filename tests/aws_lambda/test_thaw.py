@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
     from tiered_cache.local import LocalLambda, ValkeyServer
 
+HANGS = 2.0
+"""The timeout of L2 where a test waits for its end: so long that a server which is well answers in it."""
+
 
 @pytest.fixture
 def proxy(valkey: ValkeyServer) -> Iterator[FaultProxy]:
@@ -100,14 +103,14 @@ def test_after_a_short_freeze_a_half_open_connection_costs_one_timeout(
     """Nothing tells it from one that is well. The caller has what L1 holds; the next call after the pause connects."""
     origin = Origin(gates)
     origin.put("k", "value")
-    fn = function("steps.handler", before(proxy, L1=ASKS_L2, L2={"timeout": 0.5}))
+    fn = function("steps.handler", before(proxy, L1=ASKS_L2, L2={"timeout": HANGS}))
     ask(fn, ["load", "k"])
     frozen(fn)
     half_open(proxy, valkey)
     first = ask(fn, ["load", "k"])
     frozen(fn)
     assert [["value", "l1", "unconfirmed"]] == first.answers
-    assert ({"timeout": 1}, "open") == (first.l2["errors"], first.l2["breaker"])
+    assert ({"timeout": 1}, True) == (first.l2["errors"], first.l2["breaker"] != "closed")
     WallClock(gates).go_ahead(2)
     second = ask(fn, ["load", "k"])
     assert [["value", "l2", "fresh"]] == second.answers
@@ -151,7 +154,7 @@ def test_a_warm_up_that_a_freeze_met_holds_nobody_up(
     Origin(gates).put("k", "value")
     proxy.hang()
     init = [["warm_up", {"wait": False}], ["wait_for", "connecting"]]
-    fn = function("steps.handler", before(proxy, INIT=init, L2={"timeout": 10}))
+    fn = function("steps.handler", before(proxy, INIT=init, L2={"timeout": WAIT}))
     with ThreadPoolExecutor(1) as thread:
         started = thread.submit(fn.start, 1)
         wait_until(lambda: proxy.accepted == 1)
@@ -199,21 +202,28 @@ def freeze(fn: LocalLambda, seconds: float) -> None:
     time.sleep(seconds)
 
 
+FREEZE = 1.0
+"""Seconds of a freeze in which the monotonic clock stands still."""
+
+
 @pytest.mark.fault("F63", "a monotonic clock that stands still in a real freeze")
 @pytest.mark.parametrize(("tier", "found"), [("L1", ["value", "l2", "fresh"]), ("L2", ["value", "origin", "loaded"])])
 def test_a_ttl_goes_by_while_the_monotonic_clock_stands_still(
-    still: Callable[..., LocalLambda], tier: str, found: list[str], record_property: Record
+    still: Callable[..., LocalLambda], gates: Path, tier: str, found: list[str], record_property: Record
 ) -> None:
-    """Of L1, which then asks L2, and of the data, which are then loaded anew."""
-    fn = still(**{tier: {"ttl": 1}})
+    """Of L1, which then asks L2, and of the data, which are then loaded anew. (Not by a thaw: it is too short for one.)"""
+    fn, ttl = still(**{tier: {"ttl": 40}}), 40
+    began = time.monotonic()
     first = ask(fn, "monotonic", ["load", "k"])
-    freeze(fn, 1.5)
+    freeze(fn, FREEZE)
+    WallClock(gates).go_ahead(ttl)  # as if the freeze had been that long
     after = ask(fn, "monotonic", ["load", "k"])
-    assert ["value", "l1", "fresh"] == first.answers[1]
-    assert after.answers[0] - first.answers[0] < 1
-    assert found == after.answers[1]
+    ended = time.monotonic()
     went_on = after.answers[0] - first.answers[0]
-    record_property("measured", f"{tier}: expired after 1.5 s, by {went_on:.2f} s of the monotonic clock")
+    assert ["value", "l1", "fresh"] == first.answers[1]
+    assert 0 <= went_on <= ended - began - FREEZE
+    assert found == after.answers[1]
+    record_property("measured", f"{tier}: a TTL of {ttl} s was over after {went_on:.2f} s of the monotonic clock")
 
 
 @pytest.mark.fault("F63", "calls to L2 right after a freeze in which the monotonic clock stood still")
@@ -221,17 +231,16 @@ def test_deadlines_hold_after_a_thaw(
     still: Callable[..., LocalLambda], valkey: ValkeyServer, record_property: Record
 ) -> None:
     """A call does not end before it has begun, and one to a server that hangs ends at its timeout."""
-    fn = still(L1=ASKS_L2, L2={"timeout": 0.5})
-    freeze(fn, 1.0)
+    fn = still(L1=ASKS_L2, L2={"timeout": HANGS})
+    freeze(fn, HANGS + 0.5)  # so that a deadline by the other clock is over before it has begun, or is far away
     well = ask(fn, ["load", "k"])
     assert ([["value", "l2", "fresh"]], {}) == (well.answers, well.l2["errors"])
-    freeze(fn, 1.0)
+    freeze(fn, 0.1)
     valkey.pause()
     hangs = ask(fn, "monotonic", ["load", "k"], "monotonic")
     valkey.resume()
     began, answer, ended = hangs.answers
     assert (["value", "l1", "unconfirmed"], {"timeout": 1}) == (answer, hangs.l2["errors"])
-    assert ended - began >= 0.45
-    record_property(
-        "measured", f"a frozen server cost {ended - began:.2f} s of a timeout of 0.5 s, errors {hangs.l2['errors']}"
-    )
+    assert ended - began >= 0.95 * HANGS
+    cost = f"{ended - began:.2f} s of a timeout of {HANGS} s"
+    record_property("measured", f"a frozen server cost {cost}, errors {hangs.l2['errors']}")

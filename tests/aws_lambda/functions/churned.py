@@ -4,6 +4,7 @@ import random
 import threading
 import time
 
+from origin import wait_until
 from steps import cache, told
 
 from tiered_cache.aws_lambda import lambda_handler
@@ -43,4 +44,5 @@ def handler(event, context):
         threading.Thread(target=churn, daemon=True).start()
     answers = [right(key) for key in KEYS]
     time.sleep(event["sleep"])
+    wait_until(lambda: counts["calls"] >= event.get("calls", 0))
     return told(answers) | counts

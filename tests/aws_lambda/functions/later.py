@@ -4,9 +4,16 @@ import os
 import time
 from pathlib import Path
 
-from tiered_cache import MemoryTier, TieredCache
-from tiered_cache.aws_lambda import lambda_handler
+from origin import given
+
+from tiered_cache import MemoryTier, TieredCache, _deferred
+from tiered_cache.aws_lambda import _extension, lambda_handler
 from tiered_cache.aws_lambda._extension import _runtime_waits
+
+# The library's own short times, longer: on a slow machine they are over before what they wait for.
+_deferred.LAST = _extension.LAST = 1.0
+_extension.POSTING = 20.0
+_extension.UNHANDLED = float(os.environ.get("UNHANDLED", "2"))
 
 GATES = Path(os.environ["GATES"])
 cache = TieredCache(MemoryTier(ttl=0.001, stale_while_revalidate="1h"), refresh="after_response")
@@ -15,7 +22,8 @@ done = []
 asked = []
 loads = []
 busy = [False]
-handing_over = [0]
+late = [False]
+arrived, done_with = [0], [0]
 
 
 def wait_for(gate):
@@ -52,7 +60,6 @@ def told():
 
 
 def act(event):
-    time.sleep(event.get("take", 0))
     for name in event.get("work", ()):
         cache.after_response(work, name, event.get("gate"))
     for seconds in event.get("naps", ()):
@@ -70,7 +77,7 @@ def act(event):
     return answer | told()
 
 
-@lambda_handler(cache)
+@lambda_handler(cache, **given("HANDLER"))
 def handler(event, context):
     return act(event)
 
@@ -105,22 +112,31 @@ def handed_over_late(event, context):
     busy[0] = event["number"]
     given = event["number"]
     cache.after_response(lambda: done.append((given, busy[0])))
-    handing_over[0] = event.get("late", 0)
+    late[0] = event.get("next is late", False)
     return {"done": done[:]}
 
 
 def hand_over_late():
-    """Let the runtime take its time between the arrival of an event and its handler, as after a restore."""
+    """Let the runtime take its time between the arrival of an event and its handler, as after a restore: until the
+    extension has done with the event.
+    """
     from awslambdaric.lambda_runtime_client import LambdaRuntimeClient
 
-    wait = LambdaRuntimeClient.wait_next_invocation
+    wait, after = LambdaRuntimeClient.wait_next_invocation, _extension.Extension._after
 
     def wait_next_invocation(client):
-        given = wait(client)
-        time.sleep(handing_over[0])
-        return given
+        event = wait(client)
+        arrived[0] += 1
+        while late[0] and done_with[0] < arrived[0]:
+            time.sleep(0.005)
+        return event
+
+    def count(extension, event):
+        after(extension, event)
+        done_with[0] += 1
 
     LambdaRuntimeClient.wait_next_invocation = wait_next_invocation
+    _extension.Extension._after = count
 
 
 hand_over_late()

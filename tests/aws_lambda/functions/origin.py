@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 
-def wait_until(true, seconds=20.0):
+def wait_until(true, seconds=60.0):
     """Return as soon as `true()`; fail after `seconds`."""
     ends = time.monotonic() + seconds
     while not true():
@@ -42,7 +42,7 @@ class Origin:
             asked.write(f"{os.getpid()}\n")
         takes, gate = self._folder / f"{key}.takes", self._gate(key, len(self.asked(key)))
         time.sleep(float(takes.read_text()) if takes.exists() else 0)
-        wait_until(lambda: not gate.exists(), 60.0)
+        wait_until(lambda: not gate.exists(), 90.0)
         return value
 
     def take(self, key, seconds):

@@ -15,7 +15,7 @@ from tiered_cache.aws_lambda import lambda_handler
 
 GATES = Path(os.environ["GATES"])
 origin = Origin(GATES)
-l2 = RedisTier(os.environ["URL"], **{"ttl": "1d", "timeout": 2, "jitter": 0, **given("L2")})
+l2 = RedisTier(os.environ["URL"], **{"ttl": "1d", "timeout": 5, "jitter": 0, **given("L2")})
 cache = TieredCache(
     MemoryTier(**{"ttl": "1m", "jitter": 0, **given("L1")}),
     l2,
@@ -70,6 +70,7 @@ STEPS = {
     "after_response": lambda name: cache.after_response(touch, name),
     "touch": touch,
     "wait_for": wait_for,
+    "wait_asked": origin.wait_asked,
     "spend": spend,
     "remaining": remaining,
     "monotonic": time.monotonic,

@@ -14,7 +14,7 @@ from tiered_cache.aws_lambda import lambda_handler
 
 cache = TieredCache(
     MemoryTier(ttl="1h"),
-    RedisTier(os.environ["URL"], ttl="1h", stale_while_revalidate="1d", jitter=0, timeout=2),
+    RedisTier(os.environ["URL"], ttl="1h", stale_while_revalidate="1d", jitter=0, timeout=5),
     namespace="warehouse",
 )
 warehouse = AthenaOrigin(
