@@ -32,6 +32,8 @@ ORDERS_DDL = """CREATE EXTERNAL TABLE orders (id bigint, amount decimal(10,2), n
     ROW FORMAT DELIMITED FIELDS TERMINATED BY ',' LOCATION 's3://{bucket}/orders/'
     TBLPROPERTIES ('skip.header.line.count'='1')"""
 LONG = 3600.0
+WAIT = 60.0
+"""Seconds that anything may take on a slow machine."""
 
 
 class Session:
@@ -64,7 +66,7 @@ class Session:
         return str(self.look(name)["Status"]["State"])
 
     def finish(self, name: str) -> dict[str, Any]:
-        done = poll(lambda: self.state(name) not in ("QUEUED", "RUNNING"), seconds=20)
+        done = poll(lambda: self.state(name) not in ("QUEUED", "RUNNING"), seconds=WAIT)
         assert done, "the query did not end"
         return self.look(name)
 
@@ -360,7 +362,7 @@ def test_a_query_waits_for_the_delay_and_goes_on_when_it_is_lifted(athena: Sessi
     """RUNNING while the delay lasts; no results yet; done as soon as the delay is set to zero."""
     athena.server.delay = LONG
     name = athena.start("select 1 as a")
-    assert poll(lambda: athena.state(name) == "RUNNING", seconds=5)
+    assert poll(lambda: athena.state(name) == "RUNNING", seconds=WAIT)
     with pytest.raises(ClientError, match=r"not yet finished. Current state: RUNNING"):
         athena.client.get_query_results(QueryExecutionId=name)
     athena.server.delay = 0
@@ -372,7 +374,7 @@ def test_no_more_run_at_once_than_there_are_workers(local_aws: AWSServer) -> Non
     with AthenaServer(local_aws.client("s3"), workers=1, delay=LONG) as server:
         athena = Session(server, local_aws.client("s3"))
         first = athena.start("select 1 as a")
-        assert poll(lambda: athena.state(first) == "RUNNING", seconds=5)
+        assert poll(lambda: athena.state(first) == "RUNNING", seconds=WAIT)
         second, third = athena.start("select 2 as a"), athena.start("select 3 as a")
         assert athena.state(second) == "QUEUED"
         athena.client.stop_query_execution(QueryExecutionId=second)
@@ -387,7 +389,7 @@ def test_stop_interrupts_a_query_at_work(athena: Session) -> None:
     many = "unnest(sequence(1, 100000))"
     endless = f"select count(*) as n from {many} as a(x), {many} as b(y) where x % 7 = y % 5"
     names = [athena.start(endless) for _ in range(4)]  # as many as there are workers
-    assert poll(lambda: all(athena.state(name) == "RUNNING" for name in names), seconds=10)
+    assert poll(lambda: all(athena.state(name) == "RUNNING" for name in names), seconds=WAIT)
     for name in names:
         athena.client.stop_query_execution(QueryExecutionId=name)
         assert athena.state(name) == "CANCELLED"
@@ -426,7 +428,7 @@ def call(server: AthenaServer, operation: str, **body: Any) -> dict[str, Any]:
     headers = {"X-Amz-Target": f"AmazonAthena.{operation}", "Content-Type": "application/x-amz-json-1.1"}
     request = urllib.request.Request(server.url, json.dumps(body).encode(), headers)
     try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=WAIT) as answer:
             return dict(json.load(answer))
     except urllib.error.HTTPError as error:
         with error:

@@ -15,6 +15,8 @@ from tiered_cache.local._process import poll
 from tiered_cache.local.awslambda import LambdaError
 
 HANDLERS = Path(__file__).parent / "handlers"
+WAIT = 60.0
+"""Seconds that anything may take on a slow machine, if it is not what a test measures."""
 RUNTIME = "/2018-06-01/runtime"
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="awslambdaric runs on Linux only")
@@ -23,7 +25,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="awslambdaric ru
 @pytest.fixture
 def address(local_lambda) -> tuple[str, int]:
     """Where the APIs of a container are."""
-    fn = local_lambda("plain.handler", directory=HANDLERS, timeout=20.0)
+    fn = local_lambda("plain.handler", directory=HANDLERS, timeout=WAIT, init_timeout=WAIT)
     host, port = fn.invoke({}).value["environment"]["AWS_LAMBDA_RUNTIME_API"].split(":")
     return host, int(port)
 
@@ -89,24 +91,25 @@ def test_a_client_that_hangs_up_takes_nothing_with_it(address):
 
 def test_ten_extensions_are_the_most(local_lambda):
     """An eleventh is refused, and so is one that waits already."""
-    value = local_lambda("crowd.handler", directory=HANDLERS, timeout=20.0).invoke({}).value
+    value = local_lambda("crowd.handler", directory=HANDLERS, timeout=WAIT, init_timeout=WAIT).invoke({}).value
     assert value["eleventh"]["errorType"] == "Extension.TooManyExtensions"
     assert value["twice"]["errorType"] == "Extension.InvalidExtensionState"
 
 
 def test_when_the_process_that_holds_them_is_ended_the_callers_hear_of_it():
     """Somebody kills the warden: what runs fails, and the processes do not stay."""
-    with LocalLambda("plain.handler", directory=HANDLERS, timeout=20.0, containers=2) as fn:
+    with LocalLambda("plain.handler", directory=HANDLERS, timeout=WAIT, init_timeout=WAIT, containers=2) as fn:
         pid = fn.invoke({}).pid
-        running = [fn.invoke_async({"sleep": 20}) for _ in range(2)]
-        assert poll(lambda: [one.state for one in fn.containers] == ["busy", "busy"], seconds=20)
+        running = [fn.invoke_async({"sleep": WAIT}) for _ in range(2)]
+        assert poll(lambda: [one.state for one in fn.containers] == ["busy", "busy"], seconds=WAIT)
         fn._fleet._processes._warden.kill()
         for one in running:
             with pytest.raises(LambdaError):
-                one.result(20)
+                one.result(WAIT)
         with pytest.raises(LambdaError, match="ended by somebody") as caught:
             fn.invoke({})
         assert isinstance(caught.value.__cause__, ServiceUnavailable)
     assert poll(
-        lambda: not Path(f"/proc/{pid}").exists() or "Z (zombie)" in Path(f"/proc/{pid}/status").read_text(), seconds=10
+        lambda: not Path(f"/proc/{pid}").exists() or "Z (zombie)" in Path(f"/proc/{pid}/status").read_text(),
+        seconds=WAIT,
     )

@@ -8,33 +8,52 @@ from pathlib import Path
 
 import pytest
 
-from tiered_cache.local import LocalLambda
-from tiered_cache.local.awslambda import ContainerCrashed, FunctionTimedOut, InitFailed
+from tiered_cache.local import LocalLambda, _lambda_life
+from tiered_cache.local._process import poll
+from tiered_cache.local.awslambda import ContainerCrashed, Done, FunctionTimedOut, InitFailed
 
 HANDLERS = Path(__file__).parent / "handlers"
+WAIT = 60.0
+"""Seconds that anything may take on a slow machine, if it is not what a test measures."""
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="awslambdaric runs on Linux only")
 
 
 def inside(**options) -> LocalLambda:
-    return LocalLambda("inside.handler", directory=HANDLERS, **{"timeout": 20.0, **options})
+    return LocalLambda("inside.handler", directory=HANDLERS, **{"timeout": WAIT, "init_timeout": WAIT, **options})
 
 
 def outside(mode: str, **options) -> LocalLambda:
     command = [sys.executable, "outside.py", mode]
-    return LocalLambda("plain.handler", directory=HANDLERS, extensions=[command], **{"timeout": 20.0, **options})
+    options = {"timeout": WAIT, "init_timeout": WAIT, **options}
+    return LocalLambda("plain.handler", directory=HANDLERS, extensions=[command], **options)
 
 
-def test_an_extension_works_after_the_answer_and_holds_up_the_freeze():
+def opened(gate: Path, done: Done) -> float:
+    """Let the extension go on that works for that gate; for how long the event is billed at least."""
+    time.sleep(0.2)
+    gate.touch()
+    return done.seconds + 0.2
+
+
+@pytest.fixture
+def patience(monkeypatch):
+    """At the end the processes have more time than on Lambda, so that a slow machine does not cut off what they say."""
+    monkeypatch.setattr(_lambda_life, "SIGTERM_GRACE", dict.fromkeys(_lambda_life.SIGTERM_GRACE, WAIT))
+    monkeypatch.setattr(_lambda_life, "SHUTDOWN_GRACE", WAIT)
+
+
+def test_an_extension_works_after_the_answer_and_holds_up_the_freeze(tmp_path):
     """The caller has the answer at once; the container is busy until the extension asks for the next event."""
     with inside() as fn:
         fn.invoke({})
-        fn.settle()
-        done = fn.invoke({"after": 1.0})
+        fn.settle(WAIT)
+        done = fn.invoke({"after": str(tmp_path / "gate")})
         (container,) = fn.containers
         assert container.state == "busy"
-        assert done.billed_seconds >= 1.0 > done.seconds
-        container.wait_frozen()
+        least = opened(tmp_path / "gate", done)
+        assert done.billed_seconds >= least
+        container.wait_frozen(WAIT)
         again = fn.invoke({})
         assert [event["requestId"] for event in again.value["log"]][-1] == done.request_id
 
@@ -42,14 +61,16 @@ def test_an_extension_works_after_the_answer_and_holds_up_the_freeze():
 def test_an_event_for_an_extension_says_what_it_is_about():
     """INVOKE with the request, its deadline, the function and the trace."""
     with inside() as fn:
+        began = time.time()
         first = fn.invoke({})
-        fn.settle()
+        ended = time.time()
+        fn.settle(WAIT)
         (event,) = fn.invoke({}).value["log"]
     assert event["eventType"] == "INVOKE"
     assert event["requestId"] == first.request_id
     assert event["invokedFunctionArn"].endswith(":function:local")
     assert event["tracing"]["type"] == "X-Amzn-Trace-Id"
-    assert time.time() * 1000 < event["deadlineMs"] + 1000 < time.time() * 1000 + 21_000
+    assert began - 0.001 <= event["deadlineMs"] / 1000 - WAIT <= ended
 
 
 def test_what_lambda_refuses_is_refused():
@@ -78,13 +99,14 @@ def test_what_lambda_refuses_is_refused():
 def test_an_extension_that_is_not_done_in_time_loses_the_container_but_not_the_answer():
     """The function's time covers the extension: the environment is reset, the answer was delivered all the same."""
     with inside() as fn:
-        first = fn.invoke({"after": 20.0}, timeout=1.0)
+        fn.start(1)
+        first = fn.invoke({"after": "/nowhere"}, timeout=3.0)
         assert first.value["log"] == []
-        assert 0.9 <= first.billed_seconds < 20
+        assert first.billed_seconds >= 2.9
         assert isinstance(first.failure, FunctionTimedOut)
         assert (first.failure.container, first.failure.request_id) == (first.container, first.request_id)
-        fn.settle()
-        assert f"Z {first.request_id} Task timed out after 1.00 seconds" in fn.containers[0].log
+        fn.settle(WAIT)
+        assert f"Z {first.request_id} Task timed out after 3.00 seconds" in fn.containers[0].log
         second = fn.invoke({})
         assert (second.container, second.cold, second.value["log"]) == (first.container, True, [])
         assert second.failure is None
@@ -96,12 +118,12 @@ def test_an_extension_that_gives_up_takes_the_container_with_it():
         failure = fn.invoke({"give-up": True}).failure
         assert isinstance(failure, ContainerCrashed)
         assert "the disk is full" in str(failure)
-        fn.settle()
+        fn.settle(WAIT)
         assert fn.containers[0].pid is None
         assert fn.invoke({}).cold
 
 
-def test_an_internal_extension_has_half_a_second_after_sigterm():
+def test_an_internal_extension_has_half_a_second_after_sigterm(patience):
     """With one the runtime hears SIGTERM at the end, where the client lets Python's handlers run; without it does not."""
     with inside(python_version="3.12") as fn:
         fn.invoke({})
@@ -109,40 +131,45 @@ def test_an_internal_extension_has_half_a_second_after_sigterm():
     assert "SIGTERM heard" in container.log
 
 
-def test_an_external_extension_hears_of_events_and_of_the_end():
+def test_an_external_extension_hears_of_events_and_of_the_end(patience):
     """It is started before the runtime, gets each event, and SHUTDOWN with the reason."""
-    with outside("0") as fn:
+    with outside("hear") as fn:
         done = fn.invoke({})
-        fn.settle()
+        fn.settle(WAIT)
         (container,) = fn.containers
     assert f"INVOKE {done.request_id}" in container.log
     assert "SHUTDOWN spindown" in container.log
     assert container.state == "gone"
 
 
-def test_an_external_extension_holds_up_the_freeze_and_is_frozen():
+def test_an_external_extension_holds_up_the_freeze_and_is_frozen(tmp_path):
     """Both processes stand still in the end."""
-    with outside("0.7") as fn:
+    with outside(str(tmp_path / "gate")) as fn:
         done = fn.invoke({})
         assert fn.containers[0].state == "busy"
-        assert done.billed_seconds >= 0.7
-        fn.containers[0].wait_frozen()
+        least = opened(tmp_path / "gate", done)
+        assert done.billed_seconds >= least
+        fn.containers[0].wait_frozen(WAIT)
 
 
-def test_an_external_extension_hears_of_a_timeout():
+def test_an_external_extension_hears_of_a_timeout(patience):
     """The runtime is killed, the extension is told why."""
-    with outside("0") as fn:
+    with outside("hear") as fn:
         with pytest.raises(FunctionTimedOut):
-            fn.invoke({"sleep": 20}, timeout=0.5)
+            fn.invoke({"sleep": WAIT}, timeout=0.5)
         assert "SHUTDOWN timeout" in fn.containers[0].log
         assert fn.invoke({}).value["calls"] == 1
 
 
-def test_an_external_extension_that_is_busy_hears_of_the_end_when_it_asks():
+def test_an_external_extension_that_is_busy_hears_of_the_end_when_it_asks(patience, tmp_path):
     """Its next call of `next` gives SHUTDOWN, while its two seconds last."""
-    with outside("0.5") as fn:
+    with outside(str(tmp_path / "gate")) as fn:
+        fn.start(1)
+        running = fn.invoke_async({"sleep": WAIT}, timeout=1.0)
+        assert poll(lambda: fn.containers[0].pid is None, seconds=WAIT)  # the container is being reset
+        (tmp_path / "gate").touch()
         with pytest.raises(FunctionTimedOut):
-            fn.invoke({"sleep": 20}, timeout=0.25)
+            running.result(WAIT)
         assert "SHUTDOWN timeout" in fn.containers[0].log
 
 
@@ -150,7 +177,7 @@ def test_an_external_extension_that_ends_is_a_crash():
     """Extension.Crash, with its status."""
     with outside("crash") as fn:
         with pytest.raises(ContainerCrashed, match=r"Extension\.Crash") as caught:
-            fn.invoke({"sleep": 20})
+            fn.invoke({"sleep": WAIT})
         assert caught.value.status == 7
 
 
@@ -160,6 +187,7 @@ def test_an_extension_that_cannot_come_up_fails_the_init():
         fn.invoke({})
     with outside("no-register", init_timeout=0.5) as fn, pytest.raises(InitFailed, match="init was not over"):
         fn.start(1)
-    nowhere = LocalLambda("plain.handler", directory=HANDLERS, extensions=[["/no/such/program"]])
+    options = {"timeout": WAIT, "init_timeout": WAIT, "extensions": [["/no/such/program"]]}
+    nowhere = LocalLambda("plain.handler", directory=HANDLERS, **options)
     with nowhere as fn, pytest.raises(InitFailed, match="no/such/program"):
         fn.invoke({})

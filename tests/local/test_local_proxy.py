@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 REPLY = bytes(range(200))
+WAIT = 60.0
+"""Seconds that anything may take on a slow machine."""
 
 
 class Replies(socketserver.StreamRequestHandler):
@@ -61,7 +63,7 @@ def proxy(upstream: Upstream) -> Iterator[FaultProxy]:
 @pytest.fixture
 def client(proxy: FaultProxy) -> Iterator[socket.socket]:
     """A connection through the proxy."""
-    with socket.create_connection((proxy.host, proxy.port), 5) as connected:
+    with socket.create_connection((proxy.host, proxy.port), WAIT) as connected:
         yield connected
 
 
@@ -94,7 +96,7 @@ def test_latency_and_drip_deliver_everything(proxy: FaultProxy, client: socket.s
 
 def test_drip_delivers_in_pieces(proxy: FaultProxy, client: socket.socket) -> None:
     """The first piece comes alone; the rest follows when the mode ends."""
-    proxy.drip(chunk=16, pause=60)
+    proxy.drip(chunk=16, pause=600)
     client.sendall(b"ask\n")
     assert client.recv(1024) == REPLY[:16]
     proxy.ok()
@@ -107,12 +109,12 @@ def test_hang_holds_the_reply_though_the_request_arrived(
     """The server was asked, the client hears nothing; afterwards the reply is delivered."""
     proxy.hang()
     client.sendall(b"ask\n")
-    assert upstream.asked.wait(5)  # type: ignore[attr-defined]
+    assert upstream.asked.wait(WAIT)  # type: ignore[attr-defined]
     client.settimeout(0.1)
     with pytest.raises(TimeoutError):
         client.recv(1)
     proxy.ok()
-    client.settimeout(5)
+    client.settimeout(WAIT)
     assert read(client, len(REPLY)) == REPLY
 
 
@@ -143,7 +145,7 @@ def test_garbage_has_the_replys_length_and_is_the_same_each_time(upstream: Upstr
     for _ in range(2):
         with FaultProxy("127.0.0.1", upstream.server_address[1], seed=7) as proxy:
             proxy.garbage()
-            with socket.create_connection(("127.0.0.1", proxy.port), 5) as client:
+            with socket.create_connection(("127.0.0.1", proxy.port), WAIT) as client:
                 got.append(ask(client))
     assert got[0] == got[1] != REPLY
     assert len(got[0]) == len(REPLY)
@@ -168,14 +170,14 @@ def test_flipping_twice_is_no_change(content: bytes, bit: int) -> None:
 def test_blackhole_accepts_and_is_silent_until_the_next_mode(proxy: FaultProxy, upstream: Upstream) -> None:
     """New connections are taken and nothing reaches the server; when it ends, all of it does."""
     proxy.blackhole()
-    with socket.create_connection((proxy.host, proxy.port), 5) as client:
+    with socket.create_connection((proxy.host, proxy.port), WAIT) as client:
         client.sendall(b"ask\n")
         client.settimeout(0.1)
         with pytest.raises(TimeoutError):
             client.recv(1)
         assert not upstream.asked.is_set()  # type: ignore[attr-defined]
         proxy.ok()
-        client.settimeout(5)
+        client.settimeout(WAIT)
         assert read(client, len(REPLY)) == REPLY
 
 
@@ -184,10 +186,10 @@ def test_refuse_turns_new_connections_away_and_keeps_open_ones(proxy: FaultProxy
     assert ask(client) == REPLY
     proxy.refuse()
     with pytest.raises(ConnectionRefusedError):
-        socket.create_connection((proxy.host, proxy.port), 5)
+        socket.create_connection((proxy.host, proxy.port), WAIT)
     assert ask(client) == REPLY
     proxy.ok()
-    with socket.create_connection((proxy.host, proxy.port), 5) as again:
+    with socket.create_connection((proxy.host, proxy.port), WAIT) as again:
         assert ask(again) == REPLY
 
 
@@ -197,8 +199,8 @@ def test_kill_all_resets_every_open_connection(proxy: FaultProxy, client: socket
     proxy.kill_all()
     with pytest.raises(ConnectionResetError):
         client.recv(1)
-    assert poll(lambda: proxy.open_connections == 0, seconds=5)
-    with socket.create_connection((proxy.host, proxy.port), 5) as again:
+    assert poll(lambda: proxy.open_connections == 0, seconds=WAIT)
+    with socket.create_connection((proxy.host, proxy.port), WAIT) as again:
         assert ask(again) == REPLY
 
 
@@ -214,10 +216,10 @@ def test_forget_all_silences_open_connections_and_no_new_one(
     with pytest.raises(TimeoutError):
         client.recv(1)
     assert not upstream.asked.is_set()  # type: ignore[attr-defined]
-    with socket.create_connection((proxy.host, proxy.port), 5) as another:
+    with socket.create_connection((proxy.host, proxy.port), WAIT) as another:
         assert ask(another) == REPLY
         client.close()
-        assert poll(lambda: proxy.open_connections == 1, seconds=5)
+        assert poll(lambda: proxy.open_connections == 1, seconds=WAIT)
 
 
 def test_the_clients_end_reaches_the_server_and_its_last_reply_the_client(client: socket.socket) -> None:
@@ -231,7 +233,7 @@ def test_a_dead_server_ends_the_connection() -> None:
     """Where nobody is upstream, the client's connection is closed."""
     with socket.create_server(("127.0.0.1", 0)) as gone:
         port = gone.getsockname()[1]
-    with FaultProxy("127.0.0.1", port) as proxy, socket.create_connection(("127.0.0.1", proxy.port), 5) as client:
+    with FaultProxy("127.0.0.1", port) as proxy, socket.create_connection(("127.0.0.1", proxy.port), WAIT) as client:
         assert client.recv(1) == b""
 
 
@@ -251,9 +253,9 @@ def test_stopping_ends_held_connections_too(upstream: Upstream, caplog: pytest.L
     """A proxy that holds a reply back can be stopped at once, and nothing is logged about it."""
     with FaultProxy("127.0.0.1", upstream.server_address[1]) as proxy:
         proxy.hang()
-        client = socket.create_connection(("127.0.0.1", proxy.port), 5)
+        client = socket.create_connection(("127.0.0.1", proxy.port), WAIT)
         client.sendall(b"ask\n")
-        assert upstream.asked.wait(5)  # type: ignore[attr-defined]
+        assert upstream.asked.wait(WAIT)  # type: ignore[attr-defined]
     with client, pytest.raises(ConnectionResetError):
         client.recv(1)
     assert caplog.text == ""

@@ -1,9 +1,10 @@
-"""A handler with an internal extension, whose thread works after each answer for as long as the event says."""
+"""A handler with an internal extension, whose thread works after each answer until the file is there that the event names."""
 
 import signal
 import sys
 import threading
 import time
+from pathlib import Path
 
 from extension_api import ask, next_event, register
 
@@ -25,7 +26,8 @@ def work():
                 Lambda_Extension_Identifier=own,
                 Lambda_Extension_Function_Error_Type="Extension.Full",
             )
-        time.sleep(event_now.get("after", 0.0))
+        while "after" in event_now and not Path(event_now["after"]).exists():
+            time.sleep(0.005)
         log.append(event)
 
 

@@ -1,13 +1,14 @@
-"""An external extension: writes what it hears to its output; `slow` takes its time after each event, `crash` ends."""
+"""An external extension: writes what it hears to its output; `crash` ends, and a path is what it waits for after each event."""
 
 import sys
 import time
+from pathlib import Path
 
 from extension_api import ask, next_event, register
 
 mode = sys.argv[1]
 if mode == "no-register":
-    time.sleep(60)
+    time.sleep(600)
 status, headers, _ = register("outside", "INVOKE", "SHUTDOWN")
 own = headers["Lambda-Extension-Identifier"]
 if mode == "fail":
@@ -21,4 +22,5 @@ while True:
         break
     if mode == "crash":
         sys.exit(7)
-    time.sleep(float(mode))
+    while mode.startswith("/") and not Path(mode).exists():
+        time.sleep(0.005)

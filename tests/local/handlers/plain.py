@@ -26,7 +26,7 @@ def handler(event, context):
         "arn": context.invoked_function_arn,
         "client": context.client_context and context.client_context.custom,
         "environment": dict(os.environ),
-        "ticks": len(ticks),
+        "ticks": ticks[:],
         "answer": "x" * event.get("answer", 0),
         "scratch": sorted(path.name for path in Path(tempfile.gettempdir()).iterdir()),
     }
@@ -36,12 +36,12 @@ ticks = []
 
 
 def tick(seconds):
-    """Count in a thread of its own for as long as the process lives."""
+    """Write down the time, in a thread of its own, for as long as the process lives."""
 
     def count():
         while True:
             time.sleep(seconds)
-            ticks.append(time.time())
+            ticks.append(time.monotonic())
 
     threading.Thread(target=count, daemon=True).start()
 
@@ -59,12 +59,19 @@ def fork(seconds):
     os._exit(0)
 
 
+def until(gate):
+    """That file is there."""
+    while not Path(gate).exists():
+        time.sleep(0.005)
+
+
 def fail(text):
     raise ValueError(text)
 
 
 DO = {
     "sleep": time.sleep,
+    "until": until,
     "raise": fail,
     "exit": os._exit,
     "tick": tick,

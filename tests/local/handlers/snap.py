@@ -11,7 +11,7 @@ happened = [("init", time.time())]
 def hook(name):
     happened.append((name, time.time()))
     if os.environ.get("HANG") == name:
-        time.sleep(60)
+        time.sleep(600)
     if os.environ.get("FAIL") == name:
         raise OSError(f"{name} went wrong")
 

@@ -19,7 +19,8 @@ def handler(event, context):
         place.joinpath(str(os.getpid())).touch()
         while len(list(place.iterdir())) < event["of"]:
             time.sleep(0.01)
-    time.sleep(event.get("sleep", 0))
+    while "until" in event and not Path(event["until"]).exists():
+        time.sleep(0.01)
     Path(tempfile.gettempdir(), "ended").touch()
     return {
         "pid": os.getpid(),
