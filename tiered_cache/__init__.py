@@ -23,7 +23,7 @@ from tiered_cache._errors import (
     SizeLimitExceeded,
     TieredCacheError,
 )
-from tiered_cache._l1.memory import MemoryTier
+from tiered_cache._l1.tier import MemoryTier
 from tiered_cache._stats import ContainerStats, MemoryStats, OriginStats, SharedStats, Stats, WorkStats
 from tiered_cache._values import MISSING, Answer, LoadContext, Loaded, Reason
 

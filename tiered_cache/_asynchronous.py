@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from tiered_cache._cached import CachedFunction
     from tiered_cache._invocation import Running
-    from tiered_cache._l1.memory import MemoryTier
+    from tiered_cache._l1.tier import MemoryTier
     from tiered_cache._options import LoadOptions
     from tiered_cache._stats import Stats
     from tiered_cache._units import Duration

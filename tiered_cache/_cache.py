@@ -14,7 +14,8 @@ from tiered_cache._entry import Entry
 from tiered_cache._errors import ConfigurationError, InvalidationNotDelivered
 from tiered_cache._invocation import Invocation, Running
 from tiered_cache._l1.hit import plain_hit
-from tiered_cache._l1.memory import MemoryStore, MemoryTier
+from tiered_cache._l1.memory import MemoryStore
+from tiered_cache._l1.tier import MemoryTier
 from tiered_cache._load import checked_value
 from tiered_cache._log import log, warn_once
 from tiered_cache._news import EVERYTHING, Invalidation, Kind

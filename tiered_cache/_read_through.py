@@ -165,7 +165,10 @@ class ReadThrough(Keeping):
         """Run the loader, and keep what it gives in L2 and L1. `held`: what is known so far, found in `tier`. `left`: what an
         earlier part of this load has left.
         """
-        if (instead := self._too_late(call, held, tier, goes_on=left is not None)) is not None:
+        if left is not None and not has_time(self.invocation.remaining(), 0.0):
+            self._counts["too_late"] += 1  # there is no time to look at it
+            return self._await(call, held, tier, left)
+        if left is None and (instead := self._too_late(call, held, tier)) is not None:
             return instead
         flight.fallback = partial(self._instead, call, held, Reason.LOAD_SLOW, tier)
         birth, started = self._memory.birth(), self._steady()
@@ -357,13 +360,13 @@ class ReadThrough(Keeping):
             remaining=remaining,
         )
 
-    def _too_late(self, call: Call, held: Entry | None, tier: Tier = "l1", *, goes_on: bool = False) -> Answer | None:
+    def _too_late(self, call: Call, held: Entry | None, tier: Tier = "l1") -> Answer | None:
         """What is served in place of a load that the invocation has no time for; None where it has.
 
         The last load's time is held against a load only where there is something to serve, and not against one that may
-        go on elsewhere, or does already. Raises LoadTimeout.
+        go on elsewhere. Raises LoadTimeout.
         """
-        remaining, in_parts = self.invocation.remaining(), goes_on or getattr(call.loader, "resumable", False)
+        remaining, in_parts = self.invocation.remaining(), getattr(call.loader, "resumable", False)
         if has_time(remaining, 0.0 if held is None or in_parts else held.load_time):
             return None
         answer = self._instead(call, held, Reason.NO_TIME, tier)

@@ -451,6 +451,28 @@ def test_a_load_that_is_not_known_to_be_pending_is_waited_for_as_any(fleet: Flee
     assert (len(query.started), two.stats().origin.waited) == (1, 1)
 
 
+@pytest.mark.parametrize("stale", [False, True])
+def test_who_has_no_time_to_look_is_told_that_it_goes_on(fleet: Fleet, stale: bool) -> None:
+    """Not that no load was begun: there is one. And the next one who comes looks."""
+    one, two, query = fleet.container(), fleet.container(), Query()
+    if stale:
+        one.get_or_load("k", lambda: "stale")
+        fleet.clock.advance(150)
+        assert one.get_entry_or_load("k", query).reason is Reason.LOAD_PENDING
+    else:
+        pends(one, query)
+    query.done, left = True, [60.0]
+    with two.invocation(lambda: left[0]):
+        fleet.next_look()
+        left[0] = 0.0
+        if stale:
+            assert two.get_entry_or_load("k", query).reason is Reason.LOAD_PENDING
+        else:
+            pends(two, query)
+    assert (query.looks, two.stats().origin.too_late) == (0, 1)
+    assert fleet.container().get_or_load("k", query) == "old"
+
+
 def test_whose_patience_ends_leaves_the_look_to_who_has_the_lease(fleet: Fleet) -> None:
     """LoadPending, and neither a second execution nor a look of its own: a cold fleet looks once in each pause, too."""
     one, two, query = fleet.container(), fleet.container(), Query()

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from tiered_cache import MemoryTier, TieredCache
 from tiered_cache._entry import START, Birth, Entry, Position
 from tiered_cache._l1.invalidation import MOST, Invalidations
-from tiered_cache._l1.memory import AUTO_ELSEWHERE, ENTRY_OVERHEAD, LOGGED_OVERHEAD, MemoryStore
+from tiered_cache._l1.memory import ENTRY_OVERHEAD, LOGGED_OVERHEAD, MemoryStore
 from tiered_cache._l1.order import Queue
+from tiered_cache._l1.tier import AUTO_ELSEWHERE
 from tiered_cache._news import EVERYTHING, Invalidation, Kind
 from tiered_cache._rules import Freshness
 from tiered_cache._waits import WAITS

@@ -74,7 +74,7 @@ class Context:
 
     def get_remaining_time_in_millis(self) -> int:
         """Milliseconds until the function's timeout."""
-        return 30_000
+        return 900_000
 
 
 def serve(directory: str, module: str) -> None:
