@@ -69,10 +69,10 @@ class Child:
 
 
 class CountingOrigin:
-    """An origin at a port of loopback: counts those who ask, and answers after a while."""
+    """An origin at a port of loopback: counts those who ask, and answers after a while, or when it is told to."""
 
-    def __init__(self, seconds: float, value: str = "loaded") -> None:
-        self.seconds, self.value, self.asked = seconds, value, 0
+    def __init__(self, seconds: float | None = None, value: str = "loaded") -> None:
+        self.seconds, self.value, self.asked, self.answers = seconds, value, 0, threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=2000)
         self.port: int = self._listener.getsockname()[1]
         self._thread = threading.Thread(target=self._serve)
@@ -88,7 +88,7 @@ class CountingOrigin:
 
     def _answer(self, client: socket.socket) -> None:
         with client:
-            time.sleep(self.seconds)
+            self.answers.wait(self.seconds)
             client.sendall(self.value.encode())
 
     def __enter__(self) -> Self:
@@ -98,6 +98,7 @@ class CountingOrigin:
 
     def __exit__(self, *_: object) -> None:
         self._open = False
+        self.answers.set()
         socket.create_connection(("127.0.0.1", self.port)).close()
         self._thread.join()
         self._listener.close()
@@ -113,7 +114,7 @@ def asked(port: int) -> str:
 
 
 def cache_at(url: str, *, l1: float = 60, **options: Any) -> TieredCache:
-    tier = RedisTier(url, **({"ttl": "1h", "timeout": 5} | options))
+    tier = RedisTier(url, **({"ttl": "1h", "timeout": 20} | options))
     return TieredCache(MemoryTier(ttl=l1), tier, namespace=NAMESPACE)
 
 
@@ -214,35 +215,37 @@ def clones(url: str, copies: int) -> None:
     """Copies of one process with a warm cache, as a snapshot makes them: each loads a key of its own."""
     cache = cache_at(url, jitter=0.9)
     cache.get_or_load("warm", lambda: 1)
+    go_on, go = os.pipe()
     pids = []
     for number in range(copies):
         pid = os.fork()
         if pid == 0:
             try:
-                time.sleep(0.01)
-                wait_in_loader(cache, f"clone-{number}")
+                wait_in_loader(cache, f"clone-{number}", go_on)
             finally:
                 os._exit(0)
         pids.append(pid)
+    wait()
+    os.write(go, b"." * copies)
     for pid in pids:
         os.waitpid(pid, 0)
     say("done")
 
 
-def wait_in_loader(cache: TieredCache, key: str) -> None:
-    """Load `key`; the loader takes long enough to be looked at."""
+def wait_in_loader(cache: TieredCache, key: str, go_on: int) -> None:
+    """Load `key`; the loader says so, and waits for a byte."""
 
     def load() -> str:
         say(key)
-        time.sleep(1.0)
+        os.read(go_on, 1)
         return value_of(key)
 
     assert cache.get_or_load(key, load) == value_of(key)
 
 
-def reader(url: str, keys: list[str]) -> None:
+def reader(url: str, keys: list[str], **options: Any) -> None:
     """Says what it finds, how long that took, and what the monotonic clock shows."""
-    cache = cache_at(url, timeout=0.5)
+    cache = cache_at(url, **options)
     began = time.perf_counter()
     found = [cache.get(key, None) for key in keys]
     took = time.perf_counter() - began

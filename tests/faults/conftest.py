@@ -98,7 +98,7 @@ def rig_of(clock: FakeClock) -> Iterator[Callable[..., Rig]]:
     rigs: list[Rig] = []
 
     def make(address: Any, planter: str | None = None, **options: Any) -> Rig:
-        rigs.append(Rig(address, planter, clock, **({"timeout": 0.5} | options)))
+        rigs.append(Rig(address, planter, clock, **options))
         return rigs[-1]
 
     yield make

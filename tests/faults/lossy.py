@@ -50,6 +50,7 @@ class LossyRelay:
     def __init__(self, upstream: int) -> None:
         self.upstream = upstream
         self._share = 0.0
+        self._until_loss: int | None = None
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
@@ -66,6 +67,10 @@ class LossyRelay:
             self._share = share
             for sock in (self._listener, *self._open):
                 _set_loss(sock, share)
+
+    def lose_after(self, sent: int) -> None:
+        """Lose all once so many bytes more have come from clients."""
+        self._until_loss = sent
 
     def cut(self) -> None:
         """End all connections."""
@@ -107,16 +112,21 @@ class LossyRelay:
     def _stand_between(self, client: socket.socket, server: socket.socket) -> None:
         back = threading.Thread(target=self._pump, args=(server, client))
         back.start()
-        self._pump(client, server)
+        self._pump(client, server, is_client=True)
         back.join()
         with self._lock:
             self._open -= {client, server}
             client.close()
             server.close()
 
-    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+    def _pump(self, source: socket.socket, sink: socket.socket, *, is_client: bool = False) -> None:
         with suppress(OSError):
             while data := source.recv(1 << 16):
+                if is_client and self._until_loss is not None:
+                    self._until_loss -= len(data)
+                    if self._until_loss < 0:
+                        self._until_loss = None
+                        self.lose(1)
                 sink.sendall(data)
         for sock in (source, sink):
             with suppress(OSError):

@@ -131,7 +131,7 @@ def test_a_late_load(how: str, valkey: ValkeyServer, clock: FakeClock, measured:
     schedules = [(order, containers) for order in permutations(STEPS) for containers in (1, 2)]
     for order, containers in schedules:
         valkey.flush()
-        tiers = [RedisTier(valkey.url, ttl="1h", timeout=5) for _ in range(containers + 1)]
+        tiers = [RedisTier(valkey.url, ttl="1h", timeout=20) for _ in range(containers + 1)]
         *caches, newcomer = (TieredCache(MemoryTier(ttl=60), tier, namespace="race", clock=clock) for tier in tiers)
         run_in_order(order, how, caches[0], caches[-1])
         found = []

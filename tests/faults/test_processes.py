@@ -90,6 +90,7 @@ def test_copies_of_a_warm_process(valkey: ValkeyServer, admin: redis.Redis, meas
         names = {child.says() for _ in range(copies)}  # all are in their loaders now
         connections = len(admin.client_list(_type="normal")) - 1
         tokens = admin.mget(leases(admin))
+        child.tell()
         assert child.says() == "done"
     lives = [entry.fresh_for for name in names if (entry := entry_of(admin, name)) is not None]
     measured(
@@ -140,7 +141,7 @@ def test_clocks_that_jump(tiers: str, valkey: ValkeyServer, measured: Measured) 
     ttl, calls, oldest, beyond = 600.0, 0, 0.0, 0.0
     for seed in range(20):
         chance, clock = random.Random(seed), TrueClock()
-        tier = None if tiers == "L1 alone" else RedisTier(valkey.url, ttl=ttl, timeout=5)
+        tier = None if tiers == "L1 alone" else RedisTier(valkey.url, ttl=ttl, timeout=20)
         local = MemoryTier(ttl=ttl if tier is None else 60)
         with TieredCache(local, tier, namespace=f"clock-{seed}", clock=clock, coherence="ttl") as cache:
             for _ in range(200):
@@ -186,7 +187,7 @@ class Alarm(BaseException):
 @pytest.mark.fault("F68", "SIGALRM in mid-read")
 def test_a_signal_in_mid_read(proxy: FaultProxy, valkey: ValkeyServer, rig_of: RigOf, measured: Measured) -> None:
     """What a handler raises reaches the caller, and the next call gets its own reply."""
-    rig = rig_of(f"redis://127.0.0.1:{proxy.port}", valkey.url, timeout=5)
+    rig = rig_of(f"redis://127.0.0.1:{proxy.port}", valkey.url)
     keys = [rig.plant() for _ in range(20)]
     assert rig.reads_l2()
 
@@ -197,8 +198,8 @@ def test_a_signal_in_mid_read(proxy: FaultProxy, valkey: ValkeyServer, rig_of: R
     try:
         for key in keys[:10]:
             proxy.hang()
-            signal.setitimer(signal.ITIMER_REAL, 0.03)
             try:
+                signal.setitimer(signal.ITIMER_REAL, 0.03)
                 rig.cache.get(key)
             except Alarm:
                 rung += 1
@@ -216,7 +217,7 @@ def test_a_signal_in_mid_read(proxy: FaultProxy, valkey: ValkeyServer, rig_of: R
 @pytest.mark.fault("F68", "a thread that is ended in mid-read")
 def test_a_thread_ended_in_mid_read(proxy: FaultProxy, valkey: ValkeyServer, rig_of: RigOf, measured: Measured) -> None:
     """An exception put into a waiting thread ends it; no flight and no reply of it stays."""
-    rig = rig_of(f"redis://127.0.0.1:{proxy.port}", valkey.url, timeout=1)
+    rig = rig_of(f"redis://127.0.0.1:{proxy.port}", valkey.url)
     keys = [rig.plant() for _ in range(10)]
     assert rig.reads_l2()
     ended: list[str] = []
@@ -228,11 +229,12 @@ def test_a_thread_ended_in_mid_read(proxy: FaultProxy, valkey: ValkeyServer, rig
             ended.append("SystemExit")
 
     proxy.hang()
-    thread = threading.Thread(target=ask)
-    thread.start()
-    time.sleep(0.05)  # it waits for the reply now, or will be ended before
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(SystemExit))
-    thread.join(30)
+    with rig.hurried():
+        thread = threading.Thread(target=ask)
+        thread.start()
+        time.sleep(0.05)  # it waits for the reply now, or will be ended before
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(SystemExit))
+        thread.join(60)
     proxy.ok()
     assert not thread.is_alive()
     rig.clock.advance(61)
@@ -245,7 +247,7 @@ def test_a_thread_ended_in_mid_read(proxy: FaultProxy, valkey: ValkeyServer, rig
 @pytest.mark.fault("F68", "a fork with open connections")
 def test_a_fork_with_open_connections(valkey: ValkeyServer, rig_of: RigOf, measured: Measured) -> None:
     """Parent and child call at the same time, and each gets what is its own."""
-    rig = rig_of(valkey.url, timeout=5)
+    rig = rig_of(valkey.url)
     keys = [rig.plant() for _ in range(200)]
     assert rig.reads_l2()
     out, into = os.pipe()
@@ -297,7 +299,7 @@ def test_a_small_share_of_a_cpu(starved: list[str], valkey: ValkeyServer, measur
         for key in keys:
             cache.set(key, key)
     began = time.monotonic()
-    with Child("reader", under=starved, url=valkey.url, keys=keys) as child:
+    with Child("reader", under=starved, url=valkey.url, keys=keys, timeout=0.5) as child:
         said = child.says()
     right = sum(map(str.__eq__, keys, (str(found) for found in said["found"])))
     measured(

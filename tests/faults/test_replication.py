@@ -56,15 +56,15 @@ class Pair:
         """Let `server` be a replica of `primary`, and wait until it has all that the other has."""
         self.line.upstream = primary.port
         self.admins[server].replicaof("127.0.0.1", str(self.line.port))
-        wait_until(lambda: self.admins[server].info("replication").get("master_link_status") == "up", 20)
+        wait_until(lambda: self.admins[server].info("replication").get("master_link_status") == "up")
         self.settle(primary)
 
     def settle(self, primary: ValkeyServer) -> None:
         """Wait until the other has all that was written so far."""
-        assert self.admins[primary].wait(1, 10_000) >= 1
+        assert self.admins[primary].wait(1, 60_000) >= 1
 
     def cache(self, url: str) -> TieredCache:
-        tier = RedisTier(url, ttl=TTL, stale_if_error=TTL, jitter=0, timeout=0.5)
+        tier = RedisTier(url, ttl=TTL, stale_if_error=TTL, jitter=0, timeout=20)
         cache = TieredCache(MemoryTier(ttl=60, jitter=0), tier, namespace="test", clock=self._clock)
         self._stack.callback(cache.close)
         return cache

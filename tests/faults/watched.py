@@ -118,7 +118,7 @@ class Load:
     """Threads that ask for `keys` without end. L1 asks L2 again after a millisecond, so that L2 is in use all the time."""
 
     def __init__(self, urls: Sequence[str], keys: Sequence[str], *, threads: int = 4, **options: Any) -> None:
-        options = {"ttl": "1h", "timeout": 0.5} | options
+        options = {"ttl": "1h", "timeout": 20} | options
         self.caches = [
             TieredCache(MemoryTier(ttl=0.001), RedisTier(url, **options), namespace="load", refresh="inline")
             for url in urls
@@ -153,7 +153,7 @@ class Load:
     def until(self, tier: str, times: int = 200) -> None:
         """Go on until that tier has answered so many times more."""
         goal = self.tiers[tier] + times
-        wait_until(lambda: self.tiers[tier] >= goal or bool(self.raised), 30)
+        wait_until(lambda: self.tiers[tier] >= goal or bool(self.raised))
 
     @property
     def errors(self) -> dict[str, int]:

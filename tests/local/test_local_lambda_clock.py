@@ -42,6 +42,7 @@ def advance(fn: LocalLambda) -> tuple[dict[str, float], float]:
     one that stood still in it.
     """
     fn.invoke({})  # it is up
+    fn.settle(WAIT)
     began = time.monotonic()
     before = fn.invoke({}).value["clocks"]
     fn.containers[0].wait_frozen(WAIT)
