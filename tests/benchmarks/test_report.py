@@ -75,7 +75,7 @@ def browser(tmp_path_factory):
             [found, *quiet, *arguments, path.as_uri()],
             capture_output=True,
             text=True,
-            timeout=90,
+            timeout=300,
             env=os.environ | {"HOME": str(home)},
         )
         assert ran.returncode == 0, ran.stderr

@@ -19,7 +19,7 @@ from tiered_cache.local import LocalServices, ValkeyServer, content
 BUSY = """
 import sys, time
 sys.stdin.readline()
-end = time.time() + 1.0
+end = time.time() + 2.0
 while time.time() < end:
     pass
 print(time.process_time())
@@ -27,7 +27,7 @@ print(time.process_time())
 
 
 def used(limit):
-    """Seconds of a processor that a process takes that is busy for a second, within the context that `limit(pid)` gives."""
+    """Seconds of a processor that a process takes that is busy for two, within the context that `limit(pid)` gives."""
     with (
         subprocess.Popen(
             [sys.executable, "-c", BUSY],
@@ -38,7 +38,7 @@ def used(limit):
         ) as child,
         limit(child.pid),
     ):
-        told, _ = child.communicate("go\n", timeout=60)
+        told, _ = child.communicate("go\n", timeout=300)
     return float(told)
 
 
@@ -46,7 +46,7 @@ def used(limit):
 @pytest.mark.parametrize("limit", [cpu.limited, cpu.governed])
 def test_a_limited_process_gets_no_more_than_about_its_share(limit):
     """By a cgroup where one can be made, and by signals: a busy machine can only make it less."""
-    assert used(lambda pid: limit(pid, 0.1)) < 0.6
+    assert used(lambda pid: limit(pid, 0.1)) < 1.2
 
 
 def test_a_cgroup_is_gone_afterwards():
@@ -97,7 +97,7 @@ def services():
 def test_boto3_alone_and_through_the_cache_give_the_same(services):
     """What is compared does the same work."""
     contents = {one.name: one for one in tiers.local_contents(services, quick=True)}
-    with tiers.cache_without_l1(services.valkey.url) as cache:
+    with tiers.cache_without_l1(services.valkey.url, timeout=20) as cache:
         for name, one in contents.items():
             alone, loaded = one.alone(), cache.get_or_load(name, one.loader)
             if name.startswith("Athena"):

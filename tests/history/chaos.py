@@ -109,7 +109,7 @@ class Chaos:
     def order(self, command: str) -> None:
         """Have the server do what an operator might ask of it."""
         with self._busy, suppress(TimeoutError):
-            ask(self._server.port, command, timeout=5.0)
+            ask(self._server.port, command, timeout=20.0)
 
     @contextmanager
     def origin(self, choose: random.Random, mode: str) -> Iterator[str]:

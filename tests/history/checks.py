@@ -69,7 +69,7 @@ def age(history: History) -> Iterator[str]:
             continue
         joining = event.start - _asked_since(history, event.container, load, event.start)
         if (event.tier, event.reason) != ("l1", "fresh"):
-            joining = max(joining, policy.joining)
+            joining = max(joining, policy.joining + history.late)
         if load.ended >= event.start - joining:
             continue
         began = load.ended if load.outcome == "set" else load.began  # somewhen in the call of `set` it was stamped
@@ -166,7 +166,7 @@ def _heard(history: History, event: Event, change: Event) -> bool:
             since = event.start - policy.l1_for
         case seconds:
             since = event.start - seconds
-    if change.end > since or not history.reached(event.container, since, event.end + 1.0):
+    if change.end > since or not history.reached(event.container, since, event.end + 1.0 + history.late):
         return False
     return not history.disturbed(event.container, change.start, event.end, CORRUPTING)
 
@@ -200,7 +200,7 @@ def availability(history: History) -> Iterator[str]:
         elif event.error not in ("", "NotFound"):
             batch = event.operation == "get_many_or_load"
             loads = history.loads if batch else by_key.get(name[1:], ())
-            late = event.start - SOON - history.stall
+            late = event.start - SOON - history.late
             if not any(_raised(load, event, late) for load in loads if load.batch == batch):
                 yield f"an error that no load of the key raised meanwhile: {event}"
             elif _may_be_covered(event) and (cover := _cover(history, event, latest.get(name, []))):
@@ -251,7 +251,7 @@ def _may_end(history: History, change: Event, held: Event, event: Event) -> bool
 
 def in_time(history: History) -> Iterator[str]:
     """I5: a call ends within the time that its loads and its tries at L2 may take, a container's freeze not counted."""
-    limit = history.policy.longest + 3 * history.stall
+    limit = history.policy.longest + history.late
     for event in history.events:
         took = event.end - event.start
         if took <= limit:
@@ -317,7 +317,7 @@ def _may_part(history: History, event: Event, first: Load, second: Load, since: 
         return event.end >= since
     if not history.policy.leases:
         return False
-    return event.end >= since - 1.0 or event.end > history.heard_until(first.container, since)
+    return event.end >= since - 1.0 - history.late or event.end > history.heard_until(first.container, since)
 
 
 def honest_absence(history: History) -> Iterator[str]:

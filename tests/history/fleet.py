@@ -26,8 +26,12 @@ KEYS = tuple(f"{kind}{number}" for kind in "abz" for number in range(6))
 PASSWORD = "hunter2-in-the-address"
 LEASES = "invalidate_tag" in OPERATIONS
 TIMEOUT = 0.5
+CALM = 20.0
+"""The same where L2 answers all the time, however busy the machine is."""
 INVOCATION = 6.0
-"""Seconds that an invocation has: a caller waits half of what is left of them for another's load, L2 may take a quarter."""
+"""Seconds that an invocation has: a caller waits half of what is left of them for another's load."""
+LEFT_AT_LEAST = 2.0
+"""Seconds that it has to the end: on a slow machine too its calls are not too late for a load."""
 POLICY = Policy(
     fresh_for=1.0,
     stale_while_revalidate=0.5,
@@ -69,13 +73,13 @@ class Clock:
         return time.monotonic()
 
 
-def make_cache(number: int, port: int, clock: Clock) -> TieredCache:
+def make_cache(number: int, port: int, clock: Clock, timeout: float) -> TieredCache:
     """The cache of one container. The last one has a namespace of its own; every other refreshes as on Lambda."""
     windows = {"stale_while_revalidate": POLICY.stale_while_revalidate, "stale_if_error": POLICY.stale_if_error}
     address = f"redis://default:{PASSWORD}@127.0.0.1:{port}"
     return TieredCache(
         MemoryTier(ttl=0.3, stale_while_revalidate=0.1, max_bytes=100_000),
-        RedisTier(address, ttl=POLICY.fresh_for, timeout=TIMEOUT, **windows),
+        RedisTier(address, ttl=POLICY.fresh_for, timeout=timeout, **windows),
         namespace=namespace_of(number),
         negative_ttl=POLICY.negative_ttl,
         clock=clock,
@@ -88,7 +92,23 @@ def namespace_of(number: int) -> str:
     return "other" if number == 3 else "orders"
 
 
-def live(number: int, port: int, origin: Origin, offset: Cell, *, seconds: float, seed: int) -> Report:
+class Left:
+    """The seconds that an invocation has left: when it begins so many that L2 may take three of its timeouts."""
+
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
+        self._ends: float | None = None
+
+    def begin(self) -> None:
+        self._ends = time.monotonic() + INVOCATION
+
+    def __call__(self) -> float:
+        return 12 * self._timeout if self._ends is None else max(LEFT_AT_LEAST, self._ends - time.monotonic())
+
+
+def live(
+    number: int, port: int, origin: Origin, offset: Cell, *, seconds: float, seed: int, timeout: float = TIMEOUT
+) -> Report:
     """Be a container for so long, now and then a new one, and tell what happened. `origin` may be in another process."""
     made: list[Container] = []
     seen = []
@@ -98,12 +118,12 @@ def live(number: int, port: int, origin: Origin, offset: Cell, *, seconds: float
     with logged() as lines, ThreadPoolExecutor(THREADS, thread_name_prefix="worker") as pool:
         while time.monotonic() < ends:
             if not made or choose.random() < 0.05:
-                made.append(begin(number, len(made), port, origin, offset))
+                made.append(begin(number, len(made), port, origin, offset, timeout))
                 if len(made) > 1:
                     made[-2].cache.close()
-            container = made[-1]
-            deadline = time.monotonic() + INVOCATION
-            with container.invocation(lambda deadline=deadline: deadline - time.monotonic()):
+            container, left = made[-1], Left(timeout)
+            with container.invocation(left):
+                left.begin()
                 works = [pool.submit(work, container, choose.random(), choose.randint(1, 12)) for _ in range(THREADS)]
                 for done in works:
                     stall = max(stall, done.result())
@@ -123,9 +143,9 @@ def live(number: int, port: int, origin: Origin, offset: Cell, *, seconds: float
     )
 
 
-def begin(number: int, before: int, port: int, origin: Origin, offset: Cell) -> Container:
+def begin(number: int, before: int, port: int, origin: Origin, offset: Cell, timeout: float) -> Container:
     """A container, in whose place so many have been."""
-    cache = make_cache(number, port, Clock(offset))
+    cache = make_cache(number, port, Clock(offset), timeout)
     name = f"c{number}.{before}"
     return Container(name, namespace_of(number), cache, origin, now=time.monotonic, ahead=lambda: offset.value)
 

@@ -157,6 +157,11 @@ class History:
     disturbances: Sequence[Disturbance] = ()
     stall: float = 0.0
 
+    @property
+    def late(self) -> float:
+        """By how much a thread may be late that had to wait for its turn some times."""
+        return 3 * self.stall
+
     @cached_property
     def by_nonce(self) -> dict[str, Load]:
         return {load.nonce: load for load in self.loads if load.nonce}

@@ -43,7 +43,7 @@ def memory(stats: Iterable[MemoryStats], largest_entry: int = 0) -> Iterator[str
             yield f"I9 memory: {seen.bytes} bytes in L1, whose budget is {seen.max_bytes}"
 
 
-def leaks(before: Footing, patience: float = 10.0) -> list[str]:
+def leaks(before: Footing, patience: float = 60.0) -> list[str]:
     """I10: within `patience` seconds after a run, its threads and sockets are gone."""
     gc.collect()  # an error's traceback may hold a socket of the run's own
     ends = time.monotonic() + patience

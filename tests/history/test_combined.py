@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from chaos import Chaos, Target
 from checks import violations
-from fleet import LEASES, POLICY, THREADS, Report, live, live_alone
+from fleet import CALM, LEASES, POLICY, THREADS, TIMEOUT, Report, live, live_alone
 from history import History, Origin
 from process_checks import footing, leaks
 
@@ -41,7 +41,7 @@ CONTAINERS = 4
 
 pytestmark = [
     pytest.mark.faults,
-    pytest.mark.timeout(60 + 3 * SECONDS),
+    pytest.mark.timeout(300 + 3 * SECONDS),
     # A proxy that refuses may forget a connection of that very moment.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
@@ -109,9 +109,10 @@ def threads_of_one_process(seed: int, *, calm: bool = False) -> tuple[str, list[
     with ways() as (server, proxies):
         targets = [Target(f"c{n}", proxy, SimpleNamespace(value=0.0)) for n, proxy in enumerate(proxies)]
         chaos = Chaos(seed, server, origin, targets)
+        how = {"seconds": SECONDS, "timeout": CALM if calm else TIMEOUT}
         with ThreadPoolExecutor(CONTAINERS) as pool:
             lives = [
-                pool.submit(live, n, proxies[n].port, origin, targets[n].offset, seconds=SECONDS, seed=seed * 10 + n)
+                pool.submit(live, n, proxies[n].port, origin, targets[n].offset, **how, seed=seed * 10 + n)
                 for n in range(CONTAINERS)
             ]
             if not calm:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 PASSWORD = "hunter2-in-the-address"
 T0 = 1_800_000_000.0
+PATIENT, HURRIED = 20.0, 0.5
+"""Seconds for a call that L2 answers, and for one that it does not."""
 KEYS = ("a1", "b1", "z1", "z2")
 """Those that begin with "z" get their tags from the loader; see `tagged_by_caller`."""
 LEASES = "invalidate_tag" in OPERATIONS
@@ -84,6 +86,8 @@ class Fleet(RuleBasedStateMachine):
             proxy.ok()
         self.server.flush()
         self.clocks = [FakeClock(T0) for _ in range(3)]
+        self.hangs = [False] * 3
+        self.tiers: dict[int, RedisTier] = {}
         self.carriers: list[Kept | str] = ["inline" if inline else Kept() for _ in range(3)]
         self.containers = [self._container(number) for number in range(3)]
         self.all_containers = list(self.containers)
@@ -96,7 +100,7 @@ class Fleet(RuleBasedStateMachine):
         windows = {"stale_while_revalidate": POLICY.stale_while_revalidate, "stale_if_error": POLICY.stale_if_error}
         cache = TieredCache(
             MemoryTier(ttl=10, stale_while_revalidate=5, jitter=0),
-            RedisTier(address, ttl=POLICY.fresh_for, timeout=0.5, jitter=0, **windows),
+            self._tier(number, address, ttl=POLICY.fresh_for, jitter=0, **windows),
             namespace="other" if number == 2 else "orders",
             negative_ttl=POLICY.negative_ttl,
             clock=clock,
@@ -106,6 +110,16 @@ class Fleet(RuleBasedStateMachine):
         namespace = "other" if number == 2 else "orders"
         ahead = lambda: clock() - T0 - self.time.passed
         return Container(name or f"c{number}", namespace, cache, self.origin, now=self.time, ahead=ahead)
+
+    def _tier(self, number: int, address: str, **options: Any) -> RedisTier:
+        self.tiers[number] = RedisTier(address, timeout=HURRIED if self.hangs[number] else PATIENT, **options)
+        return self.tiers[number]
+
+    def _way(self, number: int, fault: str) -> None:
+        """What becomes of the container's way to L2: where nothing answers, calls end soon."""
+        getattr(self.proxies[number], fault)()
+        self.hangs[number] = fault == "hang"
+        self.tiers[number].timeout = HURRIED if self.hangs[number] else PATIENT
 
     def teardown(self) -> None:
         for stack in self.running:
@@ -144,9 +158,10 @@ class Fleet(RuleBasedStateMachine):
 
     def _start(self, number: int) -> None:
         """Begin an invocation that has time enough for L2, and soon after has hardly any left to wait for others' loads."""
-        left = iter([60.0])
+        left = [600.0]
         stack = self.running[number] = ExitStack()
-        stack.enter_context(self.containers[number].invocation(lambda: next(left, 0.1)))
+        stack.enter_context(self.containers[number].invocation(lambda: left[0]))
+        left[0] = 0.1
 
     def _end(self, number: int) -> None:
         stack, self.running[number] = self.running[number], None
@@ -305,24 +320,24 @@ class Fleet(RuleBasedStateMachine):
     def spoil_the_way_to_l2(self, number: int, fault: str) -> None:
         if fault == "hang" and not self.slow:
             fault = "reset"  # each hanging call costs its time for real
-        getattr(self.proxies[number], fault)()
+        self._way(number, fault)
         if fault == "refuse":
             self.proxies[number].kill_all()
 
     @rule(number=containers)
     def mend_the_way_to_l2(self, number: int) -> None:
         """Everything passes again, and the breaker's pause is over."""
-        self.proxies[number].ok()
+        self._way(number, "ok")
         self._pass(31)
 
     @rule(number=containers, key=keys, seconds=st.sampled_from([0.0, 2.0, 31.0]))
     def delete_without_l2(self, number: int, key: str, seconds: float) -> None:
         """A deletion that L2 does not take; it is back after so many seconds."""
         self.containers[number].ask(key)
-        self.proxies[number].refuse()
+        self._way(number, "refuse")
         self.proxies[number].kill_all()
         self.containers[number].delete(key)
-        self.proxies[number].ok()
+        self._way(number, "ok")
         self._pass(seconds)
         self.containers[number].ask(key)
 
@@ -411,4 +426,4 @@ SCHEDULES = int(os.environ.get("TIERED_CACHE_SCHEDULES", "100"))
 TestFleet.settings = settings(
     max_examples=SCHEDULES, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
-TestFleet.pytestmark = [pytest.mark.timeout(20 + SCHEDULES)]
+TestFleet.pytestmark = [pytest.mark.timeout(600 + 10 * SCHEDULES)]

@@ -39,7 +39,7 @@ LOG_KEY, MARKS_KEY = _PREFIX + b"}:log", _PREFIX + b"}:marks"
 L1_TTL = 0.01
 """Seconds: little enough to pass some tens of times before a look is due."""
 POLL = 0.0005
-STUCK = 30.0
+STUCK = 120.0
 """Seconds after which a thread that neither waits at a gate nor ends is taken for stuck."""
 SETTER = Thread(-1, 0)
 """Who holds the lease while a value is set."""
@@ -101,7 +101,7 @@ class Stage:
         self.seen = self.look()
 
     def _container(self) -> TieredCache:
-        tier = GatedTier(self._url, ttl="1d", jitter=0, timeout=5)
+        tier = GatedTier(self._url, ttl="1d", jitter=0, timeout=60)
         tier.stage = self
         l1 = MemoryTier(ttl=L1_TTL, jitter=0)
         return TieredCache(

@@ -295,4 +295,4 @@ TestBound = World.TestCase
 TestBound.settings = settings(
     max_examples=250, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
-TestBound.pytestmark = [pytest.mark.timeout(120)]
+TestBound.pytestmark = [pytest.mark.timeout(900)]
