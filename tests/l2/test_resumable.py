@@ -29,6 +29,7 @@ from tiered_cache._entry import START, Birth, Entry
 from tiered_cache._l2.envelope import Unreadable
 from tiered_cache._l2.record import opened_handle, sealed, sealed_handle
 from tiered_cache._l2.scripts import Script
+from tiered_cache._load import Patience
 from tiered_cache._news import Invalidation, Kind
 from tiered_cache._reply import Claim, Filled, Lease, Right
 from tiered_cache._rules import pause_before_look
@@ -42,7 +43,9 @@ if TYPE_CHECKING:
     from tiered_cache.local.valkey import ValkeyServer
 
 NOW = 1_800_000_000.0
-WAIT = 20.0
+WAIT = 60.0
+TIMEOUT = 0.25
+"""Seconds after which a call ends that nothing answers; all others have as long as a busy machine may need."""
 VALUE, LEASE, PENDING = (f"tc1:{{n|k}}{end}" for end in ("", ":lease", ":pending"))
 
 
@@ -88,7 +91,7 @@ class Fleet:
 
     def tier(self, url: str | None = None) -> Any:
         where = url or self.url
-        return self.memory if where is None else RedisTier(where, timeout=0.5 if url else 5, **self.policy)
+        return self.memory if where is None else RedisTier(where, timeout=20, **self.policy)
 
     def container(self, url: str | None = None, **options: Any) -> TieredCache:
         options = {"namespace": "n", "refresh": "inline", "clock": self.clock, "error_backoff": 10} | options
@@ -108,6 +111,12 @@ class Fleet:
         else:
             with redis.Redis.from_url(self.url) as admin:
                 admin.delete(LEASE)
+
+    def hold(self) -> Callable[[], None]:
+        """The pause does not end, until what is given is called."""
+        store, hour = self.store(), Lease("k", b"hour", 3600.0)
+        store.ask(hour, Claim.SEIZE, self.clock(), None)
+        return lambda: store.release([hour], self.clock(), drop=False)
 
     def left(self) -> Entry | None:
         """What whoever asks is told of the load of "k"."""
@@ -157,7 +166,7 @@ def handle(value: Any = "q1", **facts: Any) -> Entry:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[ValkeyCluster]:
-    with ValkeyCluster() as started:
+    with ValkeyCluster(node_timeout=60_000) as started:
         yield started
 
 
@@ -386,8 +395,9 @@ def test_any_container_takes_the_load_up(fleet: Fleet) -> None:
     assert (stats.pending, stats.resumed, stats.loads) == (1, 2, 1)
 
 
-def test_a_stale_value_is_served_while_the_load_goes_on(fleet: Fleet) -> None:
+def test_a_stale_value_is_served_while_the_load_goes_on(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     """The fleet looks once in each pause, whoever asks; everybody has an answer at once."""
+    monkeypatch.setattr("tiered_cache._keeping.pause_before_look", lambda _: 600.0)
     caches = [fleet.container() for _ in range(5)]
     query = Query()
     caches[0].get_or_load("k", lambda: "stale")
@@ -406,10 +416,19 @@ def test_a_stale_value_is_served_while_the_load_goes_on(fleet: Fleet) -> None:
     assert query.looks == 3
 
 
-def test_who_has_nothing_waits_for_the_pause_and_takes_the_load_up(fleet: Fleet) -> None:
+def test_who_has_nothing_waits_for_the_pause_and_takes_the_load_up(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With patience, as for any load elsewhere."""
     one, two, query = fleet.container(), fleet.container(), Query()
     pends(one, query)
+    end_of_pause, wait = fleet.hold(), Patience.wait
+
+    def till_it_is_over(patience: Patience, **told: bool) -> bool:
+        end_of_pause()
+        return wait(patience, **told)
+
+    monkeypatch.setattr(Patience, "wait", till_it_is_over)
     query.done = True
     assert two.get_or_load("k", query) == "old"
     assert (query.started, query.looks, two.stats().origin.waited) == (["old"], 1, 1)
@@ -422,6 +441,7 @@ def test_a_loader_may_say_how_long_to_wait_for_what_is_pending(fleet: Fleet, wai
     pends(one, query)
     query.done, query.resumable, query.wait = True, resumable, wait
     if resumable and wait != "long":
+        fleet.hold()
         pends(two, query)
         assert (query.looks, two.stats().origin.waited) == (0, wait > 0)
     else:
@@ -441,7 +461,7 @@ def test_a_load_that_is_not_known_to_be_pending_is_waited_for_as_any(fleet: Flee
 
     two = fleet.container(clock=clock)
     query.done, query.resumable, query.wait = True, True, 0
-    tries = len(told) + 20  # `two` looks at the clock with each
+    tries = len(told) + 12  # `two` looks at the clock with each
     query.before_answer = lambda: wait_until(lambda: len(told) > tries)
     with ThreadPoolExecutor(1) as other:
         leader = other.submit(one.get_or_load, "k", query)
@@ -473,19 +493,21 @@ def test_who_has_no_time_to_look_is_told_that_it_goes_on(fleet: Fleet, stale: bo
     assert fleet.container().get_or_load("k", query) == "old"
 
 
-def test_whose_patience_ends_leaves_the_look_to_who_has_the_lease(fleet: Fleet) -> None:
+def test_whose_patience_ends_leaves_the_look_to_who_has_the_lease(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """LoadPending, and neither a second execution nor a look of its own: a cold fleet looks once in each pause, too."""
+    monkeypatch.setattr("tiered_cache._read_through.PATIENCE", 0.01)
     one, two, query = fleet.container(), fleet.container(), Query()
     pends(one, query)
-    hour = Lease("k", b"hour", 3600.0)  # the pause does not end
-    fleet.store().ask(hour, Claim.SEIZE, fleet.clock(), None)
+    end_of_pause = fleet.hold()
     query.done = True
     fleet.clock.advance(20)
-    with two.invocation(lambda: 4.0), pytest.raises(LoadPending) as raised:
+    with two.invocation(lambda: 60.0), pytest.raises(LoadPending) as raised:
         two.get_or_load("k", query)
     assert raised.value.retry_after == pytest.approx(2.0)
     assert (query.started, query.looks) == (["old"], 0)
-    fleet.store().release([hour], fleet.clock(), drop=False)
+    end_of_pause()
     assert two.get_or_load("k", query) == "old"
     assert (query.started, query.looks) == (["old"], 1)
 
@@ -702,11 +724,11 @@ def test_a_lease_that_ran_out_before_the_handle_was_left(fleet: Fleet) -> None:
 def test_a_load_in_parts_is_not_refused_for_want_of_time(fleet: Fleet) -> None:
     """The last one took longer than this invocation has: one that may go on elsewhere is begun, and taken up, all the same."""
     one, two, query = fleet.container(), fleet.container(), Query()
-    one.get_or_load("k", lambda: (fleet.clock.advance(5), "stale")[1])
+    one.get_or_load("k", lambda: (fleet.clock.advance(500), "stale")[1])
     fleet.clock.advance(150)
 
     def reason(cache: TieredCache) -> Reason:
-        with cache.invocation(lambda: 2.0):
+        with cache.invocation(lambda: 200.0):  # of which L2 may take a quarter
             return cache.get_entry_or_load("k", query).reason
 
     assert reason(one) is Reason.NO_TIME
@@ -763,6 +785,19 @@ def test_a_handle_whose_tags_nobody_can_tell_of_is_not_taken_up(served: Fleet, p
 def behind(served: Fleet, proxy: FaultProxy) -> Callable[[], TieredCache]:
     """Makes containers that reach the server through the proxy."""
     return lambda: served.container(f"redis://127.0.0.1:{proxy.port}", on_failure="queue")
+
+
+def hang(proxy: FaultProxy, cache: TieredCache) -> Callable[[], None]:
+    """Its calls to L2 are not answered any more, until what is given is called."""
+    tier: Any = cache._shared._store._tier  # type: ignore[union-attr]
+    patient, tier.timeout = tier.timeout, TIMEOUT
+    proxy.hang()
+
+    def answers_again() -> None:
+        tier.timeout = patient
+        proxy.ok()
+
+    return answers_again
 
 
 def test_without_l2_each_container_goes_on_with_what_it_knows(
@@ -844,11 +879,12 @@ def test_a_reply_that_is_lost_when_the_handle_is_left(
     for text in Script.by_hash.values():
         admin.script_load(text)  # one that must be sent again would not arrive
     one.get_or_load("another", lambda: 1)
-    query.before_answer = proxy.hang
+    ends: list[Callable[[], None]] = []
+    query.before_answer = lambda: ends.append(hang(proxy, one))
     pends(one, query)
     query.before_answer = lambda: None
     wait_until(lambda: bool(admin.exists(PENDING)))
-    proxy.ok()
+    ends[0]()
     served.clock.advance(61)
     one.get("a read, which closes the breaker", None)
     one.get_or_load("yet another", lambda: 1)  # gives up what it may hold
@@ -868,14 +904,15 @@ def test_a_handle_of_a_load_that_has_ended_elsewhere_is_not_taken_up_again(
     for text in Script.by_hash.values():
         admin.script_load(text)  # one that must be sent again would not arrive
     one.get_or_load("another", lambda: 1)
-    query.before_answer = proxy.hang
+    ends: list[Callable[[], None]] = []
+    query.before_answer = lambda: ends.append(hang(proxy, one))
     pends(one, query)
     query.before_answer = lambda: None
     query.done = True
     wait_until(lambda: bool(admin.exists(PENDING)))
     served.next_look()
     assert two.get_or_load("k", query) == "old"
-    proxy.ok()
+    ends[0]()
     served.clock.advance(150)
     one.get("a read, which closes the breaker", None)
     query.value = "new"
