@@ -5,7 +5,7 @@
 | cache2k | a big-endian uint32 for each access | `.trace.xz`, `.trace.bz2` |
 | lirs | a decimal number on each line, `*` lines aside | `.trace.gz`, `.trace` |
 | lines | a key on each line | `.txt`, `.list` |
-| csv | a header, then a line for each access: columns `key`, and `timestamp` and `bytes` where they are known | `.csv` |
+| csv | a header, then a line for each access: columns `key`, and perhaps `timestamp` or `time`, `bytes` or `size` | `.csv` |
 
 All may be packed (`.gz`, `.xz`, `.bz2`). The lines of a CSV are put in the order of `timestamp`, a number or ISO 8601;
 `bytes` is what the answer took, and the largest of a key counts. Access logs are made into one by a query; in Athena, on the
@@ -24,11 +24,12 @@ import gzip
 import lzma
 import sys
 from array import array
-from datetime import datetime
 from itertools import accumulate, islice
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
+
+from tiered_cache.simulation.recorded import SIZES, TIMES, moment
 
 MOST = 600_000
 """Accesses that are read of a file by default."""
@@ -100,21 +101,15 @@ def _csv(file, limit):
         if None in row or None in row.values():
             raise ValueError(f"line {reader.line_num} has another number of columns than the header")
         rows.append(row)
-    if "timestamp" in reader.fieldnames:
-        rows.sort(key=lambda row: _moment(row["timestamp"]))
+    time, size = (next((name for name in names if name in reader.fieldnames), None) for names in (TIMES, SIZES))
+    if time:
+        rows.sort(key=lambda row: moment(row[time]))
     rows = rows[:limit]
-    sizes = {} if "bytes" in reader.fieldnames else None
-    if sizes is not None:
+    sizes = {} if size else None
+    if size:
         for row in rows:
-            sizes[row["key"]] = max(int(row["bytes"] or 0), sizes.get(row["key"], 0))
+            sizes[row["key"]] = max(int(row[size] or 0), sizes.get(row["key"], 0))
     return [row["key"] for row in rows], sizes
-
-
-def _moment(text):
-    try:
-        return float(text)
-    except ValueError:
-        return datetime.fromisoformat(text).timestamp()
 
 
 FORMATS = {"cache2k": _cache2k, "lirs": _lirs, "lines": _lines, "csv": _csv}

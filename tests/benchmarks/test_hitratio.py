@@ -54,9 +54,12 @@ def test_a_plain_list_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("times", [(30.5, 4, 100), ("2026-11-01T10:00:00Z", "2026-10-31T23:59:59Z", "2026-11-02")])
-def test_an_access_log_is_read_in_the_order_of_time(tmp_path, times):
-    """Columns by their names; of a key the largest size counts, for parts of it may have been asked for."""
-    lines = ["bytes,status,timestamp,key", f"10,200,{times[0]},b", f"20,200,{times[1]},a", f"7,206,{times[2]},b"]
+@pytest.mark.parametrize("columns", ["bytes,status,timestamp,key", "size,status,time,key"])
+def test_an_access_log_is_read_in_the_order_of_time(tmp_path, times, columns):
+    """Columns by their names, as `tiered-cache simulate` has them; of a key the largest size counts, for parts of it may have
+    been asked for.
+    """
+    lines = [columns, f"10,200,{times[0]},b", f"20,200,{times[1]},a", f"7,206,{times[2]},b"]
     (tmp_path / "log.csv").write_text("\n".join(lines), encoding="utf-8")
     assert traces.read(tmp_path / "log.csv") == ("log.csv", ["a", "b", "b"], {"a": 20, "b": 10})
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 TIMES = ("timestamp", "time")
 SIZES = ("bytes", "size")
+"""Names that the columns may have."""
 
 
 class Recorded(NamedTuple):
@@ -34,7 +35,7 @@ def read_requests(path: Path) -> Recorded:
             time = _column(reader, TIMES)
             size = next((name for name in SIZES if name in (reader.fieldnames or ())), None)
             _column(reader, ("key",))
-            rows = [(_moment(row[time]), row["key"], int(row[size] or 0) if size else 0) for row in _whole(reader)]
+            rows = [(moment(row[time]), row["key"], int(row[size] or 0) if size else 0) for row in _whole(reader)]
     except (OSError, ValueError, TypeError) as error:
         raise ConfigurationError(f"trace must be a CSV file of requests; {path} is not: {error}") from error
     if not rows:
@@ -60,7 +61,8 @@ def _column(reader: csv.DictReader[str], names: tuple[str, ...]) -> str:
     return found
 
 
-def _moment(text: str) -> float:
+def moment(text: str) -> float:
+    """Seconds or ISO 8601 as seconds. Raises ValueError."""
     try:
         return float(text)
     except ValueError:
