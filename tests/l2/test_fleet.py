@@ -89,6 +89,7 @@ def fleet_of(request: pytest.FixtureRequest, clock: FakeClock, valkey: ValkeySer
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who has 40 seconds left waits for one of them for another container; the others are for a busy machine."""
     monkeypatch.setattr("tiered_cache._read_through.PATIENCE", 1 / LEFT)
+    monkeypatch.setattr("tiered_cache._read_through.MOST_PATIENCE", 2 * LEFT)
 
 
 @pytest.fixture
