@@ -501,7 +501,7 @@ def test_nobody_waits_for_longer_than_a_share_of_its_own_time(fleet: Fleet, boun
     one, two, origin = fleet.container(), fleet.container(), Origin("holder's", waits=True)
     first = Asked(lambda: one.get_or_load("k", origin))
     assert origin.begun.wait(WAIT)
-    with two.invocation((lambda: LEFT) if bound == "invocation" else None):
+    with within(LEFT / 4), two.invocation((lambda: LEFT) if bound == "invocation" else None):
         options = {"hard_timeout": LEFT} if bound == "hard_timeout" else {}
         assert two.get_or_load("k", lambda: "own", **options) == "own"
     assert (two.stats().origin.waited, l2(two).leases, l2(two).writes) == (1, 0, 0)
