@@ -43,7 +43,7 @@ def snapped(function: Make, gates: Path, proxy: FaultProxy) -> Callable[..., Loc
     def make(**options: object) -> LocalLambda:
         Origin(gates).put("k", "old")
         fn = function("steps.handler", before(proxy, INIT=INIT, **options), initialization="snap-start").start(1)
-        fn.settle()
+        fn.settle(WAIT)
         return fn
 
     return make
@@ -71,7 +71,7 @@ def test_a_warm_up_under_way_has_ended_before_the_snapshot(
     Origin(gates).put("k", "value")
     init = [["warm_up", {"wait": False}]]
     fn = function("steps.handler", before(proxy, INIT=init), initialization="snap-start").start(1)
-    fn.settle()
+    fn.settle(WAIT)
     wait_until(lambda: not clients(valkey))
     assert (1, 1) == (proxy.accepted, ask(fn).l2["connects"])
     after = ask(fn, ["load", "k"])

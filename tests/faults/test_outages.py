@@ -13,7 +13,7 @@ import redis
 from certificates import certificate
 from lossy import LossyRelay, needs_loss
 from rig import STALL, Rig, TLSServer, free_port, wait_until
-from watched import outage, per_call, per_held
+from watched import Outage, outage, per_call, per_held
 
 from tiered_cache import MemoryTier, RedisTier, TieredCache
 from tiered_cache.local.proxy import FaultProxy
@@ -104,10 +104,9 @@ def says(port: int, word: str) -> bool:
 
 
 def no_more_clients(scene: Scene) -> None:
-    scene.admin.config_set("maxclients", scene.admin.info("clients")["connected_clients"])
+    scene.admin.config_set("maxclients", 1)  # which is the admin
     scene.admin.client_kill_filter(_type="normal", skipme=True)
-    others = [scene.stack.enter_context(socket.create_connection(("127.0.0.1", scene.server.port))) for _ in range(3)]
-    assert others[-1].recv(100).startswith(b"-ERR max")
+    wait_until(lambda: says(scene.server.port, "ERR max"))
 
 
 FAULTS = {
@@ -143,21 +142,29 @@ def scene(server: ValkeyServer, stack: ExitStack) -> Scene:
 @pytest.mark.parametrize("fault", cases(FAULTS))
 def test_l2_is_away(fault: Fault, scene: Scene, rig_of: RigOf, measured: Measured) -> None:
     """No call raises, the failure has its class, it is paid for once, and L2 is used again when it is back."""
-    rig = rig_of(fault.url(scene), scene.server.url)
+    for _ in range(TRIES):
+        seen = struck(fault, scene, rig_of(fault.url(scene), scene.server.url))
+        if seen.first < TIMEOUT + 0.5:
+            break
+    measured(str(seen))
+    assert seen.first < TIMEOUT + 0.5
+    assert seen.later < DEAR * per_call(with_l2(None))
+
+
+def struck(fault: Fault, scene: Scene, rig: Rig) -> Outage:
+    """What the fault costs, which is over then."""
     key = rig.plant("x" * 1000)
     assert fault.heal is None or rig.reads_l2()
     fault.strike(scene)
     with rig.hurried(TIMEOUT) if "timeout" in fault.errors else nullcontext():
         seen = outage(rig, None if fault.heal is None else key)
-    measured(str(seen))
     assert sum(seen.errors.values()) == 1
     assert set(seen.errors) <= fault.errors
     assert rig.l2.breaker == "open"
-    assert seen.first < TIMEOUT + STALL
-    assert seen.later < DEAR * per_call(with_l2(None))
     if fault.heal is not None:
         fault.heal(scene)
         assert rig.recovers()
+    return seen
 
 
 SLOW_TO_LOAD = (
