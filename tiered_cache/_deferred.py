@@ -119,7 +119,9 @@ def guarded(work: Callable[[], object], counts: Counters) -> Callable[[], None]:
     def run() -> None:
         try:
             work()
-        except (Exception, SystemExit) as error:  # noqa: BLE001  # it may raise anything, and the rest is still to be done
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001  # such as CancelledError: the answer and the rest of the work stay
             counts["deferred_failures"] += 1
             log().warning("deferred work failed: %s", type(error).__name__)  # its text may hold a key or a value
         counts["deferred_done"] += 1

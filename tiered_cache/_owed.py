@@ -201,7 +201,9 @@ class Owed(ForkSafe):
     def _carry(self, keys: Sequence[str], refresh: Callable[[], Answer], pause: float) -> None:
         try:
             refresh()
-        except Exception as error:  # noqa: BLE001  # nobody waits for it: it is counted, and a later stale hit tries again
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001  # nobody waits for it: it is counted, and a later stale hit tries again
             for key in keys:
                 self._pauses.note(key, pause, self._last())
             self._failed("a refresh in the background came to nothing", error)
@@ -216,6 +218,6 @@ class Owed(ForkSafe):
             for key in keys:
                 self._since.pop(key, None)
 
-    def _failed(self, what: str, error: Exception) -> None:
+    def _failed(self, what: str, error: BaseException) -> None:
         self._counts["refresh_failures"] += 1
         log().warning("%s: %s", what, type(error).__name__)  # its text may hold a key or a value

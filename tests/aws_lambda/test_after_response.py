@@ -111,7 +111,7 @@ def test_work_that_exits_does_not_leave_the_container_waiting(function: Make) ->
     assert ["a", "b"] == fn.invoke({}).value["done"]
     log = fn.containers[0].log
     assert "deferred work failed: SystemExit" in log
-    assert "work after the response was ended by SystemExit" in log
+    assert "a refresh in the background came to nothing: SystemExit" in log
 
 
 def test_a_handler_that_tells_nothing_does_not_hang_the_container(function: Make) -> None:

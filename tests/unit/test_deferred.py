@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import threading
 from typing import Any
@@ -204,22 +205,44 @@ def test_failing_work_is_counted_and_the_rest_is_done(caplog: pytest.LogCaptureF
     assert "secret" not in caplog.text
 
 
+@pytest.mark.parametrize("kind", [SystemExit, asyncio.CancelledError])
 @pytest.mark.usefixtures("on_lambda")
-def test_work_that_exits_costs_no_response() -> None:
-    """It is failed work like any other; the rest is done."""
+def test_work_that_exits_or_was_cancelled_costs_no_response(
+    kind: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is failed work like any other; the rest is done. Only Ctrl-C is for the one who runs it."""
     cache, done = TieredCache(), []
 
-    def leave() -> None:
-        raise SystemExit(3)
+    def leave(error: BaseException) -> None:
+        raise error
 
     @lambda_handler(cache)
     def handler(event: Any, context: Any) -> str:
-        cache.after_response(leave)
+        cache.after_response(leave, event["error"])
         cache.after_response(done.append, 1)
         return "answer"
 
-    assert ("answer", [1]) == (handler({}, None), done)
+    assert ("answer", [1]) == (handler({"error": kind()}, None), done)
     assert (2, 2, 1) == tuple(cache.stats().work)[:3]
+    assert f"deferred work failed: {kind.__name__}" in caplog.messages
+    with pytest.raises(KeyboardInterrupt):
+        handler({"error": KeyboardInterrupt()}, None)
+
+
+@pytest.mark.parametrize("kind", [SystemExit, asyncio.CancelledError])
+@pytest.mark.usefixtures("on_lambda")
+def test_a_refresh_that_exits_or_was_cancelled_costs_no_invocation(kind: type[BaseException]) -> None:
+    """The next one serves what it holds; the failure is counted, and there is a pause."""
+    cache, _, loads = stale("next_invocation")
+
+    def leave() -> str:
+        loads.append("try")
+        raise kind
+
+    for _ in range(3):
+        with cache.invocation():
+            assert "v0" == cache.get_or_load("k", leave)
+    assert (["v0", "try"], 1) == (loads, cache.stats().origin.refresh_failures)
 
 
 @pytest.mark.usefixtures("on_lambda")
