@@ -169,6 +169,7 @@ class Bridge:
         self._loader = loader
         self._loop = loop
         self.resumable: bool = getattr(loader, "resumable", False)
+        self.wait: object = getattr(loader, "wait", None)
 
     def load(self, context: LoadContext, /) -> Any:
         load = getattr(self._loader, "load", None)

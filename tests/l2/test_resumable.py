@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -13,6 +14,7 @@ import redis
 from rig import leased, wait_until, write
 
 from tiered_cache import (
+    AsyncTieredCache,
     InvalidationNotDelivered,
     LoadContext,
     Loaded,
@@ -448,6 +450,22 @@ def test_a_loader_may_say_how_long_to_wait_for_what_is_pending(fleet: Fleet, wai
         assert two.get_or_load("k", query) == "old"
         assert query.contexts[-1].waited > 0
     assert query.contexts[0].waited == 0
+
+
+def test_what_a_loader_says_of_waiting_counts_in_an_event_loop_too(fleet: Fleet) -> None:
+    """The cache there runs it by way of another object, which says what it says."""
+    query = Query()
+    pends(fleet.container(), query)
+    query.resumable, query.wait = True, 0
+    fleet.hold()
+
+    async def main() -> int:
+        async with AsyncTieredCache(MemoryTier(ttl=1), fleet.tier(), namespace="n", clock=fleet.clock) as cache:
+            with pytest.raises(LoadPending):
+                await cache.get_or_load("k", query)
+            return cache.stats().origin.waited
+
+    assert (asyncio.run(main()), query.looks) == (0, 0)
 
 
 def test_a_load_that_is_not_known_to_be_pending_is_waited_for_as_any(fleet: Fleet) -> None:
