@@ -45,6 +45,16 @@ def wait_until(true: Callable[[], bool], seconds: float = 60.0) -> None:
 
 
 @contextmanager
+def pause_of(seconds: float) -> Iterator[Callable[[], float]]:
+    """What is inside fails: the seconds, a tenth more, that a breaker's pause of `seconds` lasts, counted from before it; by a
+    clock that stands still meanwhile.
+    """
+    began = ended = time.monotonic()
+    yield lambda: 1.1 * seconds + ended - began
+    ended = time.monotonic()
+
+
+@contextmanager
 def within(seconds: float) -> Iterator[None]:
     """What is inside must end in time. For calls that would last many times as long if nothing bounded them."""
     began = time.monotonic()

@@ -36,6 +36,29 @@ def test_one_failure_opens_it() -> None:
     assert breaker.state(NOW + FIRST_PAUSE) == "half-open"
 
 
+def test_the_pause_begins_when_the_call_has_failed() -> None:
+    """However long that took; whoever asks meanwhile by the time at which it began is refused, too."""
+    breaker = Breaker()
+    assert breaker.allows(NOW)
+    assert breaker.failed(Failure.TIMEOUT, NOW, took=5.0)
+    for later in (0.0, 4.0, 5.0, 5.99):
+        assert breaker.state(NOW + later) == "open"
+        assert not breaker.allows(NOW + later)
+    assert breaker.allows(NOW + 6)
+    assert not breaker.failed(Failure.TIMEOUT, NOW + 6, took=3.0)
+    assert not breaker.allows(NOW + 10.99)
+    assert breaker.allows(NOW + 11)
+
+
+def test_a_clock_that_steps_back_ends_a_pause_that_began_late() -> None:
+    """More is left than there was at first."""
+    breaker = Breaker()
+    assert breaker.allows(NOW)
+    assert breaker.failed(Failure.TIMEOUT, NOW, took=5.0)
+    assert not breaker.allows(NOW - 0.9)
+    assert breaker.allows(NOW - 1.1)
+
+
 def test_one_probe_at_a_time() -> None:
     """After the pause one call gets through, and the others wait for what it finds."""
     breaker = opened()

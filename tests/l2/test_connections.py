@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
-from rig import Rig, TLSServer, leased, wait_until, within
+from rig import Rig, TLSServer, leased, pause_of, wait_until, within
 
 from tiered_cache import MemoryTier, NotFound, RedisTier, TieredCache
 from tiered_cache._l2.faults import Failure
@@ -105,10 +105,10 @@ def test_a_connection_that_died_a_moment_ago(lined: tuple[Rig, FaultProxy], valk
     spoil(proxy, valkey, fault)
     rig.clock.advance(1)
     if fault == "half-open":
-        with rig.hurried(TIMEOUT):
+        with rig.hurried(TIMEOUT), pause_of(1) as pause:
             assert rig.ask(rig.plant()).tier == "origin"
         assert rig.errors == {"timeout": 1}
-        rig.clock.advance(1.1)
+        rig.clock.advance(pause())
         assert rig.reads_l2()
     else:
         assert rig.reads_l2()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
-from rig import Rig, ScriptedServer, delete, free_port, leased, wait_until, within
+from rig import Rig, ScriptedServer, delete, free_port, leased, pause_of, wait_until, within
 
 from tiered_cache import InvalidationNotDelivered, Reason
 from tiered_cache._l2.link import Link
@@ -230,7 +230,7 @@ def test_sixteen_threads_on_a_frozen_server(rig_of: RigOf, server: ValkeyServer)
     server.pause()
     answers: list[str] = []
     threads = [threading.Thread(target=lambda: answers.append(rig.ask().tier)) for _ in range(16)]
-    with rig.hurried(TIMEOUT), within(5 * SOON):
+    with rig.hurried(TIMEOUT), within(5 * SOON), pause_of(1) as pause:
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -238,7 +238,23 @@ def test_sixteen_threads_on_a_frozen_server(rig_of: RigOf, server: ValkeyServer)
     assert answers == ["origin"] * 16
     assert set(rig.errors) == {"timeout"}
     server.resume()
-    rig.clock.advance(1.1)
+    rig.clock.advance(pause())
+    assert rig.reads_l2()
+
+
+def test_the_pause_begins_when_a_call_has_failed(rig_of: RigOf, server: ValkeyServer) -> None:
+    """Were it counted from when the call began, one that hangs for longer would be followed by the next that hangs."""
+    rig = rig_of(server.url)
+    assert rig.reads_l2()
+    server.pause()
+    with rig.hurried(1.5), pause_of(1) as pause:
+        assert rig.ask().tier == "origin"
+    for seconds in (0.0, 1.0, 1.4):
+        rig.clock.advance(seconds)
+        assert rig.ask().tier == "origin"
+    assert (rig.errors, rig.l2.breaker) == ({"timeout": 1}, "open")
+    server.resume()
+    rig.clock.advance(pause())
     assert rig.reads_l2()
 
 
@@ -274,10 +290,10 @@ def test_a_server_whose_writes_are_paused_while_they_miss(
     assert rig.reads_l2()
     assert rig.ask().tier == "origin"
     admin.execute_command("CLIENT", "PAUSE", 60_000, "WRITE")
-    with rig.hurried(TIMEOUT):
+    with rig.hurried(TIMEOUT), pause_of(1) as pause:
         assert rig.ask().tier == "origin"
     assert rig.errors == {"timeout": 1}
-    rig.clock.advance(1.1)
+    rig.clock.advance(pause())
     assert [rig.ask(key).tier for key in keys] == ["l2"] * 4
     assert rig.errors == {"timeout": 1}
 

@@ -20,7 +20,8 @@ MISCONFIGURED_PAUSE = 60.0
 class Breaker:
     """Says whether a call may be made at `now` (wall-clock seconds), and learns what came of it.
 
-    One failure opens it, for a pause that doubles from FIRST_PAUSE with each failed probe. After the pause one caller
+    One failure opens it, for a pause that doubles from FIRST_PAUSE with each failed probe, and that begins when the call has
+    failed, however long that took. After the pause one caller
     gets through as a probe, while the others are still refused; a probe that never reports is replaced after another
     pause. A clock that steps back ends a pause early, and never draws it out.
     """
@@ -29,6 +30,7 @@ class Breaker:
         self._lock = threading.Lock()
         self._pause = 0.0  # 0 while closed, which each call reads without the lock
         self._open_until = -inf
+        self._lasting = 0.0  # seconds from when the call that failed was allowed until then
         self._probing_since = -inf
 
     def allows(self, now: float) -> bool:
@@ -52,8 +54,10 @@ class Breaker:
             self._pause, self._open_until, self._probing_since = 0.0, -inf, -inf
             return closed
 
-    def failed(self, failure: Failure, now: float) -> bool:
-        """The call that was allowed at `now` failed. True if that is news: it opened the breaker, or needs people."""
+    def failed(self, failure: Failure, now: float, *, took: float = 0.0) -> bool:
+        """The call that was allowed at `now` has failed, after `took` seconds. True if that is news: it opened the breaker, or
+        needs people.
+        """
         with self._lock:
             if self._pause > 0.0 and now != self._probing_since:
                 return False  # a call from before the breaker opened says nothing new
@@ -62,7 +66,8 @@ class Breaker:
                 self._pause = MISCONFIGURED_PAUSE
             else:
                 self._pause = min(max(before * 2, FIRST_PAUSE), LONGEST_PAUSE)
-            self._open_until = now + self._pause
+            self._lasting = took + self._pause
+            self._open_until = now + self._lasting
             self._probing_since = -inf
             return before == 0.0 or before < self._pause == MISCONFIGURED_PAUSE
 
@@ -80,4 +85,4 @@ class Breaker:
 
     def _is_open(self, now: float) -> bool:
         rest = self._open_until - now
-        return 0.0 < rest <= self._pause + SKEW  # if more is left than the pause itself, the clock stepped back
+        return 0.0 < rest <= self._lasting + SKEW  # if more is left than there was at first, the clock stepped back

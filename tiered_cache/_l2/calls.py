@@ -88,15 +88,17 @@ class Calls:
         if not tier.breaker.allows(now):
             self._counts["skipped"] += 1
             return None
+        began = time.monotonic()
         try:
             if budget is None:
                 replies: list[Any] | None = tier.link().call(commands, now, limit)
             else:
                 replies = self._within(budget, commands, now, limit)
         except Unavailable as error:
-            self._failed(error, tier.breaker, now)
+            took = time.monotonic() - began
+            self._failed(error, tier.breaker, now, took)
             if error.failure is Failure.TIMEOUT and not all(command[0] in _READS for command in commands):
-                tier.write_breaker.failed(error.failure, now)  # perhaps writes alone are held up: let a read try first
+                tier.write_breaker.failed(error.failure, now, took=took)  # perhaps writes alone: let a read try first
             return None
         if replies is None:
             return None
@@ -144,10 +146,10 @@ class Calls:
         self._failed(error, self._tier.breaker, now)
         return False
 
-    def _failed(self, error: Unavailable, breaker: Breaker, now: float) -> None:
+    def _failed(self, error: Unavailable, breaker: Breaker, now: float, took: float = 0.0) -> None:
         failure = error.failure
         self._counts[f"errors.{failure.value}"] += 1
-        if breaker.failed(failure, now):
+        if breaker.failed(failure, now, took=took):
             say = log().error if failure in MISCONFIGURED else log().warning
             what = "is left alone" if breaker is self._tier.breaker else "is read only"
             say("L2 %s %s for now: %s (%s)", self._tier.address.shown, what, failure.value, error)
