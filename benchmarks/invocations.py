@@ -32,7 +32,7 @@ def handler(event, context):
 def decorated(quick):
     """The decorator around a handler that does nothing, in one process."""
     with ValkeyServer() as server:
-        with_l2 = TieredCache(MemoryTier(ttl=60), RedisTier(server.url, ttl="1h", timeout=1), coherence="ttl")
+        with_l2 = TieredCache(MemoryTier(ttl=60), RedisTier(server.url, ttl="1h", timeout=10), coherence="ttl")
         functions = {
             BARE: handler,
             "with lambda_handler, no L2": lambda_handler(TieredCache())(handler),

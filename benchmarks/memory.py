@@ -69,7 +69,7 @@ def budget_for(make, url):
 def shared(url):
     import tiered_cache
 
-    return None if url is None else tiered_cache.RedisTier(url, ttl="1h", timeout=2)
+    return None if url is None else tiered_cache.RedisTier(url, ttl="1h", timeout=10)
 
 
 def insert(cache, make, numbers, calls):

@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from tiered_cache.benchmarks import imports
 from tiered_cache.benchmarks.harness import Skipped, compared, figure, once, sampled, show, table
 from tiered_cache.benchmarks.l2 import value_of
-from tiered_cache.benchmarks.peer_caches import PEERS, TIMEOUT, Given, LruCache, installed
+from tiered_cache.benchmarks.peer_caches import PATIENCE, PEERS, TIMEOUT, Given, LruCache, installed
 from tiered_cache.local import ValkeyServer
 
 KEYS, ORDER = 1_000, 20_000
@@ -194,7 +194,11 @@ def begin(child):
 def ready(name, url, load_of, *, outage=False):
     """In such a process: a reader that has read once, when the line has come."""
     (peer,) = (peer for peer in PEERS if peer.name == name)
-    with asyncio.Runner() as runner, peer.shared(Given(load_of(peer), url, runner.run, outage=outage)) as reader:
+    timeout = TIMEOUT if outage else PATIENCE
+    with (
+        asyncio.Runner() as runner,
+        peer.shared(Given(load_of(peer), url, runner.run, outage=outage, timeout=timeout)) as reader,
+    ):
         reader.sampler(f"of its own {time.time()}")(1)
         print("ready", flush=True)
         sys.stdin.readline()

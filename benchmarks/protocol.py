@@ -8,7 +8,7 @@ import redis
 
 from tiered_cache import MemoryTier, RedisTier, TieredCache
 from tiered_cache.benchmarks.harness import compared
-from tiered_cache.benchmarks.l2 import value_of
+from tiered_cache.benchmarks.l2 import PATIENCE, value_of
 from tiered_cache.interfaces import Claim, Lease
 from tiered_cache.local import ValkeyServer
 
@@ -21,7 +21,7 @@ def run(*, quick):
     results = []
     with ValkeyServer() as server, redis.Redis.from_url(server.url) as client:
         for size in (600,) if quick else (100, 600, 10_000, 100_000):
-            tier = RedisTier(server.url, ttl="1h", compress_above=None, timeout=1)
+            tier = RedisTier(server.url, ttl="1h", compress_above=None, timeout=PATIENCE)
             with TieredCache(MemoryTier(ttl=60), tier, namespace="bench") as cache:
                 cache.set("key", value_of(size))
                 client.set("peer", msgpack.packb(value_of(size)))

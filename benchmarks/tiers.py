@@ -22,7 +22,7 @@ from tiered_cache.adapters.dynamodb import DynamoDBOrigin
 from tiered_cache.adapters.s3 import S3Origin
 from tiered_cache.benchmarks import cpu
 from tiered_cache.benchmarks.harness import Skipped, Timing, each, in_turn, one_by_one, table, with_base_again
-from tiered_cache.benchmarks.l2 import cache_without_l1, never, value_of
+from tiered_cache.benchmarks.l2 import PATIENCE, cache_without_l1, never, value_of
 from tiered_cache.benchmarks.progress import turns
 from tiered_cache.local import LocalServices, ValkeyServer, content
 
@@ -65,7 +65,7 @@ def ladders(contents, url, where, quick):
     results = []
     for one in contents:
         with (
-            TieredCache(MemoryTier(ttl="1h"), RedisTier(url, ttl="1h", timeout=2)) as cache,
+            TieredCache(MemoryTier(ttl="1h"), RedisTier(url, ttl="1h", timeout=PATIENCE)) as cache,
             cache_without_l1(url) as from_l2,
         ):
             number = count()
