@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from tiered_cache._backoff import Backoff
 from tiered_cache._coherence import Follower
 from tiered_cache._container import Container
-from tiered_cache._deferred import Deferred, guarded
+from tiered_cache._deferred import Deferred, Lingering, guarded
 from tiered_cache._entry import Entry
 from tiered_cache._errors import ConfigurationError, InvalidationNotDelivered
 from tiered_cache._invocation import Invocation, Running
@@ -113,6 +113,7 @@ class TieredCache:
         self._uniform = Uniform()
         self._container = Container()
         self._carriers = Carriers(Deferred(self._counts), Deferred(self._counts))
+        self._lingering = Lingering()
         self.refresh = refresh
         hit, not_before = plain_hit(self._memory.hot, clock, self._long_way)
         self._follower = Follower(self._memory, coherence if self._has_l2 else "ttl", not_before, self._counts)
@@ -315,13 +316,15 @@ class TieredCache:
     def run_deferred(self, remaining: Callable[[], float] | None = None) -> int:
         """Do what waits for the end of an invocation, and let loads that go on in threads end; how much is left.
 
-        For who promised so to `invocation(works_after_response=True)`, once the response is out. remaining: as there.
+        For who promised so to `invocation(works_after_response=True)`, once the response is out. remaining: as there. Loads
+        are waited for but once each, and for a minute at most.
         """
         with self._invocation.afterwards(remaining):
             if not self._invocation.is_running:
                 self._allow_l2()
             left = self._carriers.later.run(self._invocation.remaining)
-            self._reads.flights.wait_for_all(self._invocation.remaining())  # those that this work has left too
+            flights = self._reads.flights._by_key  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+            self._lingering.wait(list(flights.values()), self._invocation.remaining)  # for what this work has left too
             if not self._invocation.is_running:
                 self._rest()
         return left

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from contextlib import contextmanager
 from contextvars import copy_context
 from functools import partial
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tiered_cache._forks import ForkSafe
 from tiered_cache._log import log
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Iterable
 
+    from tiered_cache._flight import Flight
     from tiered_cache._stats import Counters
 
 MOST = 10_000
 """Pieces of work that wait; what is put off beyond that is refused, which its giver learns at once."""
 LAST = 0.1
 """Seconds before the end of the time at which it is said what will not be done in it."""
+LONGEST = 60.0
+"""Seconds for which loads that go on when their callers have gone are waited for at most."""
 
 
 class Deferred(ForkSafe):
@@ -79,6 +83,32 @@ class Deferred(ForkSafe):
         if lost:
             self._counts["dropped"] += lost
             log().warning("%d pieces of work that were put off are never done: the cache was closed", lost)
+
+
+class Lingering:
+    """The loads that go on in threads after their callers have gone on, waited for before the container is frozen.
+
+    Each is waited for once, and none beside one that did not end then: an origin that hangs costs no later invocation its time.
+    """
+
+    def __init__(self) -> None:
+        self._given_up: set[Flight[Any]] = set()
+
+    def wait(self, under_way: Iterable[Flight[Any]], remaining: Callable[[], float | None]) -> None:
+        """Let those `under_way` end, while time remains (seconds; None: no limit is known) and for `LONGEST` at most."""
+        flights = set(under_way)
+        self._given_up &= flights
+        if self._given_up or not flights:
+            return
+        left = remaining()
+        ends = time.monotonic() + (LONGEST if left is None else min(left, LONGEST))
+        self._given_up = {flight for flight in flights if not flight.wait(ends - time.monotonic())}
+        if self._given_up:
+            log().warning(
+                "%d loads that outlived their callers still go on, and are waited for no longer: "
+                "they are frozen with the container, and until they end no other load is waited for",
+                len(self._given_up),
+            )
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import pytest
 import tiered_cache._deferred as module
 from tiered_cache import ClosedError, LoadTimeout, MemoryTier, Reason, TieredCache
 from tiered_cache._deferred import Deferred
+from tiered_cache._flight import Flight
 from tiered_cache._stats import Counters
 from tiered_cache.aws_lambda import lambda_handler
 from tiered_cache.local._process import poll
@@ -484,6 +485,42 @@ def test_loads_that_go_on_in_threads_end_before_the_container_is_frozen() -> Non
     threading.Timer(0.05, gate.set).start()
     cache.run_deferred(lambda: WAIT)
     assert "v1" == cache.get_or_load("k", slow)
+
+
+@pytest.mark.parametrize("left", [0.3, None])
+@pytest.mark.usefixtures("on_lambda")
+def test_a_load_that_hangs_is_waited_for_once(
+    left: float | None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither is one that begins beside it, as the next key of an origin that hangs; when it has ended, others are again."""
+    monkeypatch.setattr(module, "LONGEST", 0.3 if left is None else WAIT)
+    cache, gate, waited = TieredCache(MemoryTier(ttl=60), hard_timeout=0.01), threading.Event(), []
+    waits = Flight.wait
+
+    def wait(flight: Flight[Any], limit: float | None) -> bool:
+        waited.append(flight.key)
+        return waits(flight, limit)
+
+    def invocation(key: str) -> None:
+        waited.clear()
+        with cache.invocation(works_after_response=True), pytest.raises(LoadTimeout):
+            cache.get_or_load(key, lambda: gate.wait(WAIT))
+        asked = len(waited)  # by the caller itself
+        assert 0 == cache.run_deferred(None if left is None else lambda: left)
+        del waited[:asked]
+
+    monkeypatch.setattr(Flight, "wait", wait)
+    for key, expected in (("hangs", ["hangs"]), ("hangs", []), ("other", [])):
+        invocation(key)
+        assert expected == waited
+    (told,) = [message for message in caplog.messages if "outlived" in message]
+    assert told.startswith("1 loads that outlived their callers still go on, and are waited for no longer")
+    gate.set()
+    assert poll(lambda: not cache._reads.flights.busy("hangs") and not cache._reads.flights.busy("other"), seconds=WAIT)
+    gate.clear()
+    invocation("third")
+    assert ["third"] == waited
+    gate.set()
 
 
 # No load that cannot end (F62).
