@@ -8,8 +8,8 @@ WIDE = 1.5
 """A budget counts as missed by a wide margin from this many times the budget on."""
 LEAST = 0.05
 """No smaller change is worth a flag, however quiet the machine said it was."""
-OWED = {"tiered_cache get_many_or_load"}
-"""What is known to miss its budget by a wide margin: it is shown, and does not fail a check. To be emptied, not filled."""
+OWED = {"tiered_cache get_many_or_load": "docs/decisions/0013-many-keys.md says why"}
+"""What is known to miss its budget by a wide margin, and why: a check tells it, and does not fail. To be emptied, not filled."""
 
 
 class Change(NamedTuple):
@@ -87,14 +87,26 @@ def show(then, now):
     print(f"  {len(worse)} of {len(found)} got worse by more than the noise.")
 
 
+def judged(document):
+    """The results whose budgets a check can judge: those of ratios and counts. Seconds are the machine's."""
+    return [result for result in document.results if result.budget is not None and _measure(result) is not None]
+
+
 def missed(document):
-    """A line for each budget of a ratio or a count that is missed by a wide margin, whatever the noise."""
-    return [
-        f"{result.group}: {result.name}: {shown(_measure(result), 'ratio' if result.ratio is not None else result.unit)}"
-        f", and the budget is {result.budget:g}"
-        for result in document.results
-        if result.budget is not None
-        and result.name not in OWED
-        and _measure(result) is not None
-        and result.spent / (1 + (result.noise or 0)) > WIDE
-    ]
+    """A line for each budget of a ratio or a count that is missed by a wide margin, whatever the noise, and is not owed."""
+    return [_overspent(result) for result in judged(document) if _is_wide(result) and result.name not in OWED]
+
+
+def owed(document):
+    """A line for each of those that are owed, with the reason."""
+    wide = [result for result in judged(document) if _is_wide(result) and result.name in OWED]
+    return [f"{_overspent(result)}: {OWED[result.name]}" for result in wide]
+
+
+def _is_wide(result):
+    return result.spent / (1 + (result.noise or 0)) > WIDE
+
+
+def _overspent(result):
+    measured = shown(_measure(result), "ratio" if result.ratio is not None else result.unit)
+    return f"{result.group}: {result.name}: {measured}, and the budget is {result.budget:g}"

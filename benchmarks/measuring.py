@@ -6,10 +6,10 @@ import traceback
 from contextlib import contextmanager
 from dataclasses import replace
 
-from tiered_cache._errors import TieredCacheError
 from tiered_cache.benchmarks import machine, progress
 from tiered_cache.benchmarks.harness import Skipped, once
 from tiered_cache.benchmarks.results import Document
+from tiered_cache.local._needs import ServiceUnavailable
 
 
 def measure(parts, *, quick, keep=None):
@@ -44,14 +44,22 @@ def _measure(part, document, bars, print_):
         with progress.told_to(told):
             found = part.run(quick=document.quick)
         document.results.extend(replace(result, suite=part.suite) for result in found)
-    except (Skipped, TieredCacheError, ImportError) as reason:
-        document.skipped[str(part)] = str(reason)
-        print_(f"\n{part} is skipped: {reason}")
     except Exception as error:  # noqa: BLE001  # an hour's other figures must not be lost with it
-        document.failed[str(part)] = f"{type(error).__name__}: {error}"
-        print_(f"\n{part} failed:\n{traceback.format_exc()}")
+        if _is_missing(error):
+            document.skipped[str(part)] = str(error)
+            print_(f"\n{part} is skipped: {error}")
+        else:
+            document.failed[str(part)] = f"{type(error).__name__}: {error}"
+            print_(f"\n{part} failed:\n{traceback.format_exc()}")
     document.seconds[str(part)] = round(time.perf_counter() - started, 3)
     bars.remove_task(task)
+
+
+def _is_missing(error):
+    """Whether the part needs what this machine has not: a service or a package, which no part of the library itself can be."""
+    if isinstance(error, ImportError):
+        return (error.name or "").partition(".")[0] != "tiered_cache"
+    return isinstance(error, (Skipped, ServiceUnavailable))
 
 
 @contextmanager

@@ -93,7 +93,11 @@ def over_processes(quick):
     with ValkeyServer() as server:
         for peer in PEERS:
             if peer.shared and peer.fleet and installed(peer):
-                loads = race_of_processes(peer, database(server.url, peer))
+                try:
+                    loads = race_of_processes(peer, database(server.url, peer))
+                except Skipped as reason:
+                    once(str(reason))
+                    continue
                 results.append(figure(group, peer.name, loads, "loads", budget=1 if peer.name == OURS else None))
     show(group, results)
     return results
@@ -152,7 +156,9 @@ def opened(kind, load_of, url):
                 try:
                     reader = opening.enter_context(build(given))
                     reader.sampler("warm")(2)
-                except Exception as error:  # noqa: BLE001  # whatever a peer raises is why it is not measured
+                except Exception as error:  # whatever a peer raises is why it is not measured
+                    if peer.name == OURS:
+                        raise
                     once(f"{peer.name} is skipped: {error}")
                     continue
                 open_now.push(opening.pop_all())
@@ -177,7 +183,8 @@ def children(function, peer, url, count):
     started = [subprocess.Popen(command, text=True, **pipes) for _ in range(count)]
     try:
         if not all(child.stdout.readline() for child in started):
-            raise Skipped("it did not work in a process of its own")
+            text = f"{peer.name} does not work in a process of its own"
+            raise RuntimeError(text) if peer.name == OURS else Skipped(text)
         yield started
     finally:
         for child in started:
@@ -234,7 +241,11 @@ def dead_by(fault, limit):
     results = []
     for peer in PEERS:
         if peer.shared and installed(peer):
-            measured = calls_without(peer, fault, limit)
+            try:
+                measured = calls_without(peer, fault, limit)
+            except Skipped as reason:
+                once(str(reason))
+                continue
             for group, (seconds, outcome) in zip((first, later), measured, strict=False):
                 budget = budgets[group] if peer.name == OURS else None
                 results.append(figure(group, peer.name, seconds, "s", budget=budget, note=outcome))

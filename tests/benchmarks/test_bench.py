@@ -1,13 +1,16 @@
 """The command `tiered-cache bench`, as a person types it."""
 
 import logging
+from dataclasses import replace
 
 import pytest
 
+from tiered_cache import OriginError
 from tiered_cache._command import main
 from tiered_cache.benchmarks import machine, measuring, results, suites
 from tiered_cache.benchmarks.harness import Result, Skipped, figure, once
 from tiered_cache.benchmarks.results import Document
+from tiered_cache.local._needs import ServiceUnavailable
 
 MISSED = Result(
     group="L1 hit", name="ours", unit="s", median=2e-7, low=2e-7, high=2e-7, ratio=50.0, base="dict", budget=7.0
@@ -117,6 +120,48 @@ def test_check_fails_where_a_ratio_is_missed_by_a_wide_margin(tmp_path, capsys):
     assert main(["bench", "--from", file]) == 0
     assert main(["bench", "--from", file, "--check"]) == 1
     assert "MISSED: L1 hit: ours: 50.00x, and the budget is 7" in capsys.readouterr().err
+
+
+def test_check_tells_what_is_owed(tmp_path, capsys):
+    """Nobody shall believe that all budgets are kept."""
+    owed = replace(MISSED, name="tiered_cache get_many_or_load")
+    assert main(["bench", "--from", written(tmp_path / "file.json", owed), "--check"]) == 0
+    printed = capsys.readouterr().out
+    assert "owed: L1 hit: tiered_cache get_many_or_load: 50.00x, and the budget is 7: docs/decisions/0013" in printed
+    assert "No other budget is missed" in printed
+
+
+def test_check_fails_where_nothing_has_a_budget(tmp_path, capsys):
+    """Nothing was checked then: all parts may have been skipped."""
+    file = written(tmp_path / "file.json", figure("outage", "first", 9.0, "s", budget=1.0))
+    assert main(["bench", "--from", file, "--check"]) == 1
+    told = capsys.readouterr()
+    assert "Nothing was measured that has a budget" in told.err
+    assert "No budget" not in told.out
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (ImportError("no", name="theine"), "skipped"),
+        (ServiceUnavailable("no valkey-server"), "skipped"),
+        (ModuleNotFoundError("no", name="tiered_cache._no_such"), "failed"),
+        (ImportError("no", name="tiered_cache"), "failed"),
+        (OriginError("no"), "failed"),
+    ],
+    ids=repr,
+)
+def test_what_the_machine_lacks_is_skipped_and_what_the_library_raises_is_a_failure(monkeypatch, error, kind):
+    """A part that no longer works must not look like one that cannot be measured here."""
+
+    def raises(*, quick):
+        raise error
+
+    monkeypatch.setitem(suites.SUITES, "trial", {"part": raises})
+    document = measuring.measure([suites.Part("trial", "part")], quick=True)
+    assert [list(document.skipped), list(document.failed)] == [
+        ["trial.part"] * (kind == each) for each in ("skipped", "failed")
+    ]
 
 
 def test_compare_prints_then_and_now(tmp_path, capsys):

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from tiered_cache.benchmarks.comparison import OWED, changes, missed, show
+from tiered_cache.benchmarks.comparison import OWED, changes, judged, missed, owed, show
 from tiered_cache.benchmarks.harness import Result, figure
 from tiered_cache.benchmarks.results import Document
 
@@ -87,8 +87,18 @@ def test_a_count_has_a_budget_too_and_seconds_have_none():
     assert line == "stampede: ours: 2, and the budget is 1"
 
 
-def test_what_is_owed_is_shown_and_fails_no_check():
+def test_what_is_owed_is_told_with_its_reason_and_fails_no_check():
     """As long as it is owed: each name is one that is measured."""
-    for name in OWED:
-        assert missed(run(replace(TIMED, name=name, ratio=70.0, budget=7.0))) == []
-    assert OWED <= {"tiered_cache get_many_or_load"}
+    for name, why in OWED.items():
+        document = run(replace(TIMED, name=name, ratio=70.0, budget=7.0))
+        assert missed(document) == []
+        assert owed(document) == [f"L1 hit: {name}: 70.00x, and the budget is 7: {why}"]
+        assert owed(run(replace(TIMED, name=name, ratio=7.0, budget=7.0))) == []
+    assert OWED.keys() <= {"tiered_cache get_many_or_load"}
+
+
+def test_what_can_be_judged_has_a_budget_of_a_ratio_or_a_count():
+    """Seconds have none that a check could hold them to."""
+    count = figure("stampede", "ours", 1, "loads", budget=1)
+    seconds = figure("outage", "first", 9.0, "s", budget=1.0)
+    assert judged(run(TIMED, count, seconds)) == [count]

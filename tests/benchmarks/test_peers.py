@@ -7,6 +7,7 @@ from contextlib import ExitStack
 import pytest
 import redis
 
+from tiered_cache import ConfigurationError
 from tiered_cache.benchmarks import peers
 from tiered_cache.benchmarks.harness import Skipped
 from tiered_cache.benchmarks.peer_caches import PEERS, Given, Ours
@@ -118,3 +119,14 @@ def test_a_peer_that_does_not_work_in_a_process_is_skipped(server):
 
     with pytest.raises(Skipped):
         peers.race_of_processes(Unknown(), server.url)
+
+
+def test_what_does_not_work_of_ours_is_a_failure():
+    """A word that it is skipped would hide from `--check` that its budgets were not measured."""
+    with pytest.raises(RuntimeError, match="tiered_cache does not work in a process of its own"):
+        peers.race_of_processes(Ours(), "no url")
+    with (
+        pytest.raises(ConfigurationError),
+        peers.opened("shared", peers.returning(1), "no://url"),
+    ):
+        pass
