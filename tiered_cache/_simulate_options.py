@@ -74,7 +74,7 @@ def _add_tiers(add: Callable[..., Any], duration: Callable[[str], Duration]) -> 
     add("--l2-ttl", type=duration, default=300.0, metavar="S", help="of L2, which is the data's")
     add("--l2-stale", type=duration, default=0.0, metavar="S", help="its stale_while_revalidate")
     add("--alone-ttl", type=duration, metavar="S", help="of L1 without an L2; by default L2's, so data get as old")
-    add("--no-l2", action="store_true", help="simulate without an L2 alone")
+    add("--no-l2", action="store_true", help="simulate without an L2 alone, as the column without L2")
     add("--jitter", type=float, default=0.1, metavar="X", help="share of a TTL by which an entry may be cut short")
     add("--refresh", choices=REFRESHES, default="inline", help="who refreshes what is stale")
     add("--l1-time", type=duration, default=2e-6, metavar="S", help="what a hit takes")
@@ -89,7 +89,7 @@ def _add_money(add: Callable[..., Any]) -> None:
     add("--prices", type=Path, default=EXAMPLE, metavar="FILE", help=f"TOML; an example is {EXAMPLE}")
     add("--memory", type=int, default=512, metavar="MB", help="of the function")
     add("--origin", choices=ORIGINS, default="dynamodb", help="what a load is charged as")
-    add("--value-size", metavar="SIZE", help="of a value; 2 KiB, or the mean of a trace")
+    add("--value-size", metavar="SIZE", help="of a value; 2 KiB, or the mean of a trace that has sizes")
     add("--consistent", action="store_true", help="DynamoDB's reads are")
     add("--scanned", default="100 MB", metavar="SIZE", help="by an Athena query")
     add("--redis", choices=REDISES, default="serverless", help="ElastiCache Serverless or nodes")
@@ -172,7 +172,8 @@ def _case(name: str, given: argparse.Namespace) -> Case:
     workload = Workload(
         memory_mb=given.memory,
         origin=given.origin,
-        value_size=given.value_size or max(1, round(recorded.mean_bytes or 0) if recorded else 2048),
+        value_size=given.value_size
+        or (max(1, round(recorded.mean_bytes)) if recorded and recorded.mean_bytes else 2048),
         consistent=given.consistent,
         scanned=given.scanned,
         redis=given.redis,
@@ -188,13 +189,13 @@ def _with_policies(scenario: Scenario, given: argparse.Namespace) -> Scenario:
     def policy(name: str, ttl: object, stale: object) -> Freshness:
         return Freshness(seconds(name, ttl), seconds("stale", stale, zero=True), 0.0, jitter)
 
-    l2 = policy("l2-ttl", given.l2_ttl, given.l2_stale)
-    return replace(
+    both = replace(
         scenario,
         l1=policy("ttl", given.ttl, given.stale),
-        l2=None if given.no_l2 else l2,
+        l2=policy("l2-ttl", given.l2_ttl, given.l2_stale),
         alone=None if given.alone_ttl is None else policy("alone-ttl", given.alone_ttl, given.l2_stale),
     )
+    return both.without_l2() if given.no_l2 else both
 
 
 def _timings(given: argparse.Namespace) -> Timings:

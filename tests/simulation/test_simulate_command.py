@@ -124,8 +124,25 @@ def test_times_that_were_measured(capsys: pytest.CaptureFixture[str], tmp_path: 
     assert "holds no results of `tiered-cache bench --json`" in refused(capsys, *timings)
 
 
+def test_a_trace_without_sizes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Its values have the size of any other traffic's, also where the column is there and says nothing."""
+    path = tmp_path / "trace.csv"
+    nodes = ("--trace", str(path), "--no-answer", "--origin", "dynamodb", "--consistent")
+    for header, end in (("time,key", ""), ("time,key,bytes", ",")):
+        path.write_text("\n".join([header, *(f"{n},k{n % 50}{end}" for n in range(400))]), encoding="utf-8")
+        found = [as_json(capsys, *nodes, *size)["fleets"][1]["costs"] for size in ((), ("--value-size", "2 KiB"))]
+        assert found[0] == found[1] != as_json(capsys, *nodes, "--value-size", "1")["fleets"][1]["costs"]
+
+
+@pytest.mark.parametrize("more", [(), ("--alone-ttl", "20", "--stale", "3", "--l2-stale", "5")])
+def test_no_l2_is_the_column_without_one(capsys: pytest.CaptureFixture[str], more: tuple[str, ...]) -> None:
+    """The same policy, and so the same figures."""
+    both, alone = as_json(capsys, "--no-answer", *more), as_json(capsys, "--no-l2", *more)
+    assert alone["fleets"] == both["fleets"][:1]
+
+
 def test_without_an_l2(capsys: pytest.CaptureFixture[str]) -> None:
-    """One column, L1's own TTL, and no question whether a Redis pays."""
+    """One column, and no question whether a Redis pays."""
     output = told(capsys, "--no-l2")
     assert "with L2" not in output
     assert "pay" not in output
