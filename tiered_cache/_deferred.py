@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from contextvars import copy_context
 from functools import partial
 from math import inf
+from types import AsyncGeneratorType, GeneratorType
 from typing import TYPE_CHECKING, Any
 
 from tiered_cache._forks import ForkSafe
@@ -144,16 +145,28 @@ def said_when_late(remaining: Callable[[], float | None], waiting: Callable[[], 
 
 
 def guarded(work: Callable[[], object], counts: Counters) -> Callable[[], None]:
-    """`work` for a carrier: what it raises is counted, since nobody waits for it."""
+    """`work` for a carrier: what it raises is counted, since nobody waits for it; so is what it leaves undone."""
 
     def run() -> None:
         try:
-            work()
+            fault = _undone(work())
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001  # such as CancelledError: the answer and the rest of the work stay
+            fault = type(error).__name__  # its text may hold a key or a value
+        if fault:
             counts["deferred_failures"] += 1
-            log().warning("deferred work failed: %s", type(error).__name__)  # its text may hold a key or a value
+            log().warning("deferred work failed: %s", fault)
         counts["deferred_done"] += 1
 
     return run
+
+
+def _undone(given: object) -> str:
+    """What is wrong with work that gave this: a coroutine or a generator, of which nothing has run. Else ""."""
+    if not hasattr(type(given), "__await__") and not isinstance(given, GeneratorType | AsyncGeneratorType):
+        return ""
+    close = getattr(given, "close", None)
+    if callable(close):
+        close()  # or Python warns of it at any time
+    return f"it gave a {type(given).__name__}, which nobody runs: pass a plain function"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import threading
 from typing import Any
 
@@ -204,6 +205,42 @@ def test_failing_work_is_counted_and_the_rest_is_done(caplog: pytest.LogCaptureF
     assert (2, 2, 1) == tuple(cache.stats().work)[:3]
     assert "deferred work failed: ValueError" in caplog.messages
     assert "secret" not in caplog.text
+
+
+async def _coroutine() -> None:
+    raise AssertionError
+
+
+async def _async_generator() -> Any:
+    yield None
+
+
+class _Sender:
+    async def __call__(self) -> None:
+        raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("work", "kind"),
+    [
+        (functools.partial(_coroutine), "coroutine"),
+        (lambda: _coroutine(), "coroutine"),
+        (_Sender(), "coroutine"),
+        (lambda: (number for number in "ab"), "generator"),
+        (lambda: _async_generator(), "async_generator"),
+    ],
+)
+@pytest.mark.usefixtures("on_lambda")
+def test_work_that_gives_what_somebody_would_have_to_run_has_failed(
+    work: Any, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Seen when it is called, where it could not be seen before; what can be iterated but has run has not failed."""
+    cache = TieredCache()
+    with cache.invocation():
+        cache.after_response(work)
+        cache.after_response(iter, "ab")
+    assert (2, 2, 1) == tuple(cache.stats().work)[:3]
+    assert f"deferred work failed: it gave a {kind}, which nobody runs: pass a plain function" in caplog.messages
 
 
 @pytest.mark.parametrize("kind", [SystemExit, asyncio.CancelledError])
