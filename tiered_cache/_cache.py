@@ -363,8 +363,7 @@ class TieredCache:
     def close(self) -> None:
         """Give back connections and memory. A second call does nothing; any other call after it raises ClosedError."""
         self._watch.closed = True
-        for waiting in (self._carriers.later, self._carriers.following):
-            waiting.abandon()
+        self._carriers.abandon(self._counts)
         self._memory.clear()
         self._shared.close()
 

@@ -77,13 +77,11 @@ class Deferred(ForkSafe):
                 work()
         return len(self._work)
 
-    def abandon(self) -> None:
-        """Nobody will run what waits: count it and say so."""
+    def abandon(self) -> int:
+        """Forget what waits; how much that was."""
         with self._lock:
             lost, self._work = len(self._work), deque()
-        if lost:
-            self._counts["dropped"] += lost
-            log().warning("%d pieces of work that were put off are never done: the cache was closed", lost)
+        return lost
 
 
 class Lingering:

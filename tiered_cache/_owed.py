@@ -55,6 +55,18 @@ class Carriers:
         """How many pieces of work wait, for whomever."""
         return len(self.later) + len(self.following) + len(self._threads)
 
+    def abandon(self, counts: Counters) -> None:
+        """Nobody will run what waits, nor wait for what runs in threads: count it and say so."""
+        running = self._threads.running()
+        lost = sum(carrier.abandon() for carrier in (self.later, self.following, self._threads))
+        counts["dropped"] += lost
+        if lost:
+            log().warning("%d pieces of work that were put off are never done: the cache was closed", lost)
+        if running:
+            log().warning(
+                "%d pieces of work still run in threads while the cache is closed, and end with the process", running
+            )
+
     def chosen(self, refresh: object) -> Callable[[], Carrier | None]:
         """Who carries refreshes out at each moment; None: the caller of the stale hit, at once.
 
@@ -108,6 +120,16 @@ class ThreadCarrier(ForkSafe):
     def __len__(self) -> int:
         return len(self._work)
 
+    def running(self) -> int:
+        """How many threads work."""
+        return self._running
+
+    def abandon(self) -> int:
+        """Begin nothing of what waits; how much that was. What runs goes on."""
+        with self._lock:
+            lost, self._work = len(self._work), deque()
+        return lost
+
     def submit(self, work: Callable[[], None], /) -> None:
         """Do `work` soon. Raises OverflowError where too much waits, RuntimeError where no thread is to be had."""
         piece = partial(copy_context().run, work)  # tracing and log correlation go with the refresh
@@ -123,8 +145,8 @@ class ThreadCarrier(ForkSafe):
         except RuntimeError:
             with self._lock:
                 self._running -= 1
-                if self._running:
-                    return  # another thread will do it
+                if self._running or piece not in self._work:
+                    return  # another thread will do it, or it is abandoned
                 self._work.remove(piece)
             raise
 

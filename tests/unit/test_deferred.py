@@ -350,6 +350,31 @@ def test_what_was_never_run_is_reported_when_the_cache_is_closed(caplog: pytest.
         cache.after_response(list)
 
 
+def test_what_threads_leave_undone_is_reported_when_the_cache_is_closed(caplog: pytest.LogCaptureFixture) -> None:
+    """What waits is not begun any longer; what runs goes on, if the process does."""
+    cache, gate, begun, ended = TieredCache(), threading.Event(), threading.Semaphore(0), threading.Semaphore(0)
+
+    def work() -> None:
+        begun.release()
+        assert gate.wait(WAIT)
+        ended.release()
+
+    for number in range(12):
+        cache.after_response(work)
+        assert number >= 4 or begun.acquire(timeout=WAIT)
+    cache.close()
+    assert [
+        "8 pieces of work that were put off are never done: the cache was closed",
+        "4 pieces of work still run in threads while the cache is closed, and end with the process",
+    ] == caplog.messages
+    gate.set()
+    assert all(ended.acquire(timeout=WAIT) for _ in range(4))
+    assert poll(lambda: cache.stats().work.done == 4, seconds=WAIT)
+    assert poll(lambda: cache._carriers._threads.running() == 0, seconds=WAIT)
+    stats = cache.stats().work
+    assert (12, 4, 0, 8) == (stats.deferred, stats.done, stats.waiting, stats.dropped)
+
+
 @pytest.mark.usefixtures("on_lambda")
 def test_work_that_is_refused_is_counted_and_the_handler_goes_on(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
