@@ -322,12 +322,14 @@ class TieredCache:
         with self._invocation.afterwards(remaining):
             if not self._invocation.is_running:
                 self._allow_l2()
-            left = self._carriers.later.run(self._invocation.remaining)
-            flights = self._reads.flights._by_key  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-            self._lingering.wait(list(flights.values()), self._invocation.remaining)  # for what this work has left too
+            left = self._carriers.later.run(self._invocation.remaining, let_end=self._let_loads_end)
             if not self._invocation.is_running:
                 self._rest()
         return left
+
+    def _let_loads_end(self) -> None:
+        flights = self._reads.flights._by_key  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        self._lingering.wait(list(flights.values()), self._invocation.remaining)
 
     def before_snapshot(self) -> None:
         """Get ready to be copied: close connections, forget what no two copies may share. `lambda_handler` has SnapStart

@@ -55,27 +55,40 @@ class Deferred(ForkSafe):
                 raise OverflowError(f"{MOST} pieces of work wait already, and nobody carries them out")
             self._work.append(partial(copy_context().run, work))  # tracing and log correlation go with it
 
-    def run(self, remaining: Callable[[], float | None], share: float = 1.0) -> int:
+    def run(
+        self, remaining: Callable[[], float | None], share: float = 1.0, let_end: Callable[[], object] | None = None
+    ) -> int:
         """Do what waits now, while time remains (seconds; None: no limit is known); how much is left to be done.
 
-        share: of the time that remains now, for all of it. What is put off meanwhile waits for the next run.
+        share: of the time that remains now, for all of it. let_end: waits for what else may put work off.
+        What is put off meanwhile is done too, and what that puts off in turn waits for the next run, so that a run ends.
         """
-        if not (waiting := len(self._work)):
-            return 0
         kept = (1.0 - share) * (remaining() or 0.0)
+        in_time = self._do_what_waits(remaining, kept)
+        if let_end is not None:
+            let_end()
+        in_time = in_time and self._do_what_waits(remaining, kept)
+        if left := len(self):
+            why = "it was put off while other work was done" if in_time else "there is no time left"
+            self._counts["put_off"] += 1
+            log().warning("%d pieces of work wait for the next invocation: %s", left, why)
+        return left
+
+    def _do_what_waits(self, remaining: Callable[[], float | None], kept: float) -> bool:
+        """What waits now, and nothing that comes in meanwhile; False if there was no time for all of it."""
+        if not (waiting := len(self._work)):
+            return True
         with said_when_late(remaining, self.__len__):
             for _ in range(waiting):
                 left = remaining()
                 if left is not None and left <= kept:
-                    self._counts["put_off"] += 1
-                    log().warning("%d pieces of work wait for the next invocation: there is no time left", len(self))
-                    break
+                    return False
                 with self._lock:
                     work = self._work.popleft() if self._work else None
                 if work is None:
                     break  # another thread was quicker
                 work()
-        return len(self._work)
+        return True
 
     def abandon(self) -> int:
         """Forget what waits; how much that was."""

@@ -112,7 +112,7 @@ class WorkStats(NamedTuple):
     waiting: int
     """Pieces that wait now."""
     put_off: int
-    """Times when an invocation's time was up before all of it was done."""
+    """Times when an invocation left some to the next: its time was up, or the work itself had put more off."""
     dropped: int
     """Pieces that were never run: too much waited, or the cache was closed."""
 

@@ -62,19 +62,43 @@ def loader(loads: list[str]) -> Any:
     return load
 
 
-def test_work_is_done_in_order_and_once() -> None:
-    """What it puts off itself waits for the next run, so that a run ends."""
-    work, done = Deferred(Counters()), []
+def test_work_is_done_in_order_and_once(caplog: pytest.LogCaptureFixture) -> None:
+    """What it puts off is done too. What that puts off waits for the next run, so that a run ends, which the log says."""
+    counts = Counters()
+    work, done = Deferred(counts), []
 
     def again() -> None:
         done.append("again")
         work.submit(again)
 
-    for name in "ab":
-        work.submit(lambda name=name: done.append(name))
+    work.submit(lambda: (done.append("a"), work.submit(lambda: done.append("of a"))))
+    work.submit(lambda: done.append("b"))
+    assert (0, ["a", "b", "of a"]) == (work.run(lambda: None), done)
+    assert ([], 0) == (caplog.messages, counts["put_off"])
     work.submit(again)
-    assert (1, ["a", "b", "again"]) == (work.run(lambda: None), done)
-    assert (1, ["a", "b", "again", "again"]) == (work.run(lambda: None), done)
+    done.clear()
+    for rounds in (2, 4):
+        assert (1, ["again"] * rounds) == (work.run(lambda: None), done)
+    told = "1 pieces of work wait for the next invocation: it was put off while other work was done"
+    assert ([told] * 2, 2) == (caplog.messages, counts["put_off"])
+
+
+@pytest.mark.usefixtures("on_lambda")
+def test_what_a_load_puts_off_that_outlived_its_caller_is_done() -> None:
+    """After the response too, though it comes in when all else is done."""
+    cache, done, gate = TieredCache(), [], threading.Event()
+
+    def slow() -> str:
+        assert gate.wait(WAIT)
+        cache.after_response(done.append, "loaded")
+        return "v"
+
+    with cache.invocation(lambda: WAIT, works_after_response=True):
+        with pytest.raises(LoadTimeout):
+            cache.get_or_load("k", slow, hard_timeout=0.01)
+        cache.after_response(gate.set)
+    assert 0 == cache.run_deferred(lambda: WAIT)
+    assert ["loaded"] == done
 
 
 def test_no_work_is_begun_when_the_time_is_up(caplog: pytest.LogCaptureFixture) -> None:
