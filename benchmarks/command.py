@@ -60,6 +60,15 @@ def file(text):
     path = Path(text)
     if text == "-" or path.is_dir() or not path.parent.is_dir():
         raise argparse.ArgumentTypeError(f"the name of a file in a folder that is there is needed; got {text!r}")
+    is_new = not path.exists()
+    try:
+        path.open("ab").close()
+        if is_new:
+            path.unlink()
+    except OSError as error:
+        raise argparse.ArgumentTypeError(
+            f"a file that can be written is needed; got {text!r}: {error.strerror}"
+        ) from error
     return path
 
 
@@ -151,9 +160,14 @@ def _checked(document):
 
 
 def _refuse_what_has_no_effect(given, wanted, parts):
-    """Raises ValueError for an option that would be passed over in silence."""
+    """Raises ValueError for an option that would be passed over in silence, or whose file another would write over."""
     from tiered_cache.benchmarks import tiers
 
+    files = {"--from": given.given, "--json": given.json, "--report": given.report, "--markdown": given.markdown}
+    named = {}
+    for name, path in files.items():
+        if path is not None and (other := named.setdefault(path.resolve(), name)) != name:
+            raise ValueError(f"{other} and {name} need files of their own; both are {path}")
     if given.given and (wanted or given.json or given.quick):
         raise ValueError("--from takes all results as they are: no suites, no --quick and no --json go with it")
     if given.cpu and (given.given or tiers.by_share not in [part.run for part in parts]):
@@ -162,7 +176,9 @@ def _refuse_what_has_no_effect(given, wanted, parts):
 
 def main(arguments=None):
     """The command of a checkout, `python -m benchmarks`."""
+    from tiered_cache._command import ended
+
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
     add_arguments(parser)
     given = parser.parse_args(arguments)
-    return given.run(given)
+    return ended(lambda: given.run(given), parser.prog)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from tiered_cache._errors import TieredCacheError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from tiered_cache._units import Duration
     from tiered_cache.simulation import Experiment, Sessions
@@ -32,12 +32,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _add_simulate(commands.add_parser("simulate", help="hit rates, origin calls, latency and cost of a fleet"))
     _add_bench(commands.add_parser("bench", help="what the tiers, and the peers, cost on this machine"))
     given = parser.parse_args(arguments)
+    return ended(lambda: given.run(given), "tiered-cache")
+
+
+def ended(run: Callable[[], int], name: str) -> int:
+    """What `run` gives as exit code. An error for people is one line, begun by the command's `name`, and so is Ctrl-C."""
     try:
-        return int(given.run(given))
-    except (ImportError, RuntimeError, TieredCacheError) as error:
-        print(f"tiered-cache: {error}", file=sys.stderr)
+        return int(run())
+    except (ImportError, OSError, RuntimeError, TieredCacheError) as error:
+        print(f"{name}: {str(error) or type(error).__name__}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
         return 130
 
 

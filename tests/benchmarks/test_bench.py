@@ -2,12 +2,13 @@
 
 import logging
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from tiered_cache import OriginError
 from tiered_cache._command import main
-from tiered_cache.benchmarks import machine, measuring, results, suites
+from tiered_cache.benchmarks import command, machine, measuring, results, suites
 from tiered_cache.benchmarks.harness import Result, Skipped, figure, once
 from tiered_cache.benchmarks.results import Document
 from tiered_cache.local._needs import ServiceUnavailable
@@ -78,6 +79,18 @@ def test_a_file_of_something_else_is_named(tmp_path, capsys, content):
         (["--json", "{}/nowhere/x.json"], "--json: the name of a file in a folder that is there is needed; got"),
         (["--report", "{}"], "--report: the name of a file in a folder that is there is needed; got"),
         (["--markdown", "-"], "--markdown: the name of a file in a folder that is there is needed; got '-'"),
+        pytest.param(
+            ["--report", "/proc/page.html"],
+            "--report: a file that can be written is needed; got '/proc/page.html': ",
+            marks=pytest.mark.skipif(
+                not Path("/proc/self").exists(), reason="there is no /proc, where nobody may write"
+            ),
+        ),
+        (["--report", "{}/one", "--markdown", "{}/./one"], "--report and --markdown need files of their own"),
+        (
+            ["--from", "{}/results.json", "--markdown", "{}/results.json"],
+            "--from and --markdown need files of their own",
+        ),
         (["--from", "{}/results.json", "peers"], "--from takes all results as they are: no suites"),
         (["--from", "{}/results.json", "--json", "{}/x.json"], "no --json go with it"),
         (["--cpu", "0.5", "peers"], "--cpu is for tiers.cpu, which is not measured now"),
@@ -90,6 +103,27 @@ def test_what_cannot_be_is_said_before_an_hour_of_measuring(tmp_path, capsys, ar
     with pytest.raises(SystemExit):
         main(["bench", *(argument.format(tmp_path) for argument in arguments)])
     assert said in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_to_look_whether_a_file_can_be_written_changes_none(tmp_path):
+    """What is there stays as it is until there is something to write, and nothing is left behind."""
+    (tmp_path / "there").write_text("kept", encoding="utf-8")
+    assert [command.file(str(tmp_path / name)).name for name in ("there", "new")] == ["there", "new"]
+    assert [path.read_text(encoding="utf-8") for path in tmp_path.iterdir()] == ["kept"]
+
+
+@pytest.mark.parametrize(
+    "run", [lambda *rest: main(["bench", *rest]), lambda *rest: command.main(rest)], ids=("installed", "checkout")
+)
+def test_what_cannot_be_written_in_the_end_is_one_line(tmp_path, capsys, run):
+    """As the folder that has gone meanwhile, or a full disk."""
+    if not Path("/dev/full").exists():
+        pytest.skip("there is no /dev/full, on which nothing can be written")
+    assert run("--from", written(tmp_path / "file.json", MISSED), "--markdown", "/dev/full") == 1
+    told = capsys.readouterr().err
+    assert len(told.splitlines()) == 1
+    assert "No space left" in told
 
 
 def test_results_alone_are_printed(tmp_path, capsys):
@@ -101,7 +135,7 @@ def test_results_alone_are_printed(tmp_path, capsys):
     assert "No budget is missed" in capsys.readouterr().out
 
 
-def test_the_results_of_each_part_are_kept_as_soon_as_it_is_done(tmp_path, monkeypatch):
+def test_the_results_of_each_part_are_kept_as_soon_as_it_is_done(tmp_path, monkeypatch, capsys):
     """So that an hour's figures do not go with the last part."""
     file = tmp_path / "file.json"
 
@@ -110,8 +144,11 @@ def test_the_results_of_each_part_are_kept_as_soon_as_it_is_done(tmp_path, monke
 
     monkeypatch.setitem(suites.SUITES["tiers"], "growth", lambda *, quick: [figure("g", "n", 1, "loads")])
     monkeypatch.setitem(suites.SUITES["tiers"], "instructions", interrupted)
-    assert main(["bench", "--only", "growth,instructions", "--json", str(file)]) != 0
+    assert main(["bench", "--only", "growth,instructions", "--json", str(file)]) == 130
     assert [result.name for result in results.read(file).results] == ["n"]
+    assert capsys.readouterr().err == "tiered-cache: interrupted\n"
+    assert command.main(["instructions"]) == 130
+    assert capsys.readouterr().err == "python -m benchmarks: interrupted\n"
 
 
 def test_check_fails_where_a_ratio_is_missed_by_a_wide_margin(tmp_path, capsys):
