@@ -89,9 +89,12 @@ def wait_of(loader: Any) -> float | None:
 def run_loader(loader: Any, context: LoadContext) -> Loaded | Outcome | Pending:
     """What the loader gives for `context`, a bare value wrapped. Raises what it raises, TypeError for an awaitable."""
     load = getattr(loader, "load", None)
-    if not callable(load):
-        context.handle = None  # it cannot go on from there
-    given = load(context) if callable(load) else loader()
+    given = None
+    try:
+        given = load(context) if callable(load) else loader()
+    finally:
+        if not (context.handle_read or getattr(loader, "resumable", False) or isinstance(given, Pending)):
+            context.handle = None  # it did not go on from there
     if isinstance(given, Outcome | Pending):
         return given
     if isinstance(given, Loaded):

@@ -127,17 +127,19 @@ class LoadContext:
     stale: the value held so far, though no longer fresh, or `MISSING`.
     etag, last_modified: its validators, or None.
     handle: what an earlier `pending(handle)` left for this key, in whatever container, or None. A loader that finds it of
-        no use and begins anew sets it to None: what it gives is then as old as this load, and not as that one.
+        no use and begins anew sets it to None: what it gives is then as old as this load, and not as that one. So it is
+        for a loader that never looks at it, unless that has `resumable = True`.
     generation: how far this container knows the log of invalidations, as text; "" without a log. A load that begins after
         an invalidation, and knows of it, has another one than any that began before it.
     waited: seconds for which this call has waited already for another container's load of the key.
     """
 
     __slots__ = (
+        "_handle",
         "_remaining",
         "etag",
         "generation",
-        "handle",
+        "handle_read",
         "key",
         "last_modified",
         "renewed_ttl",
@@ -162,12 +164,22 @@ class LoadContext:
         self.stale = stale
         self.etag = etag
         self.last_modified = last_modified
-        self.handle = handle
+        self._handle = handle
+        self.handle_read = False
         self.generation = generation
         self.waited = waited
         self.skipped = False
         self.renewed_ttl: float | None = None
         self._remaining = remaining
+
+    @property
+    def handle(self) -> str | None:
+        self.handle_read = True
+        return self._handle
+
+    @handle.setter
+    def handle(self, handle: str | None) -> None:
+        self._handle = handle
 
     def remaining(self) -> float | None:
         """Seconds this load may still take: until `hard_timeout` or the invocation's deadline. None: no limit is known."""

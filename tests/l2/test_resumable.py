@@ -99,6 +99,9 @@ class Fleet:
         options = {"namespace": "n", "refresh": "inline", "clock": self.clock, "error_backoff": 10} | options
         return self._close.enter_context(TieredCache(MemoryTier(ttl=1, jitter=0), self.tier(url), **options))
 
+    def asynchronous(self) -> AsyncTieredCache:
+        return AsyncTieredCache(MemoryTier(ttl=1, jitter=0), self.tier(), namespace="n", clock=self.clock)
+
     def store(self) -> Any:
         tier = self.tier()
         if self.url is not None:
@@ -460,7 +463,7 @@ def test_what_a_loader_says_of_waiting_counts_in_an_event_loop_too(fleet: Fleet)
     fleet.hold()
 
     async def main() -> int:
-        async with AsyncTieredCache(MemoryTier(ttl=1), fleet.tier(), namespace="n", clock=fleet.clock) as cache:
+        async with fleet.asynchronous() as cache:
             with pytest.raises(LoadPending):
                 await cache.get_or_load("k", query)
             return cache.stats().origin.waited
@@ -591,7 +594,7 @@ def test_a_forced_load_begins_anew(fleet: Fleet) -> None:
 
 
 def test_a_loader_that_finds_the_handle_of_no_use_begins_anew(fleet: Fleet) -> None:
-    """What it gives is as old as this load, and not as the one that is lost. A plain function cannot go on either."""
+    """What it gives is as old as this load, and not as the one that is lost."""
 
     class Anew:
         def load(self, context: LoadContext) -> Any:
@@ -600,13 +603,72 @@ def test_a_loader_that_finds_the_handle_of_no_use_begins_anew(fleet: Fleet) -> N
             return "new"
 
     cache = fleet.container()
-    for loader in (Anew(), lambda: "new"):
-        pends(cache, Query())
-        fleet.next_look(90)
-        answer = cache.get_entry_or_load("k", loader)
-        assert (answer.value, answer.age) == ("new", 0.0)
-        cache.delete("k")
-    assert cache.stats().origin.resumed == 0
+    pends(cache, Query())
+    fleet.next_look(90)
+    answer = cache.get_entry_or_load("k", Anew())
+    assert (answer.value, answer.age, cache.stats().origin.resumed) == ("new", 0.0, 0)
+
+
+class Once:
+    """A loader that knows nothing of loads in parts. What it gives, or raises."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def load(self, context: LoadContext) -> Any:
+        if isinstance(self.value, Exception):
+            raise self.value
+        return self.value
+
+
+@pytest.mark.parametrize("loader", [lambda: "new", Once("new")], ids=["a function", "an object"])
+@pytest.mark.parametrize("in_a_loop", [False, True])
+def test_a_loader_that_never_looks_at_the_handle_begins_anew(fleet: Fleet, loader: Any, in_a_loop: bool) -> None:
+    """As after a deploy that put it in the place of one that did."""
+    pends(fleet.container(), Query())
+    fleet.next_look(90)
+
+    async def main() -> tuple[Any, Any]:
+        async with fleet.asynchronous() as cache:
+            return await cache.get_entry_or_load("k", loader), cache.stats()
+
+    if in_a_loop:
+        answer, stats = asyncio.run(main())
+    else:
+        cache = fleet.container()
+        answer, stats = cache.get_entry_or_load("k", loader), cache.stats()
+    assert (answer.value, answer.age, stats.origin.resumed) == ("new", 0.0, 0)
+    assert fleet.handle is None
+
+
+def test_an_absence_that_it_finds_is_as_old_as_its_own_load(fleet: Fleet) -> None:
+    """And kept for as long as any."""
+    pends(fleet.container(), Query())
+    fleet.next_look(90)
+    with pytest.raises(NotFound):
+        fleet.container(negative_ttl=50).get_or_load("k", Once(NotFound("none")))
+    with pytest.raises(NotFound, match="none"):
+        fleet.container(negative_ttl=50).get_or_load("k", lambda: "new")
+
+
+def test_one_that_says_that_it_can_be_resumed_goes_on_without_a_look(fleet: Fleet) -> None:
+    """It finds its load by another name, such as the key: its value is as old as that load."""
+
+    class ByKey:
+        resumable = True
+        is_done = False
+
+        def load(self, context: LoadContext) -> Any:
+            return "value" if self.is_done else context.pending(context.key)
+
+    cache, loader = fleet.container(), ByKey()
+    pends(cache, loader)
+    fleet.next_look(30)
+    pends(cache, loader)
+    loader.is_done = True
+    fleet.next_look(30)
+    answer = cache.get_entry_or_load("k", loader)
+    assert (answer.value, answer.age, cache.stats().origin.resumed) == ("value", 60.0, 2)
 
 
 ACTS: dict[str, Callable[[TieredCache], None]] = {

@@ -849,12 +849,11 @@ def test_a_pending_load_is_taken_up_by_its_handle(l2: bool) -> None:
         with pytest.raises(LoadPending, match="goes on elsewhere, and no stale value may be served: ask again later$"):
             world.get()
         assert expected == world.origin.contexts[-1].handle
-    world.origin.value = "v1"
-    assert "v1" == world.get().value
-    assert "q1" == world.origin.contexts[-1].handle
+    world.origin.value = lambda context: f"v1 of {context.handle}"
+    assert "v1 of q1" == world.get().value
     world.age(130)
     world.origin.value = lambda context: context.pending("q2")
-    assert Answer("v1", "l1", 130.0, True, Reason.LOAD_PENDING) == world.get()._replace(tier="l1")
+    assert Answer("v1 of q1", "l1", 130.0, True, Reason.LOAD_PENDING) == world.get()._replace(tier="l1")
     assert world.origin.contexts[-1].handle is None
 
 
@@ -887,8 +886,8 @@ def test_what_a_resumed_load_brings_is_as_old_as_its_first_part() -> None:
         with pytest.raises(LoadPending):
             world.get()
         world.age(20)
-    world.origin.value = "v1"
-    assert Answer("v1", "origin", 40.0, False, Reason.LOADED) == world.get()
+    world.origin.value = lambda context: f"v1 of {context.handle}"
+    assert Answer("v1 of q2", "origin", 40.0, False, Reason.LOADED) == world.get()
     world.age(60)
     assert Reason.FRESH is not world.get().reason
 
