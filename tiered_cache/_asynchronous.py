@@ -134,9 +134,9 @@ class AsyncTieredCache:
         """As `TieredCache.clear`."""
         await _THREADS.run(self._core.clear)
 
-    async def warm_up(self) -> bool:
+    async def warm_up(self, *, wait: bool = True) -> bool:
         """As `TieredCache.warm_up`."""
-        return await _THREADS.run(self._core.warm_up)
+        return await _THREADS.run(partial(self._core.warm_up, wait=wait))
 
     def run_deferred(self, remaining: Callable[[], float] | None = None) -> int:
         """As `TieredCache.run_deferred`. Raises RuntimeError in an event loop, for which that might wait."""

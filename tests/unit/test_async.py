@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextvars
+import inspect
 import os
 import threading
 from typing import Any
@@ -56,6 +57,17 @@ def test_it_has_every_method_of_the_other_shell() -> None:
     assert methods - plain == {name for name in methods if asyncio.iscoroutinefunction(getattr(cache, name))}
 
 
+def test_its_methods_take_what_those_of_the_other_shell_take() -> None:
+    """Under the same names, and as what they are there: by position or by name, with the same defaults."""
+    cache, _ = make()
+    for name in (name for name in dir(TieredCache) if not name.startswith("_")):
+        ours, theirs = inspect.signature(getattr(cache, name)), inspect.signature(getattr(TieredCache(), name))
+        assert list(ours.parameters) == list(theirs.parameters), name
+        for parameter in ours.parameters:
+            one, other = ours.parameters[parameter], theirs.parameters[parameter]
+            assert (one.kind, one.default) == (other.kind, other.default), f"{name}: {parameter}"
+
+
 def test_a_value_is_loaded_once_and_then_held() -> None:
     """By an asynchronous loader, a plain one, or an object with an asynchronous `load(context)`."""
     cache, _ = make()
@@ -89,6 +101,7 @@ def test_all_that_is_asked_of_the_other_shell() -> None:
     async def main() -> None:
         async with cache:
             assert await cache.warm_up()
+            assert await cache.warm_up(wait=False)
             await cache.set("k", 1, tags=("t",))
             assert 1 == await cache.get("k")
             await cache.expire("k")
