@@ -16,7 +16,7 @@ from tiered_cache.simulation.costs import EXAMPLE, ORIGINS, REDISES, Workload
 from tiered_cache.simulation.fleet import number
 from tiered_cache.simulation.recorded import read_requests
 from tiered_cache.simulation.scenario import Scenario
-from tiered_cache.simulation.tiers import REFRESHES
+from tiered_cache.simulation.tiers import COHERENCES, REFRESHES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,6 +77,7 @@ def _add_tiers(add: Callable[..., Any], duration: Callable[[str], Duration]) -> 
     add("--no-l2", action="store_true", help="simulate without an L2 alone, as the column without L2")
     add("--jitter", type=float, default=0.1, metavar="X", help="share of a TTL by which an entry may be cut short")
     add("--refresh", choices=REFRESHES, default="inline", help="who refreshes what is stale")
+    add("--coherence", choices=COHERENCES, default="invocation", help="invocation: each asks L2 what was invalidated")
     add("--l1-time", type=duration, default=2e-6, metavar="S", help="what a hit takes")
     add("--l2-time", default="1ms", metavar="S", help="what a round trip takes, the median; or NAME, see --timings")
     add("--l2-spread", type=float, default=0.3, metavar="X", help="lognormal: the logarithm's deviation")
@@ -166,6 +167,7 @@ def _case(name: str, given: argparse.Namespace) -> Case:
         ),
         timings=_timings(given),
         refresh=given.refresh,
+        coherence=given.coherence,
         requests=given.requests,
         lasts=given.lasts,
     )

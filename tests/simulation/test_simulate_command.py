@@ -141,6 +141,17 @@ def test_no_l2_is_the_column_without_one(capsys: pytest.CaptureFixture[str], mor
     assert alone["fleets"] == both["fleets"][:1]
 
 
+def test_what_looking_costs(capsys: pytest.CaptureFixture[str]) -> None:
+    """Under the default coherence each answer of L1 beside an L2 takes a round trip, and an ECPU; without an L2 none does."""
+    fixed = ("--no-answer", "--l2-time", "0.1", "--l2-spread", "0", "--keys", "3")
+    looking, not_looking = as_json(capsys, *fixed), as_json(capsys, *fixed, "--coherence", "ttl")
+    assert looking["fleets"][0] == not_looking["fleets"][0]
+    one, other = looking["fleets"][1], not_looking["fleets"][1]
+    assert (one["usage"]["l2_looks"], other["usage"]["l2_looks"]) == (one["usage"]["requests"], 0)
+    assert one["p50"] == pytest.approx(other["p50"] + 0.1)
+    assert one["costs"]["redis"] > other["costs"]["redis"]
+
+
 def test_without_an_l2(capsys: pytest.CaptureFixture[str]) -> None:
     """One column, and no question whether a Redis pays."""
     output = told(capsys, "--no-l2")
@@ -151,7 +162,7 @@ def test_without_an_l2(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (("--vary", "nonsense=3"), "vary must be OPTION=A,B,... with one of alone-ttl, cold-start,"),
+        (("--vary", "nonsense=3"), "vary must be OPTION=A,B,... with one of alone-ttl, coherence, cold-start,"),
         (("--vary", "consistent=1"), "vary must be OPTION=A,B,..."),
         (("--vary", "rate"), "vary must be OPTION=A,B,..."),
         (("--vary", "rate=fast"), "rate cannot be varied to 'fast'"),

@@ -154,6 +154,8 @@ class Usage(NamedTuple):
     requests: float
     billed_ms: float
     origin_loads: float
+    l2_looks: float = 0.0
+    """For invalidations, along with a read or without one."""
     l2_reads: float = 0.0
     l2_found: float = 0.0
     """Reads that brought a value."""
@@ -207,6 +209,7 @@ def _redis(usage: Usage, prices: Prices, workload: Workload, months: float) -> f
     if workload.redis == "nodes":
         return hours * prices.nodes.nodes * prices.nodes.node_hour
     each = size("value_size", workload.value_size)
-    ecpus = (usage.l2_found + usage.l2_writes) * max(1.0, each / 1024) + (usage.l2_reads - usage.l2_found)
+    small = usage.l2_looks + usage.l2_reads - usage.l2_found
+    ecpus = (usage.l2_found + usage.l2_writes) * max(1.0, each / 1024) + small
     stored = max(usage.l2_keys * each / 1e9, prices.serverless.least_gb)
     return hours * stored * prices.serverless.gb_hour + months * ecpus / 1e6 * prices.serverless.million_ecpus

@@ -67,7 +67,18 @@ def number(name: str, given: object, *, above_zero: bool = False) -> float:
 class Container:
     """One container, and what its L1 holds: until when it may answer for each key, and how."""
 
-    __slots__ = ("created", "free_at", "gone_at", "held", "l1_hits", "number", "ready_at", "requests", "sweep_at")
+    __slots__ = (
+        "created",
+        "expects_hit",
+        "free_at",
+        "gone_at",
+        "held",
+        "l1_hits",
+        "number",
+        "ready_at",
+        "requests",
+        "sweep_at",
+    )
 
     def __init__(self, number: int, created: float, ready_at: float) -> None:
         self.number = number
@@ -78,6 +89,8 @@ class Container:
         self.gone_at = inf
         self.requests = 0
         self.l1_hits = 0
+        self.expects_hit = False
+        """Whether L2 had what it was asked for last: then it is asked for the value alone, else for that or the lease."""
         self.held: dict[Hashable, Copy] = {}
         self.sweep_at = 0
         """The number of keys at which those that have run out are to be dropped."""

@@ -38,6 +38,7 @@ class Scenario:
     rate: requests a second, by chance, over `keys` of which that of rank n is asked for in proportion to 1 / n ** `skew`; or
     trace: (time, key) in the order of time, at a speed that makes it `rate` a second (None: at its own).
     service: what a handler takes besides the reading, the median; spread: the deviation of its logarithm.
+    refresh, coherence: see `Tiers`; each request is an invocation with one read.
     alone: the policy of L1 where there is no L2; by default L2's own, under which data get as old as with it.
     lasts: how long is counted; by default `requests` requests, yet at least three times that for which data are served. Before
     that the caches fill for once that time, uncounted. A trace is counted after the first fifth of it at most.
@@ -55,6 +56,7 @@ class Scenario:
     alone: Freshness | None = None
     timings: Timings = field(default_factory=Timings)
     refresh: str = "inline"
+    coherence: str = "invocation"
     requests: int = 100_000
     lasts: Duration | None = None
 
@@ -71,7 +73,11 @@ class Scenario:
         lognormal(self.service, self.spread)
         if self.lasts is not None:
             seconds("lasts", self.lasts)
-        Tiers(self.l1, self.l2, timings=self.timings, refresh=self.refresh)
+        self.tiers(1)
+
+    def tiers(self, seed: object) -> Tiers:
+        """Its tiers, empty."""
+        return Tiers(self.l1, self.l2, seed, timings=self.timings, refresh=self.refresh, coherence=self.coherence)
 
     def without_l2(self) -> Scenario:
         """The same with no L2."""
@@ -145,7 +151,7 @@ class Figures(NamedTuple):
 
 def steady(scenario: Scenario, seed: object = 1) -> Figures:
     """The figures of the scenario in its steady state, simulated; the same seed gives the same."""
-    tiers = Tiers(scenario.l1, scenario.l2, seed, timings=scenario.timings, refresh=scenario.refresh)
+    tiers = scenario.tiers(seed)
     fleet = Fleet(scenario.containers, seed)
     filling, counted = scenario.spans
     times = array("d")
@@ -182,17 +188,17 @@ def _told(traffic: Traffic, moment: float, begin: Callable[[], None]) -> Traffic
 
 def _counts(tiers: Tiers, fleet: Fleet) -> tuple[float, ...]:
     answers = tiers.l1_hits, tiers.l2_hits, tiers.loads
-    others = tiers.refreshes, tiers.stale, tiers.waited, tiers.l2_reads, tiers.l2_found
+    others = tiers.refreshes, tiers.stale, tiers.waited, tiers.l2_looks, tiers.l2_reads, tiers.l2_found
     return *answers, *others, fleet.refused, fleet.cold_starts, fleet.billed_ms
 
 
 def _figures(since: Sequence[float], counted: float, tiers: Tiers, fleet: Fleet, times: array[float]) -> Figures:
-    l1, l2, loads, refreshes, stale, waited, l2_reads, l2_found, refused, cold_starts, billed_ms = since
+    l1, l2, loads, refreshes, stale, waited, l2_looks, l2_reads, l2_found, refused, cold_starts, billed_ms = since
     answered = l1 + l2 + loads
     share = 1 / answered if answered else 0.0
     calls = loads + refreshes
     writes = calls if l2_reads else 0.0
-    usage = Usage(counted, answered, billed_ms, calls, l2_reads, l2_found, writes, len(tiers.shared))
+    usage = Usage(counted, answered, billed_ms, calls, l2_looks, l2_reads, l2_found, writes, len(tiers.shared))
     rates = [one.l1_hits / one.requests for one in fleet.containers if one.requests]
     ordered = sorted(times) or [0.0]
     last = len(ordered) - 1

@@ -25,6 +25,7 @@ Copy: TypeAlias = tuple[float, float, float, float]
 when it is of use, which is until they are stale where that is allowed at all."""
 
 REFRESHES = ("inline", "after_response")
+COHERENCES = ("invocation", "ttl")
 SMALL = 20
 """Keys up to which an L1 is not swept: what that takes is little, and small ones would be swept all the time."""
 NO_TIME = Timings()
@@ -46,9 +47,11 @@ class Tiers:
     """The freshness of values, by the rules of the library: L2's policy is the data's, and L1 answers within it.
 
     l1, l2: the tiers' policies; without an L2, l1's is the data's. refresh: who refreshes what is stale and still served:
-    the caller, or its container after the response. No load fails, so that `stale_if_error` says nothing; and no tier is
-    short of room. With an L2 a key is loaded by one container at a time, for which the others wait, or serve what is stale;
-    without, each container loads for itself. Raises ConfigurationError for another `refresh`.
+    the caller, or its container after the response. coherence: "invocation", under which each read looks first what has been
+    invalidated, as the first of an invocation does: a round trip of its own where L1 answers, else along with another; or
+    "ttl", without. No load fails, so that `stale_if_error` says nothing; and no tier is short of room. With an L2 a key is
+    loaded by one container at a time, for which the others wait, or serve what is stale; without, each container loads for
+    itself. Raises ConfigurationError for another `refresh` or `coherence`.
     """
 
     def __init__(
@@ -59,9 +62,11 @@ class Tiers:
         *,
         timings: Timings = NO_TIME,
         refresh: str = "inline",
+        coherence: str = "invocation",
     ) -> None:
-        if refresh not in REFRESHES:
-            raise ConfigurationError(f"refresh must be one of {', '.join(REFRESHES)}; got {shown(refresh)}")
+        for name, chosen, allowed in (("refresh", refresh, REFRESHES), ("coherence", coherence, COHERENCES)):
+            if chosen not in allowed:
+                raise ConfigurationError(f"{name} must be one of {', '.join(allowed)}; got {shown(chosen)}")
         self.l1_hits = 0
         self.l2_hits = 0
         self.loads = 0
@@ -71,9 +76,11 @@ class Tiers:
         self.stale = 0
         """Answers of L1 or L2 that were stale."""
         self.waited = 0
-        """Answers of L2 that waited for the load of another container."""
+        """Answers that waited for the load of another container."""
+        self.l2_looks = 0
+        """What L2 is asked to look for invalidations, along with a read or without one."""
         self.l2_reads = 0
-        """Round trips to L2 that ask."""
+        """Round trips to L2 that ask for a value, for the lease, or for both."""
         self.l2_found = 0
         """Those of them that bring a value."""
         self.shared: dict[Hashable, Shared] = {}
@@ -81,6 +88,7 @@ class Tiers:
         self._data = l1 if l2 is None else l2
         self._alone = l2 is None
         self._inline = refresh == "inline"
+        self._looks = l2 is not None and coherence == "invocation"
         self._uniform = Random(f"{seed}/tiers").random  # noqa: S311  # a simulation is to be repeatable
         self._at_once: Reading = "l1", seconds("l1", timings.l1, zero=True), 0.0
         self._l2_time = timings.l2.drawn(f"{seed}/l2")
@@ -89,13 +97,14 @@ class Tiers:
     def read(self, container: Container, key: Hashable, now: float) -> Reading:
         """Read `key` in `container` at `now`, which is not before the last read, in whatever container that was."""
         copy = container.held.get(key)
+        self.l2_looks += self._looks
         if copy is not None:
             if now < copy[0]:
                 container.l1_hits += 1
                 self.l1_hits += 1
-                return self._at_once
+                return ("l1", self._look(), 0.0) if self._looks else self._at_once
             if now < copy[1] or copy[2] <= now < copy[3]:
-                return self._revalidate(container, key, now, "l1", self._at_once[1])
+                return self._revalidate(container, key, now, "l1", self._look())
         if self._alone:
             self.loads += 1
             return "origin", self._load(container, key, now), 0.0
@@ -104,6 +113,10 @@ class Tiers:
     def _read_shared(self, container: Container, key: Hashable, now: float) -> Reading:
         """Ask L2, and do as it says."""
         found, asked = self.shared.get(key), self._ask()
+        is_there = found is not None and now < (found.stale_until if found.stored_at <= now else found.before)
+        if container.expects_hit and not is_there:
+            asked += self._ask()  # it was asked for the value alone: now for the value or the lease
+        container.expects_hit = is_there
         if found is not None:
             stored_at, fresh_until, stale_until, before = found
             if stored_at <= now < fresh_until:
@@ -120,12 +133,21 @@ class Tiers:
         return "origin", asked + self._load(container, key, now + asked), 0.0
 
     def _wait(self, container: Container, key: Hashable, now: float, found: Shared) -> Reading:
-        """Another container loads, and there is nothing to serve meanwhile: its end is awaited, and L2 asked again."""
+        """Another container loads, and there is nothing to serve meanwhile: its end is awaited, and L2 asked again.
+
+        A load that takes longer than data live brings nothing that others may have: they load one after the other.
+        """
+        self.waited += 1
+        ends, asked = found.stored_at, self._ask()
+        if found.stale_until <= ends:
+            self.loads += 1
+            return "origin", ends - now + asked + self._load(container, key, ends + asked), 0.0
         self.l2_found += 1
         self.l2_hits += 1
-        self.waited += 1
-        self._keep(container, key, found.stored_at, found)
-        return "l2", found.stored_at - now + self._ask(), 0.0
+        self.stale += found.fresh_until <= ends
+        container.expects_hit = True
+        self._keep(container, key, ends, found)
+        return "l2", ends - now + asked, 0.0
 
     def _revalidate(self, container: Container, key: Hashable, now: float, tier: Tier, asked: float) -> Reading:
         """A refresh is owed of what is stale in `tier`: its caller has what that brings, or the stale value first."""
@@ -148,6 +170,7 @@ class Tiers:
         if self._alone:
             return "origin", self._load(container, key, now)
         asked, found = self._ask(), self.shared.get(key)
+        container.expects_hit = found is not None and now < found.stale_until
         if found is not None and now < found.stored_at:
             return None, asked
         if found is not None and now < found.fresh_until:
@@ -155,6 +178,10 @@ class Tiers:
             self._keep(container, key, now, found)
             return "l2", asked
         return "origin", asked + self._load(container, key, now + asked)
+
+    def _look(self) -> float:
+        """What L1 takes to answer, with the round trip of the look that it needs for that; it goes along with any other."""
+        return self._at_once[1] + (self._l2_time() if self._looks else 0.0)
 
     def _ask(self) -> float:
         self.l2_reads += 1
@@ -166,7 +193,10 @@ class Tiers:
         fresh_until = now + jittered(data.ttl, data.jitter, self._uniform())
         taken = self._load_time() + (0.0 if self._alone else self._l2_time())
         before = self.shared.get(key)
-        served_until = -inf if before is None else before.stale_until
+        if before is not None and before.stale_until <= before.stored_at:
+            served_until = before.before  # it was of no use to anybody
+        else:
+            served_until = -inf if before is None else before.stale_until
         loaded = Shared(now + taken, fresh_until, fresh_until + data.stale_while_revalidate, served_until)
         if not self._alone:
             self.shared[key] = loaded
