@@ -91,6 +91,11 @@ class Invocation:
                 'scope="invocation" needs an invocation: decorate the handler with '
                 "tiered_cache.aws_lambda.lambda_handler(cache), or use `with cache.invocation():`"
             )
+        if getattr(call.loader, "resumable", False):
+            raise ConfigurationError(
+                'scope="invocation" is not for a resumable loader: what that begins may outlive the invocation, and its '
+                "value with it. Use one that is not resumable, or leave the scope out"
+            )
         values = self._values
         loaded_at, fresh_for, value = values.get(call.key, (0.0, 0.0, None))
         age = call.now - loaded_at

@@ -38,7 +38,9 @@ class LoadOptions(TypedDict, total=False):
     tags: Iterable[str]
     """Names kept with the entry, besides those of `Loaded(tags=…)`, by which `cache.invalidate_tag` finds it."""
     scope: Scope
-    """`"invocation"`: kept apart from all other values until the invocation ends; never in L2, never logged."""
+    """`"invocation"`: kept apart from all other values until the invocation ends; never in L2, never logged. Refused for
+    resumable loaders.
+    """
     force_refresh: bool
     """Run the loader whatever the tiers hold. If it fails for a passing reason, what they hold may cover for it."""
     soft_timeout: Duration | None

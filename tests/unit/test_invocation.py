@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
 
-from tiered_cache import ConfigurationError, LoadContext, Loaded, LoadTimeout, MemoryTier, Reason, TieredCache
+from tiered_cache import (
+    AsyncTieredCache,
+    ConfigurationError,
+    LoadContext,
+    Loaded,
+    LoadTimeout,
+    MemoryTier,
+    Reason,
+    TieredCache,
+)
 from tiered_cache.aws_lambda import RESERVE, lambda_handler
 from tiered_cache.testing import FakeClock, InMemorySharedTier
 
@@ -136,6 +146,30 @@ def test_a_skipped_value_is_not_kept_for_the_invocation() -> None:
         assert "v" == cache.get_or_load("k", lambda: "v", scope="invocation")
         with pytest.raises(TypeError, match=r'^with scope="invocation" a loader must give the value'):
             cache.get_or_load("p", Wants("pending"), scope="invocation")
+
+
+def test_a_resumable_loader_is_refused_before_it_begins_anything() -> None:
+    """What it begins may outlive the invocation, be it ever so quick this time; in an event loop, too."""
+
+    class Query:
+        resumable = True
+        loads = 0
+
+        def load(self, context: LoadContext) -> str:
+            self.loads += 1
+            return "rows"
+
+    query, refused = (
+        Query(),
+        pytest.raises(ConfigurationError, match=r'^scope="invocation" is not for a resumable loader'),
+    )
+    cache, _, _ = make()
+    with cache.invocation(), refused:
+        cache.get_or_load("k", query, scope="invocation")
+    other = AsyncTieredCache()
+    with other.invocation(), refused:
+        asyncio.run(other.get_or_load("k", query, scope="invocation"))
+    assert query.loads == 0
 
 
 def test_a_loader_that_still_runs_at_the_end_does_not_fill_the_next_invocation() -> None:
