@@ -268,7 +268,7 @@ class TieredCache:
         return Running(self._invocation, remaining, works_after_response=works_after_response)
 
     def _begun(self, works_after_response: bool) -> None:
-        self._carriers.works_after_response = works_after_response
+        self._carriers.works_after_response, self._carriers.sees_invocations = works_after_response, True
         if self._container.begin(self._watch.last):
             self._shared.thawed(self._watch.last)
         self._follower.begin()
@@ -307,6 +307,8 @@ class TieredCache:
             check_loader_kind(work, "after_response")
         self._watch.now()
         self._counts["deferred"] += 1
+        if not self._carriers.sees_invocations and is_frozen_between_invocations():
+            warn_once("work was put off before any invocation: %s", "it waits for one that lambda_handler(cache) marks")
         try:
             self._carriers.for_later().submit(guarded(partial(work, *args, **named), self._counts))
         except (OverflowError, RuntimeError) as error:

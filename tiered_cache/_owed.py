@@ -49,6 +49,8 @@ class Carriers:
         self.following = following
         self.works_after_response = False
         """Whether somebody promised to work off what is put off, once the response is out."""
+        self.sees_invocations = False
+        """Whether one was ever marked. Without, nobody would come by to do what was put off."""
         self._threads = ThreadCarrier()
 
     def waiting(self) -> int:
@@ -81,8 +83,8 @@ class Carriers:
             "auto": self._best,
             "inline": lambda: None,
             "thread": lambda: self._threads,
-            "after_response": self.for_later,
-            "next_invocation": lambda: self.following,
+            "after_response": lambda: self._if_worked_off(self.for_later()),
+            "next_invocation": lambda: self._if_worked_off(self.following),
         }
         if isinstance(refresh, str) and refresh in by_name:
             return by_name[refresh]
@@ -96,6 +98,9 @@ class Carriers:
     def for_later(self) -> Carrier:
         """Who does what need not be done before the answer. On Lambda it is put off to the end of the invocation."""
         return self.later if self.works_after_response or is_frozen_between_invocations() else self._threads
+
+    def _if_worked_off(self, carrier: Carrier) -> Carrier | None:
+        return carrier if self.sees_invocations or carrier is self._threads else None
 
     def _best(self) -> Carrier | None:
         if self.works_after_response:

@@ -365,7 +365,8 @@ def test_a_refresh_that_outlives_its_soft_timeout_ends_before_the_container_is_f
 def test_what_was_never_run_is_reported_when_the_cache_is_closed(caplog: pytest.LogCaptureFixture) -> None:
     """Counted and said; a closed cache takes no work."""
     cache = TieredCache()
-    cache.after_response(list)
+    with cache.invocation(works_after_response=True):
+        cache.after_response(list)
     cache.close()
     cache.close()
     assert (0, 1) == (cache.stats().work.waiting, cache.stats().work.dropped)
@@ -467,6 +468,25 @@ def test_a_stale_hit_is_answered_at_once_and_refreshed_after_the_response() -> N
     cache.run_deferred(lambda: 2.0)
     assert ["v0", "v1"] == loads
     assert "v1" == cache.get_or_load("k", loader(loads))
+
+
+@pytest.mark.parametrize("refresh", ["after_response", "next_invocation"])
+@pytest.mark.usefixtures("on_lambda")
+def test_where_nobody_marks_invocations_nothing_waits_for_one(
+    refresh: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As where the decorator was forgotten: the refresh is done inline; work of one's own waits, and the log says for what."""
+    monkeypatch.setattr("tiered_cache._log._SAID", set())
+    cache, _, loads = stale(refresh)
+    assert "v1" == cache.get_or_load("k", loader(loads))
+    assert ([], 0) == (caplog.messages, cache.stats().work.waiting)
+    for _ in range(2):
+        cache.after_response(loads.append, "sent")
+    said = "work was put off before any invocation: it waits for one that lambda_handler(cache) marks"
+    assert ([said], 2) == (caplog.messages, cache.stats().work.waiting)
+    with cache.invocation():
+        pass
+    assert ["v0", "v1", "sent", "sent"] == loads
 
 
 @pytest.mark.usefixtures("on_lambda")

@@ -58,7 +58,10 @@ def test_on_lambda_auto_is_inline_and_elsewhere_a_thread(monkeypatch: pytest.Mon
     monkeypatch.setenv("AWS_LAMBDA_INITIALIZATION_TYPE", "lambda-managed-instances")
     assert isinstance(auto(), ThreadCarrier)
     assert here.chosen("inline")() is None
-    assert here.following is here.chosen("next_invocation")()
+    following = here.chosen("next_invocation")
+    assert following() is None  # nobody marks invocations, so that there would be no next one
+    here.sees_invocations = True
+    assert here.following is following()
     own = Kept()
     assert own is here.chosen(own)()
 
@@ -69,11 +72,14 @@ def test_what_is_for_after_the_response_is_put_off_where_threads_are_frozen(monk
     monkeypatch.delenv("AWS_LAMBDA_RUNTIME_API", raising=False)
     after = here.chosen("after_response")
     assert isinstance(after(), ThreadCarrier)
-    here.works_after_response = True
+    here.works_after_response = here.sees_invocations = True
     assert here.later is after()
     here.works_after_response = False
     monkeypatch.setenv("AWS_LAMBDA_RUNTIME_API", "127.0.0.1:9001")
     assert here.later is after()
+    here.sees_invocations = False
+    assert after() is None
+    assert here.later is here.for_later()  # for work that cannot be done at once
 
 
 def test_threads_are_refused_where_they_would_be_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
