@@ -26,7 +26,8 @@ class Footing(NamedTuple):
 
 
 def footing() -> Footing:
-    """The cache's own threads, and all open sockets where the system tells."""
+    """The cache's own threads, and all open sockets where the system tells, but those of what is garbage already."""
+    gc.collect()  # else one of another test's could go between two counts, and make up for one that was left
     sockets = 0
     descriptors = Path("/proc/self/fd")
     for descriptor in descriptors.iterdir() if descriptors.exists() else ():
@@ -45,7 +46,6 @@ def memory(stats: Iterable[MemoryStats], largest_entry: int = 0) -> Iterator[str
 
 def leaks(before: Footing, patience: float = 60.0) -> list[str]:
     """I10: within `patience` seconds after a run, its threads and sockets are gone."""
-    gc.collect()  # an error's traceback may hold a socket of the run's own
     ends = time.monotonic() + patience
     while (found := _left(before, footing())) and time.monotonic() < ends:
         time.sleep(0.02)
