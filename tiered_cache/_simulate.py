@@ -13,7 +13,7 @@ from multiprocessing import get_context
 from statistics import median
 from typing import Any, NamedTuple, TypeAlias
 
-from tiered_cache._simulate_options import Case, cases
+from tiered_cache._simulate_options import Case, cases, trace_of
 from tiered_cache._units import whole
 from tiered_cache.simulation.costs import Costs, Prices, monthly, read_prices
 from tiered_cache.simulation.fleet import number
@@ -68,8 +68,9 @@ def simulate(given: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     number("up-to", given.up_to, above_zero=True)
     whole("jobs", given.jobs, least=1)
     seeds = [given.seed + turn for turn in range(whole("repeat", given.repeat, least=1))]
-    all_cases = cases(given, parser)
-    asked = [] if given.no_answer or given.no_l2 else cases(given, parser, rates=False)
+    trace = trace_of(given)
+    all_cases = cases(given, parser, trace)
+    asked = [] if given.no_answer or given.no_l2 else cases(given, parser, trace, rates=False)
     with _progress(quiet=given.json) as told, _workers(given.jobs) as mapped:
         found = _fleets(all_cases, seeds, prices, lambda tasks: told(mapped(_run, tasks), len(tasks), "fleets"))
         low = min(0.1, given.up_to / 10)

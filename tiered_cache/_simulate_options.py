@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tiered_cache._units import Duration
+    from tiered_cache.simulation.recorded import Recorded
 
 ORIGIN_TIMES = {"dynamodb": 0.008, "s3": 0.04, "athena": 180.0, "free": 0.05}
 """Seconds that a load takes where --origin-time does not say: guesses to be replaced by what you measured."""
@@ -50,12 +51,12 @@ def add_arguments(parser: argparse.ArgumentParser, duration: Callable[[str], Dur
 
 def _add_traffic(add: Callable[..., Any], duration: Callable[[str], Duration]) -> None:
     add("--rate", type=float, metavar="N", help="requests a second; 10, or what a trace has")
-    add("--keys", type=int, default=1_000, metavar="N")
-    add("--zipf", type=float, default=1.0, metavar="X", help="exponent: 0 for keys that are all alike")
-    add("--trace", type=Path, metavar="FILE", help="CSV with the columns timestamp, key and perhaps bytes")
+    add("--keys", type=int, metavar="N", help="so many, 1000")
+    add("--zipf", type=float, metavar="X", help="exponent, 1: 0 for keys that are all alike")
+    add("--trace", type=Path, metavar="FILE", help="instead: CSV with the columns timestamp, key and perhaps bytes")
     add("--service", type=duration, default=0.02, metavar="S", help="of a handler besides its read, the median")
     add("--service-spread", type=float, default=0.0, metavar="X", help="lognormal: the logarithm's deviation")
-    add("--requests", type=int, default=100_000, metavar="N", help="so many are counted, for two TTLs at least")
+    add("--requests", type=int, metavar="N", help="so many are counted, 100000, and three lives of the data at least")
     add("--lasts", type=duration, metavar="S", help="so long is counted instead, such as 1h")
 
 
@@ -108,7 +109,14 @@ class Case(NamedTuple):
     workload: Workload
 
 
-def cases(given: argparse.Namespace, parser: argparse.ArgumentParser, *, rates: bool = True) -> list[Case]:
+def trace_of(given: argparse.Namespace) -> Recorded | None:
+    """What was recorded, which is read once: the file may be a pipe."""
+    return read_requests(given.trace) if given.trace else None
+
+
+def cases(
+    given: argparse.Namespace, parser: argparse.ArgumentParser, trace: Recorded | None, *, rates: bool = True
+) -> list[Case]:
     """A case for each combination of what is varied; without `rates`, of what else is varied."""
     axes = [_axis(text, parser) for text in given.vary]
     found = []
@@ -118,7 +126,7 @@ def cases(given: argparse.Namespace, parser: argparse.ArgumentParser, *, rates: 
             setattr(varied, option, value)
         name = ", ".join(f"{option.replace('_', '-')} {text}" for option, text, _ in combination)
         try:
-            found.append(_case(name, varied))
+            found.append(_case(name, varied, trace))
         except ConfigurationError as error:
             argument, _, wrong = str(error).partition(" ")
             raise ConfigurationError(f"{TYPED.get(argument, argument)} {wrong}") from error
@@ -148,12 +156,11 @@ def _value_of(action: argparse.Action, text: str) -> Any:
     return value
 
 
-def _case(name: str, given: argparse.Namespace) -> Case:
-    recorded = read_requests(given.trace) if given.trace else None
+def _case(name: str, given: argparse.Namespace, recorded: Recorded | None) -> Case:
     scenario = Scenario(
         rate=10.0 if given.rate is None and recorded is None else given.rate,
-        keys=given.keys,
-        skew=given.zipf,
+        keys=_unrecorded("keys", given.keys, recorded, 1_000),
+        skew=_unrecorded("zipf", given.zipf, recorded, 1.0),
         trace=recorded.requests if recorded else (),
         service=given.service,
         spread=given.service_spread,
@@ -168,8 +175,8 @@ def _case(name: str, given: argparse.Namespace) -> Case:
         timings=_timings(given),
         refresh=given.refresh,
         coherence=given.coherence,
-        requests=given.requests,
-        lasts=given.lasts,
+        requests=_unrecorded("requests", given.requests, recorded, 100_000),
+        lasts=_unrecorded("lasts", given.lasts, recorded, None),
     )
     workload = Workload(
         memory_mb=given.memory,
@@ -181,6 +188,15 @@ def _case(name: str, given: argparse.Namespace) -> Case:
         redis=given.redis,
     )
     return Case(name, _with_policies(scenario, given), workload)
+
+
+def _unrecorded(option: str, given: Any, recorded: Recorded | None, default: Any) -> Any:
+    """The value of an option of traffic that is made up, which means nothing where it was recorded."""
+    if recorded is not None and given is not None:
+        raise ConfigurationError(
+            f"{option} must not be given with --trace, whose requests are counted and have their keys"
+        )
+    return default if given is None else given
 
 
 def _with_policies(scenario: Scenario, given: argparse.Namespace) -> Scenario:

@@ -166,8 +166,8 @@ def test_a_free_redis_pays_at_once_and_a_dear_one_never() -> None:
 
 def test_what_comes_of_nothing() -> None:
     """A run in which nobody comes has figures, all zero."""
-    figures = steady(Scenario(trace=[(0.0, "k")], rate=None, l2=None))
-    assert figures.usage.requests in (0, 1)
+    figures = steady(Scenario(rate=1e-9, lasts="1s"))
+    assert figures.usage.requests == figures.origin == figures.p99 == figures.l1_by_container[0] == 0
     assert monthly(Usage(1.0, 0, 0, 0), read_prices(), Workload(), with_l2=False) == Costs(0, 0, 0, 0)
 
 
@@ -177,6 +177,7 @@ def test_what_comes_of_nothing() -> None:
         ({"rate": 0}, "rate must be a finite number above zero; got 0"),
         ({"rate": None}, "rate must be given where there is no trace"),
         ({"trace": [(2.0, "k"), (1.0, "k")]}, "trace must be in the order of time, and last for some time"),
+        ({"trace": [(2.0, "k")]}, "trace must be in the order of time, and last for some time"),
         ({"requests": 0}, "requests must be a whole number of at least 1; got 0"),
         ({"lasts": "long"}, "lasts must be a finite duration"),
         ({"refresh": "never"}, "refresh must be one of inline, after_response; got 'never'"),
@@ -205,6 +206,11 @@ def test_a_recorded_trace(tmp_path: Path) -> None:
         ("time,key\nsoon,a\n", "Invalid isoformat string: 'soon'"),
         ("time,key,bytes\n1,a,many\n", "invalid literal"),
         ("time,key,bytes\n1\n", "trace must be a CSV file of requests"),
+        ("time,key\ninf,a\n", "a time must be finite; got 'inf'"),
+        ("time,key\nnan,a\n", "a time must be finite; got 'nan'"),
+        pytest.param("time,key\n1," + 200_000 * "x" + "\n", "field larger than field limit", id="a long field"),
+        ("time,key,size\n1,a,-5\n", "a size in bytes must be a whole number from 0"),
+        pytest.param(f"time,key,size\n1,a,{400 * '9'}\n", "a size in bytes must be a whole number", id="a long size"),
         ("time,key\n", "trace must hold at least one request"),
     ],
 )

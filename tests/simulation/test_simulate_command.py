@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,17 @@ from tiered_cache.benchmarks.harness import Result
 from tiered_cache.benchmarks.results import Document, write
 from tiered_cache.simulation.costs import EXAMPLE
 
-SHORT = ("--requests", "500", "--repeat", "2", "--jobs", "1", "--l2-ttl", "30", "--ttl", "10")
+QUICK = ("--repeat", "2", "--jobs", "1", "--l2-ttl", "30", "--ttl", "10")
+SHORT = ("--requests", "500")
+
+
+def options(arguments: tuple[str, ...]) -> list[str]:
+    """What makes a run quick, with what is given."""
+    return ["simulate", *QUICK, *(() if "--trace" in arguments else SHORT), *arguments]
 
 
 def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    assert main(["simulate", *SHORT, *arguments]) == 0
+    assert main(options(arguments)) == 0
     return capsys.readouterr().out
 
 
@@ -28,7 +35,7 @@ def as_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, An
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    assert main(["simulate", *SHORT, *arguments]) == 1
+    assert main(options(arguments)) == 1
     return capsys.readouterr().err
 
 
@@ -98,6 +105,27 @@ def test_a_trace_and_its_sizes(capsys: pytest.CaptureFixture[str], tmp_path: Pat
     assert fleet["usage"]["requests"] == pytest.approx(400 - 10, abs=2)  # it takes 10 s to fill
     months = 730 * 3600 / fleet["usage"]["seconds"]
     assert fleet["costs"]["origin"] == pytest.approx(months * fleet["usage"]["origin_loads"] * 2 / 2 / 1e6 * 0.125)
+
+
+def test_a_trace_from_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+    """As a shell gives what a command prints: it can be read once, for all cases and for the answers."""
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w", encoding="utf-8") as pipe:
+        pipe.write("\n".join(["time,key", *(f"{number},k{number % 5}" for number in range(100))]))
+    try:
+        found = as_json(capsys, "--trace", f"/dev/fd/{reading}", "--vary", "ttl=5,10", "--up-to", "1")
+    finally:
+        os.close(reading)
+    assert (len(found["fleets"]), len(found["answers"])) == (4, 2)
+
+
+@pytest.mark.parametrize("option", ["keys", "zipf", "requests", "lasts"])
+def test_what_a_trace_leaves_no_room_for(capsys: pytest.CaptureFixture[str], tmp_path: Path, option: str) -> None:
+    """An option that would do nothing is refused by name, varied too."""
+    path = tmp_path / "trace.csv"
+    path.write_text("time,key\n1,a\n2,b\n", encoding="utf-8")
+    for arguments in ((f"--{option}", "9"), ("--vary", f"{option}=8,9")):
+        assert f"{option} must not be given with --trace" in refused(capsys, "--trace", str(path), *arguments)
 
 
 def test_an_answer_by_a_trace_that_is_over_too_soon_says_so(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

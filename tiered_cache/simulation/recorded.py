@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 from datetime import datetime
+from math import isfinite
 from typing import TYPE_CHECKING, NamedTuple
 
 from tiered_cache._errors import ConfigurationError
+from tiered_cache._units import shown, whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
 TIMES = ("timestamp", "time")
 SIZES = ("bytes", "size")
 """Names that the columns may have."""
+MOST_BYTES = 10**15
+"""Of one value; a column with more in it is of something else."""
 
 
 class Recorded(NamedTuple):
@@ -35,8 +39,8 @@ def read_requests(path: Path) -> Recorded:
             time = _column(reader, TIMES)
             size = next((name for name in SIZES if name in (reader.fieldnames or ())), None)
             _column(reader, ("key",))
-            rows = [(moment(row[time]), row["key"], int(row[size] or 0) if size else 0) for row in _whole(reader)]
-    except (OSError, ValueError, TypeError) as error:
+            rows = [(moment(row[time]), row["key"], _bytes(row[size]) if size else 0) for row in _whole(reader)]
+    except (OSError, ValueError, TypeError, csv.Error) as error:
         raise ConfigurationError(f"trace must be a CSV file of requests; {path} is not: {error}") from error
     if not rows:
         raise ConfigurationError(f"trace must hold at least one request; {path} holds none")
@@ -62,8 +66,19 @@ def _column(reader: csv.DictReader[str], names: tuple[str, ...]) -> str:
 
 
 def moment(text: str) -> float:
-    """Seconds or ISO 8601 as seconds. Raises ValueError."""
+    """Seconds or ISO 8601 as seconds. Raises ValueError, also for what no clock shows."""
     try:
-        return float(text)
+        seconds = float(text)
     except ValueError:
-        return datetime.fromisoformat(text).timestamp()
+        try:
+            return datetime.fromisoformat(text).timestamp()
+        except OverflowError as error:
+            raise ValueError(f"{shown(text)} is beyond the years that can be told as seconds") from error
+    if not isfinite(seconds):
+        raise ValueError(f"a time must be finite; got {shown(text)}")
+    return seconds
+
+
+def _bytes(text: str) -> int:
+    """The size in `text`, 0 where there is none."""
+    return whole("a size in bytes", int(text or 0), least=0, most=MOST_BYTES)

@@ -65,7 +65,7 @@ class Scenario:
             number("rate", self.rate, above_zero=True)
         elif not self.trace:
             raise ConfigurationError("rate must be given where there is no trace")
-        if len(self.trace) > 1 and not self.trace[0][0] < self.trace[-1][0]:
+        if self.trace and not self.trace[0][0] < self.trace[-1][0]:
             raise ConfigurationError("trace must be in the order of time, and last for some time")
         whole("keys", self.keys, least=1)
         whole("requests", self.requests, least=1)
@@ -90,7 +90,7 @@ class Scenario:
         fresh = data.ttl + data.stale_while_revalidate
         if self.trace:
             lasting = (self.trace[-1][0] - self.trace[0][0]) * self._slower
-            return min(fresh, lasting / 5), max(lasting - min(fresh, lasting / 5), 1e-9)
+            return min(fresh, lasting / 5), lasting - min(fresh, lasting / 5)
         rate = self.rate or 1.0
         if self.lasts is not None:
             return fresh, seconds("lasts", self.lasts)
@@ -108,8 +108,9 @@ class Scenario:
     @property
     def _slower(self) -> float:
         """What the trace's times are multiplied by."""
-        own = (len(self.trace) - 1) / (self.trace[-1][0] - self.trace[0][0]) if len(self.trace) > 1 else 1.0
-        return 1.0 if self.rate is None else own / self.rate
+        if self.rate is None:
+            return 1.0
+        return (len(self.trace) - 1) / (self.trace[-1][0] - self.trace[0][0]) / self.rate
 
     def traffic(self, seed: object) -> Traffic:
         """All requests, the uncounted ones too."""
