@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 CONTEXT = LoadContext("k")
 OUTPUT = "s3://athena-results/cache/"
+LONG = 10**9
+"""Seconds of a bucket whose borders lie decades apart, in 2001 and 2033: none falls into a test, as midnight may."""
 
 
 class Lake:
@@ -170,9 +172,7 @@ def test_containers_that_start_together_share_one_execution(lake: Lake) -> None:
     """Eight containers that miss while it goes on run one query."""
     lake.athena.delay = 600
     with ThreadPoolExecutor(8) as pool:
-        loads = [
-            pool.submit(lake.origin().query("SELECT 1 AS a", bucket_seconds=86400).load, CONTEXT) for _ in range(8)
-        ]
+        loads = [pool.submit(lake.origin().query("SELECT 1 AS a", bucket_seconds=LONG).load, CONTEXT) for _ in range(8)]
         until(lambda: lake.athena.calls["StartQueryExecution"] == 8)
         lake.athena.delay = 0
         assert [load.result() for load in loads] == [[{"a": 1}]] * 8
@@ -182,7 +182,7 @@ def test_containers_that_start_together_share_one_execution(lake: Lake) -> None:
 def test_a_refresh_sees_what_is_new(lake: Lake) -> None:
     """A second load of the same query, within the same bucket, is a new execution."""
     lake.table("1,old")
-    request = lake.origin().query("SELECT name FROM customers", bucket_seconds=86400)
+    request = lake.origin().query("SELECT name FROM customers", bucket_seconds=LONG)
     assert request.load(CONTEXT) == [{"name": "old"}]
     lake.table("1,new")
     assert request.load(CONTEXT) == [{"name": "new"}]
@@ -195,7 +195,7 @@ def test_without_a_bucket_nothing_is_shared(lake: Lake) -> None:
         request.start(CONTEXT)
     assert lake.athena.executions_started == 2
     for parameter in (1, "1", 1.0, 1):
-        origin.query("SELECT ? AS a", (parameter,), bucket_seconds=86400).start(CONTEXT)
+        origin.query("SELECT ? AS a", (parameter,), bucket_seconds=LONG).start(CONTEXT)
     assert lake.athena.executions_started == 5
 
 
@@ -220,7 +220,7 @@ def test_an_execution_that_was_over_before_is_not_taken(scripted: AthenaOrigin, 
     for _ in range(2):
         faults.requests.clear()
         faults.script(*script)
-        assert scripted.query("SELECT 1 AS a", bucket_seconds=10**9).load(CONTEXT) == []
+        assert scripted.query("SELECT 1 AS a", bucket_seconds=LONG).load(CONTEXT) == []
         tokens.append([body["ClientRequestToken"] for body in faults.bodies() if "ClientRequestToken" in body])
         scripted._collected.clear()
     assert tokens[0] == tokens[1]

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 CONTAINERS = 20
 WAIT = 60.0
 DAY = 86_400
+LONG = 10**9
+"""Seconds of a bucket whose borders lie decades apart, in 2001 and 2033: none falls into a test, as midnight may."""
 SQL = "SELECT id, name FROM (VALUES (1, 'Ada')) AS t(id, name)"
 ROWS = [{"id": 1, "name": "Ada"}]
 OUTPUT = "s3://athena-resumable/cache/"
@@ -47,7 +49,7 @@ class Lake:
     def query(self, sql: str = SQL, **options: Any) -> QueryRequest:
         """As another container makes it."""
         origin = AthenaOrigin(database="sales", output_location=OUTPUT, client=self.client, s3_client=self.s3)
-        return origin.query(sql, **({"resumable": True, "wait": 0, "bucket_seconds": DAY} | options))
+        return origin.query(sql, **({"resumable": True, "wait": 0, "bucket_seconds": LONG} | options))
 
     def execution(self) -> dict[str, Any]:
         """The youngest."""
