@@ -341,10 +341,13 @@ class TieredCache:
         self._uniform.renew()
 
     def after_restore(self) -> None:
-        """This is a copy: with an id and randomness of its own, and what L1 holds is to be confirmed before it is served."""
+        """This is a copy: with an id and randomness of its own. Where there is an L2, what L1 holds is to be confirmed by it
+        before it is served.
+        """
         self._uniform.renew()
         self._container.restored()
-        self._memory.unconfirm(0.0)
+        if self._has_l2:
+            self._memory.unconfirm(0.0)
 
     def warm_up(self, *, wait: bool = True) -> bool:
         """Import what the tiers need and connect to L2, ahead of the first call. Whether L2 answered; True without one.

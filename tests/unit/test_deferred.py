@@ -17,7 +17,7 @@ from tiered_cache._flight import Flight
 from tiered_cache._stats import Counters
 from tiered_cache.aws_lambda import lambda_handler
 from tiered_cache.local._process import poll
-from tiered_cache.testing import FakeClock
+from tiered_cache.testing import FakeClock, InMemorySharedTier
 
 WAIT = 60.0
 T0 = 1_000_000.0
@@ -744,7 +744,7 @@ def test_the_container_is_counted_from_its_first_invocation() -> None:
 
 
 def test_a_copy_made_from_a_snapshot_is_a_container_of_its_own() -> None:
-    """With another id, a cold start of its own, and L1 to be confirmed before it answers."""
+    """With another id and a cold start of its own; L1 is as old as it is."""
     clock = FakeClock(T0)
     cache = TieredCache(MemoryTier(ttl=1000, jitter=0), clock=clock)
     cache.get_or_load("k", lambda: "of the snapshot")
@@ -753,10 +753,29 @@ def test_a_copy_made_from_a_snapshot_is_a_container_of_its_own() -> None:
     clock.advance(500)
     cache.after_restore()
     with cache.invocation():
-        assert "of the copy" == cache.get_or_load("k", lambda: "of the copy")
+        answer = cache.get_entry_or_load("k", lambda: "of the copy")
+        assert ("of the snapshot", "l1", 500.0) == (answer.value, answer.tier, answer.age)
+        assert "of the snapshot" == cache.get("k")
     after = cache.stats().container
     assert before.id != after.id
     assert (1, 1, 1, 0.0) == (after.cold_starts, after.restores, after.invocations, after.frozen)
+    clock.advance(500)
+    assert "of the copy" == cache.get_or_load("k", lambda: "of the copy")
+
+
+@pytest.mark.parametrize("coherence", ["invocation", "ttl"])
+def test_what_a_copy_holds_is_confirmed_by_l2_where_there_is_one(coherence: Any) -> None:
+    """Before it is served, though L1's own time is not up."""
+    clock = FakeClock(T0)
+    l2 = InMemorySharedTier(ttl=1000, jitter=0)
+    cache = TieredCache(MemoryTier(ttl=1000, jitter=0), l2, clock=clock, coherence=coherence)
+    cache.get_or_load("k", lambda: "of the snapshot")
+    cache.before_snapshot()
+    clock.advance(500)
+    cache.after_restore()
+    for tier in ("l2", "l1"):
+        answer = cache.get_entry_or_load("k", lambda: "of the copy")
+        assert ("of the snapshot", tier) == (answer.value, answer.tier)
 
 
 def test_a_cache_with_two_handlers_is_told_of_a_snapshot_once(monkeypatch: pytest.MonkeyPatch) -> None:
