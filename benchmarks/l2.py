@@ -1,9 +1,9 @@
 """L2: a hit through `get_or_load` beside redis-py's pooled GET and msgpack, on a real server on loopback."""
 
-import threading
 import time
 import zlib
 from contextlib import ExitStack
+from functools import partial
 
 import msgpack
 import redis
@@ -11,6 +11,7 @@ import redis
 from tiered_cache import MemoryTier, RedisTier, TieredCache
 from tiered_cache._l2.envelope import _HEADER, HEADER_SIZE
 from tiered_cache.benchmarks.harness import compared, figure, one_by_one, show, table, throughput
+from tiered_cache.benchmarks.readers import in_threads
 from tiered_cache.benchmarks.tls import TLSFront
 from tiered_cache.local import ValkeyServer
 from tiered_cache.local.cluster import ValkeyCluster
@@ -183,14 +184,7 @@ def by_threads(count, calls, call):
         for _ in range(calls // count):
             call()
 
-    def run():
-        started = [threading.Thread(target=some) for _ in range(count)]
-        for thread in started:
-            thread.start()
-        for thread in started:
-            thread.join()
-
-    return run
+    return partial(in_threads, count, some)
 
 
 def catch_up(*, quick):

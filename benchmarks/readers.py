@@ -3,9 +3,17 @@
 import asyncio
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from tiered_cache.benchmarks.harness import each
+
+
+def in_threads(count, work):
+    """Do `work` in so many threads at once, and wait for all: after Ctrl-C, too, for they need what is closed next."""
+    with ThreadPoolExecutor(count) as pool:
+        for done in [pool.submit(work) for _ in range(count)]:
+            done.result()
 
 
 class Called:
@@ -30,17 +38,13 @@ class Called:
 
     def race(self, key, count):
         """Read `key` by so many threads at once."""
-        gate = threading.Barrier(count)
+        gate = threading.Barrier(count, timeout=60)
 
         def read():
             gate.wait()
             self.get(key)
 
-        threads = [threading.Thread(target=read) for _ in range(count)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        in_threads(count, read)
 
 
 class WithLoader(Called):

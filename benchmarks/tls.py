@@ -28,7 +28,8 @@ class TLSFront:
         certificate = Path(self._directory.name, "localhost.pem")
         make_certificate(certificate)
         command = [sys.executable, "-m", __name__, str(self.port), str(certificate)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self._process = subprocess.Popen(command, start_new_session=True, **pipes)  # Ctrl-C is for the parent alone
         self.url = f"rediss://{HOST}:{int(self._process.stdout.readline())}/0?ssl_ca_certs={certificate}"
         return self
 

@@ -1,5 +1,7 @@
 """The command `tiered-cache`, as a person types it."""
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +31,18 @@ def test_the_demo_shows_each_tier_and_outlives_redis():
     after = ran.stdout.split("After Redis was killed")[1]
     assert after.count("origin") == 4
     assert "l1" in after
+
+
+def test_ctrl_c_ends_the_demo_with_a_line():
+    """Sent to all processes of the terminal, as it sends it; none of them has more to say."""
+    command = [sys.executable, "-c", "import sys; from tiered_cache._command import main; sys.exit(main())"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([*command, "demo", "--short"], cwd=ROOT, start_new_session=True, **pipes) as demo:
+        assert any(line.startswith("Container A: the same keys") for line in demo.stdout)
+        os.killpg(demo.pid, signal.SIGINT)
+        _, told = demo.communicate(timeout=120)
+    assert demo.returncode == 130
+    assert told == "tiered-cache: interrupted\n"
 
 
 def test_a_folder_without_the_handler_is_named(tmp_path):

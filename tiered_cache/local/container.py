@@ -52,7 +52,12 @@ class Container:
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(  # our own interpreter and module
-            self._command, env=self._environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            self._command,
+            env=self._environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # a Ctrl-C in the terminal reaches the parent alone
         )
         return self
 
