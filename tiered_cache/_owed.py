@@ -192,6 +192,11 @@ class Owed(ForkSafe):
         self._since: dict[str, float] = {}
         self._pauses = Backoff(uniform)
 
+    def forked(self) -> None:
+        """What is owed the parent carries out; here it may be owed anew."""
+        super().forked()
+        self._since = {}
+
     def holds(self, key: str, now: float) -> bool:
         """Whether the refresh of `key` is owed already, or failed lately."""
         since = now - self._since.get(key, -inf)

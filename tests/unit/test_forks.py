@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from tiered_cache import MemoryTier, TieredCache
-from tiered_cache.testing import InMemorySharedTier
+from tiered_cache.testing import FakeClock, InMemorySharedTier
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"),
@@ -113,6 +113,33 @@ def test_a_load_of_the_parent_is_none_of_the_childs(cache: TieredCache) -> None:
     finally:
         gate.set()
         thread.join(WAIT)
+
+
+def test_what_the_parent_owes_is_owed_anew_in_the_child() -> None:
+    """By the parent's queue it is not done there, and no time would end the wait for it."""
+    clock, loads = FakeClock(), ["v0"]
+    tier = MemoryTier(ttl=10, stale_while_revalidate=10_000, jitter=0)
+    cache = TieredCache(tier, refresh="next_invocation", clock=clock)
+
+    def load() -> str:
+        loads.append(f"v{len(loads)}")
+        return loads[-1]
+
+    with cache.invocation():
+        cache.get_or_load("k", lambda: "v0")
+        clock.advance(11)
+        assert "v0" == cache.get_or_load("k", load)
+
+    def work() -> bool:
+        with cache.invocation():
+            stale = cache.get_or_load("k", load)
+        with cache.invocation():
+            return bool(stale == "v0" and cache.get_or_load("k", load) == "v1")
+
+    assert 0 == in_child(work)
+    with cache.invocation():
+        assert "v1" == cache.get_or_load("k", load)
+    assert ["v0", "v1"] == loads
 
 
 def test_a_child_has_an_id_and_randomness_of_its_own(cache: TieredCache) -> None:
