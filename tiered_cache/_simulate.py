@@ -18,7 +18,7 @@ from tiered_cache._units import whole
 from tiered_cache.simulation.costs import Costs, Prices, monthly, read_prices
 from tiered_cache.simulation.fleet import number
 from tiered_cache.simulation.paying import pays_from
-from tiered_cache.simulation.scenario import Figures, steady
+from tiered_cache.simulation.scenario import MOST_RATE, Figures, steady
 
 Told: TypeAlias = Callable[[Iterable[Any], int, str], Iterable[Any]]
 
@@ -65,7 +65,7 @@ class Answer(NamedTuple):
 def simulate(given: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     """Do what the arguments say; gives the exit code."""
     prices = read_prices(given.prices)
-    number("up-to", given.up_to, above_zero=True)
+    number("up-to", given.up_to, above_zero=True, most=MOST_RATE)
     whole("jobs", given.jobs, least=1)
     seeds = [given.seed + turn for turn in range(whole("repeat", given.repeat, least=1))]
     trace = trace_of(given)

@@ -13,7 +13,7 @@ from tiered_cache._errors import ConfigurationError
 from tiered_cache._units import seconds, shown
 from tiered_cache.simulation import ROUTINGS, Containers, Freshness, Time, Timings
 from tiered_cache.simulation.costs import EXAMPLE, ORIGINS, REDISES, Workload
-from tiered_cache.simulation.fleet import number
+from tiered_cache.simulation.fleet import MOST_SPREAD, number, taking
 from tiered_cache.simulation.recorded import read_requests
 from tiered_cache.simulation.scenario import Scenario
 from tiered_cache.simulation.tiers import COHERENCES, REFRESHES
@@ -55,7 +55,7 @@ def _add_traffic(add: Callable[..., Any], duration: Callable[[str], Duration]) -
     add("--zipf", type=float, metavar="X", help="exponent, 1: 0 for keys that are all alike")
     add("--trace", type=Path, metavar="FILE", help="instead: CSV with the columns timestamp, key and perhaps bytes")
     add("--service", type=duration, default=0.02, metavar="S", help="of a handler besides its read, the median")
-    add("--service-spread", type=float, default=0.0, metavar="X", help="lognormal: the logarithm's deviation")
+    add("--service-spread", type=float, default=0.3, metavar="X", help="lognormal: the logarithm's deviation")
     add("--requests", type=int, metavar="N", help="so many are counted, 100000, and three lives of the data at least")
     add("--lasts", type=duration, metavar="S", help="so long is counted instead, such as 1h")
 
@@ -79,7 +79,7 @@ def _add_tiers(add: Callable[..., Any], duration: Callable[[str], Duration]) -> 
     add("--jitter", type=float, default=0.1, metavar="X", help="share of a TTL by which an entry may be cut short")
     add("--refresh", choices=REFRESHES, default="inline", help="who refreshes what is stale")
     add("--coherence", choices=COHERENCES, default="invocation", help="invocation: each asks L2 what was invalidated")
-    add("--l1-time", type=duration, default=2e-6, metavar="S", help="what a hit takes")
+    add("--l1-time", default=2e-6, metavar="S", help="what a hit takes; or NAME, see --timings")
     add("--l2-time", default="1ms", metavar="S", help="what a round trip takes, the median; or NAME, see --timings")
     add("--l2-spread", type=float, default=0.3, metavar="X", help="lognormal: the logarithm's deviation")
     add("--origin-time", metavar="S", help="what a load takes, the median; or NAME, see --timings")
@@ -220,7 +220,7 @@ def _timings(given: argparse.Namespace) -> Timings:
     measured = _measured(given.timings) if given.timings else {}
     origin = ORIGIN_TIMES[given.origin] if given.origin_time is None else given.origin_time
     return Timings(
-        l1=given.l1_time,
+        l1=_time("l1-time", given.l1_time, 0.0, measured).median,
         l2=_time("l2-time", given.l2_time, given.l2_spread, measured),
         origin=_time("origin-time", origin, given.origin_spread, measured),
     )
@@ -231,7 +231,8 @@ def _time(option: str, given: object, spread: float, measured: dict[str, Time]) 
     if given in measured:
         return measured[str(given)]
     try:
-        return Time(seconds(option, _number_or_text(given), zero=True), spread)
+        median = taking(option, _number_or_text(given), zero=True)
+        return Time(median, number(option.replace("time", "spread"), spread, most=MOST_SPREAD))
     except ConfigurationError as error:
         if not measured:
             raise

@@ -83,8 +83,8 @@ def test_a_month_by_hand(prices: Prices) -> None:
     )
     workload = Workload(memory_mb=2048, origin="s3", value_size=2048)
     costs = monthly(usage._replace(l2_keys=1e6), prices, workload, with_l2=True)
-    ecpus = 10 * ((6e4 + 5e4) * 2 + 4e4 + 2e4)
-    stored = 1e6 * 2048 / 1e9
+    ecpus = 10 * ((6e4 + 5e4) * (2048 + 100) / 1024 + 4e4 + 2e4)
+    stored = 1e6 * (2048 + 230) / 1e9
     assert costs == pytest.approx(Costs(600.0, 4.0, 2000.0, 730 * stored * 0.6 + ecpus / 1e6 * 7))
     assert costs.total == pytest.approx(sum(costs))
     assert monthly(usage, prices, workload, with_l2=True).redis == pytest.approx(730 * 0.5 * 0.6 + ecpus / 1e6 * 7)
@@ -98,6 +98,7 @@ def test_a_tiny_run_by_hand(prices: Prices) -> None:
         trace=[(0.0, "k"), (20.0, "k"), (95.0, "k"), (100.0, "k")],
         rate=None,
         service=0.1,
+        spread=0.0,
         containers=Containers(cold_start=0.5),
         l1=Freshness(10.0),
         l2=Freshness(60.0),

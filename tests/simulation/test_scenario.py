@@ -51,9 +51,17 @@ def test_the_filling_of_the_caches_is_not_counted() -> None:
 
 def test_a_miss_is_billed() -> None:
     """Each request is billed its handler, and each load what it takes, in whole milliseconds."""
-    scenario = replace(ONE_KEY, l1=Freshness(10.0), service="10ms", timings=Timings(origin=Time("300.2ms")))
+    scenario = replace(ONE_KEY, l1=Freshness(10.0), service="10ms", spread=0.0, timings=Timings(origin=Time("300.2ms")))
     usage = steady(scenario, 2).usage
     assert usage.billed_ms == usage.requests * 10 + usage.origin_loads * 301
+
+
+def test_a_microsecond_more_is_not_a_millisecond_more() -> None:
+    """What L1 takes, or a look, does not make the bill of all requests jump, though the median is of whole milliseconds."""
+    rounded = [
+        steady(replace(ONE_KEY, service="20ms", requests=10_000, timings=Timings(l1=l1)), 2).usage for l1 in (0.0, 2e-6)
+    ]
+    assert rounded[1].billed_ms / rounded[0].billed_ms == pytest.approx(1.0, abs=0.002)
 
 
 def test_conservation() -> None:
@@ -174,7 +182,10 @@ def test_what_comes_of_nothing() -> None:
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"rate": 0}, "rate must be a finite number above zero; got 0"),
+        ({"rate": 0}, "rate must be a finite number above zero, at most 1,000,000,000; got 0"),
+        ({"rate": 1e308}, "rate must be a finite number above zero, at most 1,000,000,000; got 1e+308"),
+        ({"spread": 1e308}, "spread must be a finite number of zero or more, at most 10; got 1e+308"),
+        ({"service": 1e308}, "service must be at most 1,000,000,000 s; got 1e+308"),
         ({"rate": None}, "rate must be given where there is no trace"),
         ({"trace": [(2.0, "k"), (1.0, "k")]}, "trace must be in the order of time, and last for some time"),
         ({"trace": [(2.0, "k")]}, "trace must be in the order of time, and last for some time"),

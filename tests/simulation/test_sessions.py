@@ -154,7 +154,9 @@ def test_figures_that_are_not_known_are_null(capsys: pytest.CaptureFixture[str])
         ("--seconds", "soon", "lasts must be a finite duration above zero"),
         ("--routing", "best", "routing must be one of newest, oldest, recent, rested, random; got 'best'"),
         ("--repeat", "0", "repeat must be a whole number of at least 1; got 0"),
-        ("--spread", "nan", "spread must be a finite number of zero or more; got nan"),
+        ("--spread", "nan", "spread must be a finite number of zero or more, at most 10; got nan"),
+        ("--spread", "1e5", "spread must be a finite number of zero or more, at most 10; got 100000.0"),
+        ("--service", "1e308", "service must be at most 1,000,000,000 s; got 1e+308"),
     ],
 )
 def test_an_option_that_cannot_be(option: str, given: str, text: str, capsys: pytest.CaptureFixture[str]) -> None:

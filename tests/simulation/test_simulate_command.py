@@ -144,9 +144,11 @@ def test_times_that_were_measured(capsys: pytest.CaptureFixture[str], tmp_path: 
         group="S3", name="by boto3", unit="s", median=0.2, low=0.2, high=0.2, percentiles=((50, 0.2), (90, 0.2))
     )
     write(Document(machine={}, quick=True, results=[measured]), path)
-    timings = ("--timings", str(path), "--no-answer", "--no-l2", "--service", "0.001")
+    timings = ("--timings", str(path), "--no-answer", "--no-l2", "--service", "0.001", "--service-spread", "0")
     fleet = as_json(capsys, *timings, "--origin-time", "S3: by boto3")["fleets"][0]
     assert fleet["p99"] == pytest.approx(0.201)
+    slow = as_json(capsys, *timings, "--l1-time", "S3: by boto3", "--keys", "1")["fleets"][0]
+    assert slow["p50"] == pytest.approx(0.201)
     assert "nor is that one of the figures: S3: by boto3" in refused(capsys, *timings, "--origin-time", "S4")
     path.write_text("{}", encoding="utf-8")
     assert "holds no results of `tiered-cache bench --json`" in refused(capsys, *timings)
@@ -171,7 +173,7 @@ def test_no_l2_is_the_column_without_one(capsys: pytest.CaptureFixture[str], mor
 
 def test_what_looking_costs(capsys: pytest.CaptureFixture[str]) -> None:
     """Under the default coherence each answer of L1 beside an L2 takes a round trip, and an ECPU; without an L2 none does."""
-    fixed = ("--no-answer", "--l2-time", "0.1", "--l2-spread", "0", "--keys", "3")
+    fixed = ("--no-answer", "--l2-time", "0.1", "--l2-spread", "0", "--service-spread", "0", "--keys", "3")
     looking, not_looking = as_json(capsys, *fixed), as_json(capsys, *fixed, "--coherence", "ttl")
     assert looking["fleets"][0] == not_looking["fleets"][0]
     one, other = looking["fleets"][1], not_looking["fleets"][1]
@@ -195,7 +197,14 @@ def test_without_an_l2(capsys: pytest.CaptureFixture[str]) -> None:
         (("--vary", "rate"), "vary must be OPTION=A,B,..."),
         (("--vary", "rate=fast"), "rate cannot be varied to 'fast'"),
         (("--vary", "routing=fast"), "routing must be one of newest, oldest, recent, rested, random; got 'fast'"),
-        (("--rate", "0"), "rate must be a finite number above zero; got 0.0"),
+        (("--rate", "0"), "rate must be a finite number above zero, at most 1,000,000,000; got 0.0"),
+        (("--up-to", "1e308"), "up-to must be a finite number above zero, at most 1,000,000,000; got 1e+308"),
+        (("--l2-spread", "-1"), "l2-spread must be a finite number of zero or more, at most 10; got -1.0"),
+        (("--l2-spread", "1e6"), "l2-spread must be a finite number of zero or more, at most 10; got 1000000.0"),
+        (("--origin-spread", "11"), "origin-spread must be a finite number of zero or more, at most 10; got 11.0"),
+        (("--service-spread", "1e308"), "service-spread must be a finite number of zero or more, at most 10;"),
+        (("--l1-time", "-1"), "l1-time must be a finite duration zero or more"),
+        (("--warm", "2000"), "warm must be at most 1000, as many as there may be at once; got 2000"),
         (("--jitter", "2"), "jitter must be a share, from 0 to 1; got 2.0"),
         (("--l2-time", "soon"), "l2-time must be a finite duration zero or more"),
         (("--ttl", "0"), "ttl must be a finite duration above zero"),
@@ -205,7 +214,7 @@ def test_without_an_l2(capsys: pytest.CaptureFixture[str]) -> None:
         (("--prices", "absent.toml"), "prices must be a file of TOML such as"),
         (("--repeat", "0"), "repeat must be a whole number of at least 1; got 0"),
         (("--jobs", "0"), "jobs must be a whole number of at least 1; got 0"),
-        (("--up-to", "0"), "up-to must be a finite number above zero; got 0.0"),
+        (("--up-to", "0"), "up-to must be a finite number above zero, at most 1,000,000,000; got 0.0"),
         (("--trace", "absent.csv"), "trace must be a CSV file of requests; absent.csv is not"),
     ],
 )

@@ -290,7 +290,7 @@ def test_the_rate_and_the_keys_of_an_open_loop() -> None:
         (lambda: Containers(most=0), "most must be a whole number of at least 1; got 0"),
         (lambda: Containers(most=True), "most must be a whole number"),
         (lambda: Containers(warm=-1), "warm must be a whole number of at least 0; got -1"),
-        (lambda: Containers(most=3, warm=4), "warm must be at most `most`, which is 3; got 4"),
+        (lambda: Containers(most=3, warm=4), "warm must be at most 3, as many as there may be at once; got 4"),
         (
             lambda: Containers(routing="best"),
             "routing must be one of newest, oldest, recent, rested, random; got 'best'",
@@ -303,7 +303,8 @@ def test_the_rate_and_the_keys_of_an_open_loop() -> None:
         (lambda: Experiment(pause=-1), "pause must be a finite duration zero or more"),
         (lambda: Experiment(service=0), "service must be a finite duration above zero"),
         (lambda: Experiment(ttl=0), "ttl must be"),
-        (lambda: Experiment(spread=-0.1), "spread must be a finite number of zero or more; got -0.1"),
+        (lambda: Experiment(spread=-0.1), "spread must be a finite number of zero or more, at most 10; got -0.1"),
+        (lambda: Containers(cold_start="99999w"), "cold_start must be at most 1,000,000,000 s; got '99999w'"),
         (lambda: next(open_loop(0, lasts=1, keys=1)), "rate must be a finite number above zero; got 0"),
         (
             lambda: next(open_loop(1, lasts=1, keys=1, skew=float("nan"))),

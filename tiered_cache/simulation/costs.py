@@ -18,6 +18,10 @@ EXAMPLE = Path(__file__).with_name("prices.toml")
 """Prices to begin with. They are an example."""
 MONTH = 730 * 3600.0
 """Seconds."""
+STORED_BESIDE = 230
+"""Bytes that a value takes in the server beside itself: its key, its header and what the server keeps for each; measured."""
+SENT_BESIDE = 100
+"""Bytes of its header, which go to the server and back with it."""
 ORIGINS = ("dynamodb", "s3", "athena", "free")
 REDISES = ("serverless", "nodes")
 
@@ -210,6 +214,6 @@ def _redis(usage: Usage, prices: Prices, workload: Workload, months: float) -> f
         return hours * prices.nodes.nodes * prices.nodes.node_hour
     each = size("value_size", workload.value_size)
     small = usage.l2_looks + usage.l2_reads - usage.l2_found
-    ecpus = (usage.l2_found + usage.l2_writes) * max(1.0, each / 1024) + small
-    stored = max(usage.l2_keys * each / 1e9, prices.serverless.least_gb)
+    ecpus = (usage.l2_found + usage.l2_writes) * max(1.0, (each + SENT_BESIDE) / 1024) + small
+    stored = max(usage.l2_keys * (each + STORED_BESIDE) / 1e9, prices.serverless.least_gb)
     return hours * stored * prices.serverless.gb_hour + months * ecpus / 1e6 * prices.serverless.million_ecpus

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from heapq import heappop, heappush, heapreplace
 from math import ceil, inf
+from sys import float_info
 from typing import TYPE_CHECKING
 
 from tiered_cache._errors import ConfigurationError
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
 
     from tiered_cache.simulation.tiers import Copy
 
+MOST_NUMBER = float_info.max
+MOST_SPREAD = 10.0
+"""Of a lognormal time, with which one in ten takes 370,000 times the median: beyond that nothing is meant."""
+LONGEST = 1e9
+"""Seconds that anything may take, thirty years."""
 EPSILON = 1e-5
 """Milliseconds that are put down to the difference of two large numbers."""
 
@@ -45,23 +51,35 @@ class Containers:
         routing(self.routing, 0)
         whole("most", self.most, least=1)
         if whole("warm", self.warm, least=0) > self.most:
-            raise ConfigurationError(f"warm must be at most `most`, which is {self.most}; got {self.warm}")
-        seconds("cold_start", self.cold_start, zero=True)
+            raise ConfigurationError(
+                f"warm must be at most {self.most}, as many as there may be at once; got {self.warm}"
+            )
+        taking("cold_start", self.cold_start, zero=True)
         seconds("idle_for", self.idle_for)
         seconds("max_age", self.max_age)
 
 
-def number(name: str, given: object, *, above_zero: bool = False) -> float:
-    """The number in `given`, the value of the option `name`. Raises ConfigurationError unless zero or more and finite."""
+def number(name: str, given: object, *, above_zero: bool = False, most: float = MOST_NUMBER) -> float:
+    """The number in `given`, the value of the option `name`. Raises ConfigurationError unless from zero to `most`."""
     if (
         isinstance(given, int | float)
         and not isinstance(given, bool)
-        and 0 <= given < inf
+        and 0 <= given <= most
         and (given or not above_zero)
     ):
         return float(given)
     bound = "above zero" if above_zero else "of zero or more"
+    if most < MOST_NUMBER:
+        bound += f", at most {most:,.12g}"
     raise ConfigurationError(f"{name} must be a finite number {bound}; got {shown(given)}")
+
+
+def taking(name: str, given: object, *, zero: bool = False) -> float:
+    """The seconds in `given` that something takes, the value of the option `name`. Raises ConfigurationError."""
+    taken = seconds(name, given, zero=zero)
+    if taken > LONGEST:
+        raise ConfigurationError(f"{name} must be at most {LONGEST:,.0f} s; got {shown(given)}")
+    return taken
 
 
 class Container:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from tiered_cache.simulation.traffic import Traffic
 
 A_MINUTE, FIVE_MINUTES = Freshness(60.0, jitter=0.1), Freshness(300.0, jitter=0.1)
+MOST_RATE = 1e9
+"""Requests a second."""
 LEAST_LIVES = 3
 """How often data must have had the time to run out while it is counted: what fills at once runs out at once, for a while."""
 MOST = 3_000_000
@@ -37,7 +39,8 @@ class Scenario:
 
     rate: requests a second, by chance, over `keys` of which that of rank n is asked for in proportion to 1 / n ** `skew`; or
     trace: (time, key) in the order of time, at a speed that makes it `rate` a second (None: at its own).
-    service: what a handler takes besides the reading, the median; spread: the deviation of its logarithm.
+    service: what a handler takes besides the reading, the median; spread: the deviation of its logarithm. Where all took
+    the same, one microsecond more could be a millisecond more for all of them, so that the bill would jump.
     refresh, coherence: see `Tiers`; each request is an invocation with one read.
     alone: the policy of L1 where there is no L2; by default L2's own, under which data get as old as with it.
     lasts: how long is counted; by default `requests` requests, yet at least three times that for which data are served. Before
@@ -49,7 +52,7 @@ class Scenario:
     skew: float = 1.0
     trace: Sequence[tuple[float, Hashable]] = ()
     service: Duration = 0.02
-    spread: float = 0.0
+    spread: float = 0.3
     containers: Containers = field(default_factory=Containers)
     l1: Freshness = A_MINUTE
     l2: Freshness | None = FIVE_MINUTES
@@ -62,7 +65,7 @@ class Scenario:
 
     def __post_init__(self) -> None:
         if self.rate is not None:
-            number("rate", self.rate, above_zero=True)
+            number("rate", self.rate, above_zero=True, most=MOST_RATE)
         elif not self.trace:
             raise ConfigurationError("rate must be given where there is no trace")
         if self.trace and not self.trace[0][0] < self.trace[-1][0]:

@@ -9,7 +9,7 @@ from random import Random
 from typing import TypeAlias
 
 from tiered_cache._units import Duration, seconds
-from tiered_cache.simulation.fleet import number
+from tiered_cache.simulation.fleet import MOST_SPREAD, number, taking
 
 Draw: TypeAlias = Callable[[], float]
 """Gives seconds, drawn anew at each call."""
@@ -26,8 +26,8 @@ class Time:
     spread: float = 0.0
 
     def __post_init__(self) -> None:
-        seconds("median", self.median, zero=True)
-        number("spread", self.spread)
+        taking("median", self.median, zero=True)
+        number("spread", self.spread, most=MOST_SPREAD)
 
     @classmethod
     def through(cls, median: float, ninth_decile: float) -> Time:
@@ -56,4 +56,4 @@ class Timings:
     origin: Time = field(default_factory=Time)
 
     def __post_init__(self) -> None:
-        seconds("l1", self.l1, zero=True)
+        taking("l1", self.l1, zero=True)

@@ -14,7 +14,7 @@ from random import Random
 from typing import TypeAlias
 
 from tiered_cache._units import Duration, seconds, whole
-from tiered_cache.simulation.fleet import number
+from tiered_cache.simulation.fleet import MOST_SPREAD, number, taking
 from tiered_cache.simulation.tiers import Tier
 
 Traffic: TypeAlias = Generator[tuple[float, Hashable], float, None]
@@ -82,13 +82,13 @@ def replay(requests: Iterable[tuple[float, Hashable]]) -> Traffic:
 
 def constant(given: Duration) -> Service:
     """Each event takes as long."""
-    taken = seconds("service", given)
+    taken = taking("service", given)
     return lambda _tier: taken
 
 
 def lognormal(median: Duration, spread: float, seed: object = 0) -> Service:
     """Half of the events take less than `median`; the logarithm of the time is normal with the deviation `spread`."""
-    number("spread", spread)
-    middle = log(seconds("service", median))
+    number("spread", spread, most=MOST_SPREAD)
+    middle = log(taking("service", median))
     draw = Random(f"{seed}/service").lognormvariate  # noqa: S311  # a simulation is to be repeatable
     return lambda _tier: draw(middle, spread)
