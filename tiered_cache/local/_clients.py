@@ -16,9 +16,9 @@ SECRET_KEY = "local-secret"  # no secret: the local services accept any
 
 
 def new_client(service: str, endpoint: str, *, read_timeout: float = 30.0) -> Any:
-    """A boto3 client for `service` at `endpoint`: 1 s to connect, `read_timeout` to read, no retries, no proxy."""
+    """A boto3 client for `service` at `endpoint`: 5 s to connect, `read_timeout` to read, no retries, no proxy."""
     config = need("botocore.config").Config(
-        connect_timeout=1.0,
+        connect_timeout=5.0,
         read_timeout=read_timeout,
         retries={"mode": "standard", "total_max_attempts": 1},
         proxies={},  # loopback, whatever HTTP_PROXY says

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 SLOTS = 16_384
 AT_ONCE = ("--repl-diskless-sync-delay", "0")
 """A primary waits some seconds for more replicas before it sends the first its data; here it does not."""
-READY = 30.0
+READY = 60.0
 """Seconds within which a set of servers must have found together."""
 
 

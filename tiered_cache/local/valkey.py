@@ -72,7 +72,7 @@ class ValkeyServer:
         self.stop()
         binary = os.fspath(self._binary) if self._binary is not None else find_binary()
         self._child, self._port = start_server(
-            Path(binary).name, lambda port: self._command(binary, port), _ready, port=self._port, seconds=10.0
+            Path(binary).name, lambda port: self._command(binary, port), _ready, port=self._port, seconds=60.0
         )
         return self
 
@@ -170,7 +170,7 @@ def _ready(port: int, child: ChildProcess) -> bool:
     return own is not None and int(own[1]) == child.pid
 
 
-def ask(port: int, command: str, *, timeout: float = 2.0) -> str:
+def ask(port: int, command: str, *, timeout: float = 10.0) -> str:
     """The raw reply to an inline command (a simple string, an error or a bulk string), without a client library."""
     with socket.create_connection((HOST, port), timeout) as connection, connection.makefile("rwb") as stream:
         stream.write(command.encode() + b"\r\n")
