@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import functools
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -627,6 +628,61 @@ def test_a_load_that_hangs_is_waited_for_once(
     invocation("third")
     assert ["third"] == waited
     gate.set()
+
+
+# The handler.
+
+
+class App:
+    """A handler that is an object, as Mangum's are."""
+
+    def __init__(self, cache: TieredCache) -> None:
+        self.cache = cache
+
+    def __call__(self, event: Any, context: Any) -> tuple[Any, float | None]:
+        return event, self.cache._invocation.remaining()
+
+
+class AsyncApp:
+    async def __call__(self, event: Any, context: Any) -> None:
+        pass
+
+
+def test_a_handler_may_be_any_callable() -> None:
+    """An object, a partial, a decorator that is a class; and a method, called in whatever way."""
+    cache = TieredCache()
+    context = SimpleNamespace(get_remaining_time_in_millis=lambda: 3300)
+
+    class Service:
+        @lambda_handler(cache)
+        def handler(self, event: Any, context: Any) -> Any:
+            assert isinstance(self, Service)
+            return App(cache)(event, context)
+
+        app = functools.partialmethod(handler)
+
+    decorate = lambda_handler(cache)
+    partial = functools.partial(lambda app, event, context: app(event, context), App(cache))
+    for handler in (decorate(App(cache)), decorate(partial), Service().handler, Service().app):
+        assert ({"a": 1}, pytest.approx(3.0)) == handler({"a": 1}, context)
+    assert cache is decorate(App(cache)).__wrapped__.cache
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        (None, r"^lambda_handler needs a handler that can be called with \(event, context\); got None"),
+        ({"a": 1}, r"^lambda_handler needs a handler .*; got an object of type dict"),
+        (App, r"^lambda_handler needs a handler .*; got the class App itself"),
+        (AsyncApp(), "^lambda_handler got a coroutine function"),
+        (functools.partial(functools.partial(_coroutine)), "^lambda_handler got a coroutine function"),
+        (functools.partial(AsyncApp()), "^lambda_handler got a coroutine function"),
+    ],
+)
+def test_what_is_no_handler_is_refused_at_once(bad: Any, said: str) -> None:
+    """At import, not in each invocation."""
+    with pytest.raises(TypeError, match=said):
+        lambda_handler(TieredCache())(bad)
 
 
 # No load that cannot end (F62).

@@ -6,7 +6,7 @@ And handlers of their own for events that say what has changed: `invalidate_on_s
 from __future__ import annotations
 
 import os
-from functools import wraps
+from functools import partial, wraps
 from time import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -50,6 +50,7 @@ def lambda_handler(
     cache: TieredCache | AsyncTieredCache, *, after_response: bool | None = None, reserve: Duration = RESERVE
 ) -> Callable[[Handler], Handler]:
     """Decorate a handler: `@lambda_handler(cache)` above `def handler(event, context)`, below or above other decorators.
+    It may be a method, or an object that can be called, such as `handler = lambda_handler(cache)(Mangum(app))`.
 
     Loads learn the invocation's remaining time, limits such as `soft_timeout="40%"` are counted from it, none is begun
     that cannot end in it, and values asked for with `scope="invocation"` are gone when the handler returns or raises. The
@@ -63,7 +64,8 @@ def lambda_handler(
         threads go on, it changes nothing.
     reserve: seconds kept back from the remaining time for the answer itself.
 
-    Raises TypeError for what is no cache or no plain handler, ConfigurationError for a reserve that is no duration.
+    Raises TypeError for what is no cache, and for what is no handler, such as a coroutine function; ConfigurationError for
+    a reserve that is no duration.
     """
     if isinstance(cache, type):
         raise TypeError(
@@ -75,17 +77,18 @@ def lambda_handler(
     wanted = cache.refresh == "after_response" if after_response is None else flag("after_response", after_response)
 
     def decorate(handler: Handler) -> Handler:
-        check_loader_kind(handler, "lambda_handler")
+        _check_handler(handler)
         extension = _registered() if wanted and is_frozen_between_invocations() else None
         _register_hooks(cache)
 
         @wraps(handler)
         def wrapped(event: Any, context: Any = None, *args: Any, **named: Any) -> Any:
-            remaining = _remaining(context, kept_back)
+            of_lambda = _context(context, *args)
+            remaining = _remaining(of_lambda, kept_back)
             if extension is None or not extension.is_registered:
                 with cache.invocation(remaining):
                     return handler(event, context, *args, **named)
-            extension.handler_began(getattr(context, "aws_request_id", None), lambda: cache.stats().work.waiting)
+            extension.handler_began(getattr(of_lambda, "aws_request_id", None), lambda: cache.stats().work.waiting)
             try:
                 with cache.invocation(remaining, works_after_response=True):
                     return handler(event, context, *args, **named)
@@ -95,6 +98,23 @@ def lambda_handler(
         return wrapped  # type: ignore[return-value]  # it takes and gives what the handler does
 
     return decorate
+
+
+def _check_handler(handler: Any) -> None:
+    """Refuse what cannot handle events: a class, a coroutine function or a generator function, bare or within others."""
+    if isinstance(handler, type) or not callable(handler):
+        name = f"the class {handler.__name__} itself" if isinstance(handler, type) else shown(handler)
+        raise TypeError(f"lambda_handler needs a handler that can be called with (event, context); got {name}")
+    while isinstance(handler, partial):
+        handler = handler.func
+    target = handler if hasattr(handler, "__code__") else type(handler).__call__
+    if hasattr(target, "__code__"):  # else it is written in C, and no coroutine function
+        check_loader_kind(target, "lambda_handler")
+
+
+def _context(*given: Any) -> Any:
+    """Of what a handler is given after its first argument, the context of Lambda: for a method that is the third."""
+    return next((one for one in given if hasattr(one, "get_remaining_time_in_millis")), given[0])
 
 
 def _remaining(context: Any, kept_back: float) -> Callable[[], float] | None:
