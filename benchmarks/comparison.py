@@ -13,7 +13,7 @@ OWED = {"tiered_cache get_many_or_load": "docs/decisions/0013-many-keys.md says 
 
 
 class Change(NamedTuple):
-    """One figure then and now. by: the share by which it grew. noise: what it may have moved by of itself."""
+    """One figure then and now. by: the share by which it grew. noise: what of that is nothing. better: less or more."""
 
     suite: str
     group: str
@@ -23,12 +23,13 @@ class Change(NamedTuple):
     now: float
     by: float
     noise: float
+    better: str
 
     @property
     def word(self):
         if abs(self.by) <= self.noise:
             return ""
-        return "WORSE" if (self.by > 0) != (self.unit == "share") else "better"
+        return "better" if (self.by > 0) == (self.better == "more") else "WORSE"
 
 
 def changes(then, now):
@@ -57,9 +58,8 @@ def _measure(result):
 def _change(then, now):
     before, after = _measure(then), _measure(now)
     unit = "ratio" if now.ratio is not None else now.unit
-    return Change(
-        now.suite, now.group, now.name, unit, before, after, after / before - 1, max(LEAST, _noise(then) + _noise(now))
-    )
+    moved = {"then": before, "now": after, "by": after / before - 1, "noise": max(LEAST, _noise(then) + _noise(now))}
+    return Change(now.suite, now.group, now.name, unit, better=now.better, **moved)
 
 
 def _noise(result):

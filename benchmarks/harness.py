@@ -45,7 +45,7 @@ class Result:
 
     unit: "s", "bytes", "loads" (a count), "share" (of 1) or "ratio". per: what one of the `n` samples is of.
     ratio: to `base`, turn by turn. noise: how far the base was from itself, as a share; None where it was measured once.
-    budget: what `ratio` may be at most or, where there is none, the median.
+    budget: what `ratio` may be at most or, where there is none, the median. better: "less" or "more", which of it is.
     curve, at, axis: of which curve it is a point, where, and what is along it.
     """
 
@@ -62,6 +62,7 @@ class Result:
     base: str | None = None
     noise: float | None = None
     budget: float | None = None
+    better: str = "less"
     percentiles: tuple[tuple[float, float], ...] = ()
     curve: str = ""
     at: float | None = None
@@ -80,8 +81,14 @@ class Result:
 
 
 def figure(group, name, value, unit, **facts):
-    """A result that is one number: a count, a size, a share."""
+    """A result that is one number: a count, a size, a share; of a share more is better, unless `better` says otherwise."""
+    facts = {"better": better_of(unit)} | facts
     return Result(group=group, name=name, unit=unit, median=value, low=value, high=value, **facts)
+
+
+def better_of(unit):
+    """Whether "less" or "more" is better of what has that unit, where nothing else is known: a share is one of hits."""
+    return "more" if unit in ("share", "hits/s") else "less"
 
 
 def interleaved(operations, *, rounds, calls, base=None, clock=time.perf_counter, warmed=False):
@@ -268,7 +275,8 @@ def _throughput(curve, result):
     spread = {"low": 1 / result.high, "high": 1 / result.low, "n": result.n}
     place = {"curve": curve, "at": result.at, "axis": result.axis}
     group = f"{curve}: {result.at:,} {result.axis}"
-    return Result(group=group, name=result.name, unit="hits/s", median=1 / result.median, **spread, **place)
+    rate = {"unit": "hits/s", "better": "more", "median": 1 / result.median}
+    return Result(group=group, name=result.name, **rate, **spread, **place)
 
 
 def verdict(result):

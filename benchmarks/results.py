@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict, dataclass, field, fields
 
-from tiered_cache.benchmarks.harness import Result
+from tiered_cache.benchmarks.harness import Result, better_of
 
 FORMAT = 1
 
@@ -46,5 +46,6 @@ def _check(version):
 def _result(given):
     known = {one.name for one in fields(Result)}
     facts = {name: value for name, value in given.items() if name in known}
+    facts.setdefault("better", better_of(facts["unit"]))  # which files of earlier versions do not say
     facts["percentiles"] = tuple((level, value) for level, value in facts.get("percentiles", ()))
     return Result(**facts)

@@ -78,9 +78,8 @@ def point_of(service):
 def result_of(group, name, shares, **facts):
     """The figure of many runs, with the quartiles."""
     low, median, high = quartiles(shares)
-    return Result(
-        group=group, name=name, unit="share", median=median, low=low, high=high, n=len(shares), per="run", **facts
-    )
+    spread = {"low": low, "high": high, "n": len(shares), "per": "run"}
+    return Result(group=group, name=name, unit="share", better="more", median=median, **spread, **facts)
 
 
 def nearest(runs):

@@ -1,9 +1,11 @@
 """What got worse between two runs, and which budgets are missed, is told by the results alone."""
 
+import json
 from dataclasses import replace
 
 import pytest
 
+from tiered_cache.benchmarks import results
 from tiered_cache.benchmarks.comparison import OWED, changes, judged, missed, owed, show
 from tiered_cache.benchmarks.harness import Result, figure
 from tiered_cache.benchmarks.results import Document
@@ -45,6 +47,26 @@ def test_fewer_hits_are_worse():
     then, now = figure("trace", "lru", 0.5, "share"), figure("trace", "lru", 0.3, "share")
     assert [change.word for change in changes(run(then), run(now))] == ["WORSE"]
     assert [change.word for change in changes(run(now), run(then))] == ["better"]
+
+
+def test_a_share_of_which_less_is_better_says_so(tmp_path):
+    """As what the origin has to answer: twice of it is worse. That is written with it."""
+    then, now = (figure("fleet", "the origin's", share, "share", better="less") for share in (0.1, 0.2))
+    assert [change.word for change in changes(run(then), run(now))] == ["WORSE"]
+    assert [change.word for change in changes(run(now), run(then))] == ["better"]
+    results.write(run(then, figure("trace", "lru", 0.5, "share")), tmp_path / "file.json")
+    written = json.loads((tmp_path / "file.json").read_text(encoding="utf-8"))["results"]
+    assert [result["better"] for result in written] == ["less", "more"]
+
+
+def test_a_file_that_does_not_say_what_is_better_is_read_by_its_units(tmp_path):
+    """Those of earlier versions: of a share more, and else less."""
+    results.write(run(TIMED, figure("trace", "lru", 0.5, "share")), tmp_path / "file.json")
+    content = json.loads((tmp_path / "file.json").read_text(encoding="utf-8"))
+    for result in content["results"]:
+        del result["better"]
+    (tmp_path / "file.json").write_text(json.dumps(content), encoding="utf-8")
+    assert [result.better for result in results.read(tmp_path / "file.json").results] == ["less", "more"]
 
 
 def test_seconds_are_not_compared():
