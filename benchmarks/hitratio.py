@@ -175,7 +175,12 @@ def rows(replayed, *, quick):
 def _sized(trace, sizes):
     if sizes == "made":
         return traces.with_made_sizes(trace)
-    return trace._replace(sizes=None) if sizes == "none" else trace
+    if sizes == "none" or trace.sizes is None:
+        return trace._replace(sizes=None)
+    if not any(trace.sizes.values()):
+        text = "holds sizes that are all 0: --sizes none compares by entries alone, --sizes made draws some"
+        raise ValueError(f"{trace.name} {text}")
+    return trace
 
 
 def _replays(trace, by, shares):

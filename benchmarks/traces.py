@@ -29,7 +29,8 @@ from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
-from tiered_cache.simulation.recorded import SIZES, TIMES, moment
+from tiered_cache._units import shown
+from tiered_cache.simulation.recorded import MOST_BYTES, SIZES, TIMES, moment
 
 MOST = 600_000
 """Accesses that are read of a file by default."""
@@ -51,7 +52,7 @@ def read(path, form=None, limit=MOST):
     try:
         with OPENERS.get(path.suffix, open)(path, "rb") as file:
             keys, sizes = FORMATS[form](file, limit)
-    except (OSError, EOFError, ValueError, lzma.LZMAError) as error:
+    except (OSError, EOFError, ValueError, csv.Error, lzma.LZMAError) as error:
         raise ValueError(f"{path} cannot be read as {form}: {error}") from error
     if not keys:
         raise ValueError(f"{path} holds no access")
@@ -108,8 +109,15 @@ def _csv(file, limit):
     sizes = {} if size else None
     if size:
         for row in rows:
-            sizes[row["key"]] = max(int(row[size] or 0), sizes.get(row["key"], 0))
+            sizes[row["key"]] = max(_bytes(row[size]), sizes.get(row["key"], 0))
     return [row["key"] for row in rows], sizes
+
+
+def _bytes(text):
+    size = int(text or 0)
+    if not 0 <= size <= MOST_BYTES:
+        raise ValueError(f"a size in bytes must be between 0 and {MOST_BYTES}; got {shown(text)}")
+    return size
 
 
 FORMATS = {"cache2k": _cache2k, "lirs": _lirs, "lines": _lines, "csv": _csv}

@@ -82,6 +82,8 @@ def test_a_log_needs_neither_times_nor_sizes(tmp_path):
         ("a.csv", b"key,bytes\n1,many\n", "many"),
         ("a.csv", b"key,timestamp,bytes\na,1\n", "line 2 has another number of columns than the header"),
         ("a.csv", b"key\na,1\n", "line 2 has another number of columns than the header"),
+        ("a.csv", b"key\n" + b"a" * 200_000, "a.csv cannot be read as csv: field larger than field limit"),
+        ("a.csv", b"key,bytes\na,-1\n", "a size in bytes must be between 0 and 10+; got '-1'"),
         ("a.txt", b"", "a.txt holds no access"),
         ("a.parquet", b"", "a.parquet does not say its format by its end: state it, one of cache2k, lirs, lines, csv"),
     ],
@@ -269,6 +271,15 @@ def test_sizes_are_drawn_or_left_out(tmp_path, sizes, by):
         assert {
             kind for kind in ("entries", "bytes") if f"Hit ratio by {kind}: {file.name}" in {one.curve for one in found}
         } == by
+
+
+def test_sizes_that_are_nothing_are_refused_unless_they_are_not_used(tmp_path, capsys):
+    """No share of no bytes can be told."""
+    (tmp_path / "log.csv").write_text("key,bytes\na,0\nb,\na,0\n", encoding="utf-8")
+    with pytest.raises(SystemExit):
+        benched("--traces", tmp_path / "log.csv")
+    assert "log.csv holds sizes that are all 0: --sizes none" in capsys.readouterr().err
+    assert [benched("--traces", tmp_path / "log.csv", "--sizes", sizes) for sizes in ("none", "made")] == [0, 0]
 
 
 def test_files_of_one_name_are_told_apart(tmp_path):
