@@ -102,19 +102,23 @@ class OriginStats(NamedTuple):
 
 
 class WorkStats(NamedTuple):
-    """Work put off: refreshes that are carried out later, and what `cache.after_response` was given."""
+    """What `cache.after_response` was given; and of that and the refreshes put off together, what waits and was never run.
+
+    `OriginStats` counts the refreshes that were owed, and their failures.
+    """
 
     deferred: int
-    """Pieces put off."""
+    """Pieces that `cache.after_response` was given: done, or waiting, dropped or running now."""
     done: int
+    """Of those, the ones that were run, also those that failed."""
     failures: int
-    """Pieces of `cache.after_response` that raised. Refreshes count theirs in `OriginStats`."""
+    """Of those done, the ones that raised, or gave a coroutine, which nobody runs."""
     waiting: int
-    """Pieces that wait now."""
+    """Pieces and refreshes that wait now."""
     put_off: int
     """Times when an invocation left some to the next: its time was up, or the work itself had put more off."""
     dropped: int
-    """Pieces that were never run: too much waited, or the cache was closed."""
+    """Pieces that were never run: too much waited, or the cache was closed; at its closing, refreshes too."""
 
 
 class ContainerStats(NamedTuple):

@@ -545,6 +545,25 @@ def test_what_an_invocation_takes_over_leaves_it_half_of_its_time() -> None:
 
 
 @pytest.mark.usefixtures("on_lambda")
+def test_the_counters_of_work_add_up() -> None:
+    """Pieces that were given are done, failed ones too; refreshes are among what waits and what is never run."""
+    cache, _, loads = stale("after_response")
+    with cache.invocation(works_after_response=True):
+        cache.after_response(lambda: 1 / 0)
+        cache.after_response(list)
+    assert 0 == cache.run_deferred()
+    with cache.invocation(works_after_response=True):
+        assert "v0" == cache.get_or_load("k", loader(loads))
+        cache.after_response(list)
+    work, origin = cache.stats().work, cache.stats().origin
+    assert (3, 2, 1, 2, 0) == (work.deferred, work.done, work.failures, work.waiting, work.dropped)
+    assert (1, 0) == (origin.refreshes, origin.refresh_failures)
+    cache.close()
+    work = cache.stats().work
+    assert (3, 2, 1, 0, 2) == (work.deferred, work.done, work.failures, work.waiting, work.dropped)
+
+
+@pytest.mark.usefixtures("on_lambda")
 def test_a_refresh_that_has_no_time_is_owed_still() -> None:
     """It is not begun, and done after a later invocation."""
     cache, _, loads = stale("after_response")
