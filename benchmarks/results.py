@@ -2,7 +2,11 @@
 
 import json
 from dataclasses import asdict, dataclass, field, fields
+from types import UnionType
+from typing import get_args, get_origin, get_type_hints
 
+from tiered_cache._units import shown
+from tiered_cache.benchmarks import machine
 from tiered_cache.benchmarks.harness import Result, better_of
 
 FORMAT = 1
@@ -31,7 +35,8 @@ def read(path):
         content = json.loads(path.read_text(encoding="utf-8"))
         _check(content.pop("format", None) if isinstance(content, dict) else None)
         found = [_result(given) for given in content.pop("results")]
-        return Document(results=found, **content)
+        _check_machine(content["machine"])
+        return _of_its_types(Document(results=found, **content))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} holds no results of `tiered-cache bench --json`: {error}") from error
 
@@ -43,9 +48,28 @@ def _check(version):
         raise ValueError(f"it is of version {version!r}, and this is {FORMAT}")
 
 
+def _check_machine(facts):
+    """Raises ValueError unless all is there that is shown of it."""
+    try:
+        machine.line(facts)
+        facts["at"].strip()
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"its machine is not described as it should be: {type(error).__name__}: {error}") from error
+
+
+def _of_its_types(made):
+    """The same dataclass, if each field holds what it should; a whole number may stand for another."""
+    for name, hint in get_type_hints(type(made)).items():
+        kinds = tuple(get_origin(kind) or kind for kind in (get_args(hint) if isinstance(hint, UnionType) else (hint,)))
+        value = getattr(made, name)
+        if not isinstance(value, (*kinds, int) if float in kinds else kinds):
+            raise ValueError(f"{name} cannot be {shown(value)}")  # noqa: TRY004  # it is what the file holds
+    return made
+
+
 def _result(given):
     known = {one.name for one in fields(Result)}
     facts = {name: value for name, value in given.items() if name in known}
     facts.setdefault("better", better_of(facts["unit"]))  # which files of earlier versions do not say
     facts["percentiles"] = tuple((level, value) for level, value in facts.get("percentiles", ()))
-    return Result(**facts)
+    return _of_its_types(Result(**facts))

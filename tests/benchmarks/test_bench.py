@@ -1,5 +1,6 @@
 """The command `tiered-cache bench`, as a person types it."""
 
+import json
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -57,7 +58,7 @@ def test_what_is_written_is_read(tmp_path):
     whole = Result(
         group="g", name="n", unit="s", median=1.0, low=0.5, high=2.0, n=3, percentiles=((0, 0.5), (100, 2.0)), note="x"
     )
-    document = Document({"load": 1.5}, True, [whole], {"p": 1.0}, {"q": "why"}, {})
+    document = Document(machine.facts(), True, [whole], {"p": 1.0}, {"q": "why"}, {})
     results.write(document, tmp_path / "file")
     assert results.read(tmp_path / "file") == document
 
@@ -71,6 +72,33 @@ def test_a_file_of_something_else_is_named(tmp_path, capsys, content):
     with pytest.raises(SystemExit):
         main(["bench", "--compare", str(tmp_path / "file.json")])
     assert "file.json holds no results of `tiered-cache bench --json`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        (["machine"], None, "its machine is not described as it should be"),
+        (["machine"], {"python": "x"}, "its machine is not described as it should be: KeyError: 'megahertz'"),
+        (["machine", "at"], None, "its machine is not described as it should be"),
+        (["machine", "versions"], ["redis"], "its machine is not described as it should be"),
+        (["skipped"], None, "skipped cannot be None"),
+        (["results", 0, "median"], None, "median cannot be None"),
+        (["results", 0, "name"], 1, "name cannot be 1"),
+        (["results", 0, "ratio"], "much", "ratio cannot be 'much'"),
+    ],
+)
+@pytest.mark.parametrize("option", ["--from", "--compare"])
+def test_results_that_cannot_be_shown_are_refused(tmp_path, capsys, option, path, value, said):
+    """With what is wrong, instead of an error from within."""
+    file = written(tmp_path / "file.json", MISSED)
+    content = place = json.loads(Path(file).read_text(encoding="utf-8"))
+    for step in path[:-1]:
+        place = place[step]
+    place[path[-1]] = value
+    Path(file).write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(SystemExit):
+        main(["bench", option, file])
+    assert f"file.json holds no results of `tiered-cache bench --json`: {said}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from tiered_cache.benchmarks import results
+from tiered_cache.benchmarks import machine, results
 from tiered_cache.benchmarks.comparison import OWED, changes, judged, missed, owed, show
 from tiered_cache.benchmarks.harness import Result, figure
 from tiered_cache.benchmarks.results import Document
@@ -61,7 +61,8 @@ def test_a_share_of_which_less_is_better_says_so(tmp_path):
 
 def test_a_file_that_does_not_say_what_is_better_is_read_by_its_units(tmp_path):
     """Those of earlier versions: of a share more, and else less."""
-    results.write(run(TIMED, figure("trace", "lru", 0.5, "share")), tmp_path / "file.json")
+    document = replace(run(TIMED, figure("trace", "lru", 0.5, "share")), machine=machine.facts())
+    results.write(document, tmp_path / "file.json")
     content = json.loads((tmp_path / "file.json").read_text(encoding="utf-8"))
     for result in content["results"]:
         del result["better"]
