@@ -9,6 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from math import floor, log10
 from multiprocessing import get_context
 from statistics import median
 from typing import Any, NamedTuple, TypeAlias
@@ -17,7 +18,7 @@ from tiered_cache._simulate_options import Case, cases, trace_of
 from tiered_cache._units import whole
 from tiered_cache.simulation.costs import Costs, Prices, monthly, read_prices
 from tiered_cache.simulation.fleet import number
-from tiered_cache.simulation.paying import pays_from
+from tiered_cache.simulation.paying import Paying, Refused, paying
 from tiered_cache.simulation.scenario import MOST_RATE, Figures, steady
 
 Told: TypeAlias = Callable[[Iterable[Any], int, str], Iterable[Any]]
@@ -40,6 +41,8 @@ class Answer(NamedTuple):
     rates: Sequence[float | None]
     low: float
     high: float
+    refused: Sequence[Refused] = ()
+    """Of each run at its rate."""
 
     @property
     def is_steady(self) -> bool:
@@ -48,6 +51,14 @@ class Answer(NamedTuple):
         return replace(self.case.scenario, rate=fastest).is_steady
 
     def __str__(self) -> str:
+        without, beside = (max((run[which] for run in self.refused), default=0.0) for which in (0, 1))
+        if not without and not beside:
+            return self._answer
+        shares = f"{_share(without)} of the requests without it and {_share(beside)} with it"
+        return f"{self._answer} Containers run out: {shares} are refused there; costs are those of an answered request."
+
+    @property
+    def _answer(self) -> str:
         paying = sorted(rate for rate in self.rates if rate is not None)
         runs = f"{len(self.rates)} runs" if len(self.rates) > 1 else "one run"
         if not paying:
@@ -74,10 +85,10 @@ def simulate(given: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     with _progress(quiet=given.json) as told, _workers(given.jobs) as mapped:
         found = _fleets(all_cases, seeds, prices, lambda tasks: told(mapped(_run, tasks), len(tasks), "fleets"))
         low = min(0.1, given.up_to / 10)
-        paying = partial(_pays_from, prices=prices, low=low, high=given.up_to)
+        pays = partial(_paying, prices=prices, low=low, high=given.up_to)
         tasks = [(case, seed) for case in asked for seed in seeds]
-        rates = iter(list(told(mapped(paying, tasks), len(tasks), "from which traffic on a Redis pays")))
-    answers = [Answer(case, [next(rates) for _ in seeds], low, given.up_to) for case in asked]
+        runs = iter(list(told(mapped(pays, tasks), len(tasks), "from which traffic on a Redis pays")))
+    answers = [_answer_of(case, [next(runs) for _ in seeds], low, given.up_to) for case in asked]
     if given.json:
         print(json.dumps(_as_json(found, answers, prices), indent=1))
     else:
@@ -109,9 +120,13 @@ def _run(task: tuple[Case, bool, int]) -> Figures:
     return steady(case.scenario if with_l2 else case.scenario.without_l2(), seed)
 
 
-def _pays_from(task: tuple[Case, int], *, prices: Prices, low: float, high: float) -> float | None:
+def _answer_of(case: Case, runs: Sequence[Paying], low: float, high: float) -> Answer:
+    return Answer(case, [run.rate for run in runs], low, high, [run.refused for run in runs])
+
+
+def _paying(task: tuple[Case, int], *, prices: Prices, low: float, high: float) -> Paying:
     case, seed = task
-    return pays_from(case.scenario, prices, case.workload, seed, low=low, high=high)
+    return paying(case.scenario, prices, case.workload, seed, low=low, high=high)
 
 
 @contextmanager
@@ -155,7 +170,15 @@ def _as_json(found: Sequence[Found], answers: Sequence[Answer], prices: Prices) 
             }
             for one in found
         ],
-        "answers": [{"case": one.case.name, "pays_from": list(one.rates), "answer": str(one)} for one in answers],
+        "answers": [
+            {
+                "case": one.case.name,
+                "pays_from": list(one.rates),
+                "refused": [_fields(run) for run in one.refused],
+                "answer": str(one),
+            }
+            for one in answers
+        ],
     }
 
 
@@ -171,14 +194,14 @@ ROWS: tuple[tuple[str, Callable[[Found], str]], ...] = (
     ("answered by the origin", lambda one: f"{one.figures.origin:.1%}"),
     ("stale", lambda one: f"{one.figures.stale:.1%}"),
     ("waited for another's load", lambda one: f"{one.figures.waited:.1%}"),
-    ("refused", lambda one: f"{one.figures.refused:.1%}"),
-    ("origin calls a second", lambda one: f"{one.figures.origin_rate:,.3g}"),
+    ("refused", lambda one: _share(one.figures.refused)),
+    ("origin calls a second", lambda one: _digits(one.figures.origin_rate, 3)),
     ("origin calls a month", lambda one: f"{one.figures.origin_rate * 730 * 3600:,.0f}"),
     ("median", lambda one: _time(one.figures.p50)),
     ("p90", lambda one: _time(one.figures.p90)),
     ("p99", lambda one: _time(one.figures.p99)),
     ("containers, at most", lambda one: f"{one.figures.containers:,}"),
-    ("cold starts an hour", lambda one: f"{one.figures.cold_starts * 3600:,.3g}"),
+    ("cold starts an hour", lambda one: _digits(one.figures.cold_starts * 3600, 3)),
 )
 
 
@@ -219,7 +242,8 @@ def _in_columns(table: Any, found: Sequence[Found], prices: Prices) -> None:
 
 
 def _in_rows(table: Any, found: Sequence[Found], prices: Prices) -> None:
-    """Many cases: a row for each, without L2 and with it."""
+    """Many cases: a row for each, without L2 and with it; what was refused only where anything was."""
+    refusing = any(one.figures.refused for one in found)
     table.add_column("", min_width=12, overflow="fold")
     for heading in (
         "Redis",
@@ -228,6 +252,7 @@ def _in_rows(table: Any, found: Sequence[Found], prices: Prices) -> None:
         "origin\ncalls/s",
         "median",
         "p99",
+        *(["refused"] if refusing else []),
         f"Redis\n{prices.currency}",
         f"month\n{prices.currency}",
     ):
@@ -239,16 +264,29 @@ def _in_rows(table: Any, found: Sequence[Found], prices: Prices) -> None:
             "yes" if one.with_l2 else "no",
             f"{figures.l1:.1%}",
             f"{figures.l2:.1%}" if one.with_l2 else "-",
-            f"{figures.origin_rate:,.3g}",
+            _digits(figures.origin_rate, 3),
             _time(figures.p50),
             _time(figures.p99),
+            *([_share(figures.refused)] if refusing else []),
             f"{one.costs.redis:,.2f}",
             f"{one.costs.total:,.2f}",
         )
 
 
+def _share(share: float) -> str:
+    return "<0.1%" if 0 < share < 0.0005 else f"{share:.1%}"
+
+
+def _digits(number: float, count: int) -> str:
+    """With so many digits that count at least, and never a power of ten."""
+    rounded = float(f"{number:.{count}g}") if number < 10**count else round(number)
+    places = max(0, count - 1 - floor(log10(rounded))) if rounded else 0
+    text = f"{rounded:,.{places}f}"
+    return text.rstrip("0").rstrip(".") if places else text
+
+
 def _rate(rate: float) -> str:
-    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.2g}"
+    return _digits(rate, 2)
 
 
 def _money(amount: float, prices: Prices) -> str:
@@ -256,4 +294,5 @@ def _money(amount: float, prices: Prices) -> str:
 
 
 def _time(seconds: float) -> str:
-    return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1000:.3g} ms"
+    in_ms = _digits(seconds * 1000, 3)
+    return f"{in_ms} ms" if seconds < 1 and in_ms != "1,000" else f"{_digits(seconds, 3)} s"

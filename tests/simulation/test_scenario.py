@@ -12,8 +12,8 @@ import pytest
 
 from tiered_cache import ConfigurationError
 from tiered_cache.simulation import Containers, Freshness, Time, Timings
-from tiered_cache.simulation.costs import Costs, Usage, Workload, a_load, monthly, read_prices
-from tiered_cache.simulation.paying import first_above_zero, gain, pays_from
+from tiered_cache.simulation.costs import MONTH, Costs, Usage, Workload, a_load, monthly, read_prices
+from tiered_cache.simulation.paying import first_above_zero, gain, paying, pays_from
 from tiered_cache.simulation.recorded import read_requests
 from tiered_cache.simulation.scenario import Scenario, steady
 
@@ -150,6 +150,26 @@ def test_where_a_redis_pays_is_where_the_sums_say() -> None:
     assert saved(found / 1.2) < least < saved(found * 1.2)
     assert gain(replace(scenario, rate=found * 2), prices, workload, 2) > 0
     assert gain(replace(scenario, rate=found / 2), prices, workload, 2) < 0
+
+
+def test_a_fleet_does_not_look_cheap_by_what_it_refuses() -> None:
+    """One container for a slow origin: alone it refuses nearly all, costs little, and each answer of it much."""
+    prices, workload = read_prices(), Workload(origin="free")
+    few = Containers(most=1, warm=1, idle_for="999w", max_age="999w")
+    query = Scenario(
+        rate=50.0, service="1ms", containers=few, timings=Timings(origin=Time(2.0)), coherence="ttl", requests=20_000
+    )
+    query = replace(query, keys=500, skew=0.5, l1=Freshness(30.0), l2=Freshness(150.0), alone=Freshness(30.0))
+    alone, beside = steady(query.without_l2()), steady(query)
+    assert alone.refused > beside.refused > 0
+    months = [MONTH / one.usage.seconds for one in (alone, beside)]
+    totals = [monthly(one.usage, prices, workload, with_l2=one is beside).total for one in (alone, beside)]
+    each = [
+        total / one.usage.requests / month for total, one, month in zip(totals, (alone, beside), months, strict=True)
+    ]
+    assert gain(query, prices, workload, 1) == pytest.approx(each[0] - each[1])
+    found = paying(query, prices, workload, 1, low=50.0, high=50.0)
+    assert found.refused == (alone.refused, beside.refused)
 
 
 def test_the_first_above_zero() -> None:

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from tiered_cache._command import main
-from tiered_cache._simulate import Answer
+from tiered_cache._simulate import Answer, _digits, _rate, _share, _time
 from tiered_cache.benchmarks.harness import Result
 from tiered_cache.benchmarks.results import Document, write
 from tiered_cache.simulation.costs import EXAMPLE
+from tiered_cache.simulation.paying import Refused
 
 QUICK = ("--repeat", "2", "--jobs", "1", "--l2-ttl", "30", "--ttl", "10")
 SHORT = ("--requests", "500")
@@ -237,3 +238,40 @@ def test_the_answer_in_words(rates: list[float | None], text: str) -> None:
     """With the spread over the runs, and no more than they show."""
     case: Any = None
     assert str(Answer(case, rates, 0.1, 2_000.0)) == text
+    assert str(Answer(case, rates, 0.1, 2_000.0, [Refused(0.0, 0.0)] * len(rates))) == text
+
+
+def test_an_answer_about_fleets_that_refuse(capsys: pytest.CaptureFixture[str]) -> None:
+    """Both shares are told, in a table of many cases too; where nobody is refused there is no word of it."""
+    case: Any = None
+    assert str(Answer(case, [20.0, 30.0], 0.1, 100.0, [Refused(0.25, 0.0), Refused(0.5, 0.0001)])).endswith(
+        " Containers run out: 50.0% of the requests without it and <0.1% with it are refused there; "
+        "costs are those of an answered request."
+    )
+    few = ("--containers", "1", "--origin", "athena", "--origin-time", "1", "--up-to", "5", "--rate", "5")
+    output = told(capsys, *few, "--vary", "memory=512,1024")
+    assert output.count("refused there") == 2
+    assert re.search(r"p99 +refused", output)
+    assert "refused" not in told(capsys, "--vary", "memory=512,1024", "--up-to", "1")
+
+
+@pytest.mark.parametrize(
+    ("shown", "text"),
+    [
+        (_rate(99.7), "100"),
+        (_rate(0.0949), "0.095"),
+        (_rate(1234.4), "1,234"),
+        (_digits(1e9, 3), "1,000,000,000"),
+        (_digits(12.34, 3), "12.3"),
+        (_digits(0.0, 3), "0"),
+        (_digits(1e-6, 3), "0.000001"),
+        (_time(0.9996), "1 s"),
+        (_time(0.99949), "999 ms"),
+        (_time(2e-6), "0.002 ms"),
+        (_time(12_345.6), "12,346 s"),
+        (_share(0.0), "0.0%"),
+    ],
+)
+def test_figures_are_written_out(shown: str, text: str) -> None:
+    """Never as a power of ten."""
+    assert shown == text
