@@ -94,9 +94,9 @@ def cache_of_a_moment(url, **options):
     return cache_with(MemoryTier(ttl=1e-9, jitter=0), url, **options)
 
 
-def cache_with(l1, url, coherence="invocation", **options):
+def cache_with(l1, url, coherence="invocation", namespace="default", **options):
     options = {"ttl": "1h", "timeout": PATIENCE, "compress_above": None} | options
-    return TieredCache(l1, RedisTier(url, **options), refresh="inline", coherence=coherence)
+    return TieredCache(l1, RedisTier(url, **options), refresh="inline", coherence=coherence, namespace=namespace)
 
 
 def many(*, quick):

@@ -22,7 +22,7 @@ from tiered_cache.adapters.dynamodb import DynamoDBOrigin
 from tiered_cache.adapters.s3 import S3Origin
 from tiered_cache.benchmarks import cpu
 from tiered_cache.benchmarks.harness import Skipped, Timing, each, in_turn, one_by_one, table, with_base_again
-from tiered_cache.benchmarks.l2 import PATIENCE, cache_without_l1, never, value_of
+from tiered_cache.benchmarks.l2 import PATIENCE, cache_without_l1, client_of, never, value_of
 from tiered_cache.benchmarks.progress import turns
 from tiered_cache.local import LocalServices, ValkeyServer, content
 
@@ -31,6 +31,8 @@ SQL = "SELECT customer_id, account FROM customer_mapping LIMIT 1000"
 shares = ContextVar("shares", default=tuple(cpu.MEGABYTES))
 """The shares of a processor that `tiers.cpu` measures with: --cpu."""
 AWS = "TIERED_CACHE_BENCH_"
+NAMESPACE = "tiered-cache-bench"
+"""In L2: what other programs have there is left alone."""
 
 
 class Content(NamedTuple):
@@ -62,23 +64,35 @@ def aws(*, quick):
 
 def ladders(contents, url, where, quick):
     """For each content, the time from each tier."""
-    results = []
-    for one in contents:
-        with (
-            TieredCache(MemoryTier(ttl="1h"), RedisTier(url, ttl="1h", timeout=PATIENCE)) as cache,
-            cache_without_l1(url) as from_l2,
-        ):
-            number = count()
-            operations = {
-                "boto3 alone": one.alone,
-                "tiered_cache, from the origin": lambda: cache.get_or_load(f"{one.name} {next(number)}", one.loader),
-                "tiered_cache, from L2": partial(from_l2.get_or_load, one.name, never),
-                "tiered_cache, from L1": partial(cache.get_or_load, one.name, never),
-            }
+    return [result for one in contents for result in ladder(one, url, where, quick)]
+
+
+def ladder(one, url, where, quick):
+    """The time of one content from each tier. What it has put into L2 is gone afterwards: it may be somebody's."""
+    number = count()
+    with (
+        TieredCache(MemoryTier(ttl="1h"), RedisTier(url, ttl="1h", timeout=PATIENCE), namespace=NAMESPACE) as cache,
+        cache_without_l1(url, namespace=NAMESPACE) as from_l2,
+    ):
+        operations = {
+            "boto3 alone": one.alone,
+            "tiered_cache, from the origin": lambda: cache.get_or_load(f"{one.name} {next(number)}", one.loader),
+            "tiered_cache, from L2": partial(from_l2.get_or_load, one.name, never),
+            "tiered_cache, from L1": partial(cache.get_or_load, one.name, never),
+        }
+        try:
             cache.set(one.name, one.alone())
             timings = one_by_one(operations, rounds=3 if quick else 11, calls=one.calls, base="boto3 alone")
-        results += table(f"{one.name}{where}, from each tier", timings, "boto3 alone")
-    return results
+        finally:
+            delete(url, [one.name, *(f"{one.name} {each}" for each in range(next(number)))])
+    return table(f"{one.name}{where}, from each tier", timings, "boto3 alone")
+
+
+def delete(url, keys):
+    """Delete what L2 has of these keys, and the log of our namespace: by their names, for a server may be full of others."""
+    with client_of(url) as client:
+        for name in (*(f"{{{NAMESPACE}|{key}}}" for key in keys), f"{{{NAMESPACE}|}}:log", f"{{{NAMESPACE}|}}:marks"):
+            client.delete(f"tc1:{name}")
 
 
 def local_contents(services, quick):

@@ -121,7 +121,7 @@ def test_nothing_is_measured_on_aws_unless_it_is_named(monkeypatch):
 
 
 def test_what_the_environment_names_is_measured(services, monkeypatch):
-    """As it would be on AWS: the SDK finds its endpoints in the environment here too."""
+    """As it would be on AWS: the SDK finds its endpoints in the environment here too. L2 has afterwards what it had before."""
     for name, value in services.environment().items():
         monkeypatch.setenv(name, value)
     named = {
@@ -131,7 +131,11 @@ def test_what_the_environment_names_is_measured(services, monkeypatch):
     }
     for name, value in named.items():
         monkeypatch.setenv(f"TIERED_CACHE_BENCH_{name}", value)
-    results = tiers.aws(quick=True)
+    with client_of(services.valkey.url) as client:
+        client.set("tc1:{default|DynamoDB, an item}", "somebody's")
+        before = set(client.keys())
+        results = tiers.aws(quick=True)
+        assert set(client.keys()) == before
     assert {result.group for result in results} == {"DynamoDB, an item on AWS, from each tier"}
     ours = [f"tiered_cache, from {tier}" for tier in ("the origin", "L2", "L1")]
     assert [result.name for result in results] == ["boto3 alone", *ours, "boto3 alone, again"]
