@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from tiered_cache import MemoryTier, RedisTier, TieredCache
 from tiered_cache.benchmarks import cpu, instructions, tiers
 from tiered_cache.benchmarks.command import shares
 from tiered_cache.benchmarks.harness import Skipped
@@ -106,6 +107,22 @@ def test_boto3_alone_and_through_the_cache_give_the_same(services):
                 assert alone == loaded
             assert cache.get_or_load(name, never) == loaded
     assert set(contents) == {"S3, 1,000 bytes of JSON", "DynamoDB, an item", "Athena, 1,000 rows"}
+
+
+@pytest.mark.parametrize("size", tiers.SIZES)
+def test_what_s3_gives_takes_as_much_as_is_said_and_is_packed_as_rows_are(services, size):
+    """A text of one letter would be next to nothing in L2, however long it is."""
+    value = tiers.rows_of(size)
+    assert len(json.dumps(value)) == size
+    assert value == tiers.rows_of(size)
+    with (
+        TieredCache(
+            MemoryTier(ttl=60), RedisTier(services.valkey.url, ttl="1h", timeout=20), namespace="rows"
+        ) as cache,
+        client_of(services.valkey.url) as client,
+    ):
+        cache.set(f"{size}", value)
+        assert 0.2 < client.strlen(f"tc1:{{rows|{size}}}") / size < (1 if size < 10_000 else 0.5)
 
 
 def test_nothing_is_measured_on_aws_unless_it_is_named(monkeypatch):
