@@ -130,3 +130,10 @@ def test_what_does_not_work_of_ours_is_a_failure():
         peers.opened("shared", peers.returning(1), "no://url"),
     ):
         pass
+
+
+def test_each_peer_that_shares_has_a_database_of_its_own():
+    """Of the sixteen that a server has."""
+    urls = {peers.database("redis://host:1/0", peer) for peer in PEERS if peer.shared}
+    assert len(urls) == sum(peer.shared is not None for peer in PEERS)
+    assert {int(peers.database("redis://host:1/0", peer).rpartition("/")[2]) for peer in PEERS} <= set(range(16))
