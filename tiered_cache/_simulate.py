@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
+import sys
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from math import floor, log10
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from statistics import median
 from typing import Any, NamedTuple, TypeAlias
 
@@ -89,10 +92,15 @@ def simulate(given: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         tasks = [(case, seed) for case in asked for seed in seeds]
         runs = iter(list(told(mapped(pays, tasks), len(tasks), "from which traffic on a Redis pays")))
     answers = [_answer_of(case, [next(runs) for _ in seeds], low, given.up_to) for case in asked]
-    if given.json:
-        print(json.dumps(_as_json(found, answers, prices), indent=1))
-    else:
-        _show(found, answers, prices)
+    try:
+        if given.json:
+            print(json.dumps(_as_json(found, answers, prices), indent=1))
+        else:
+            _show(found, answers, prices)
+        sys.stdout.flush()
+    except BrokenPipeError:  # who reads it has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else it is tried again when Python ends
+        return 1
     return 0
 
 
@@ -131,12 +139,20 @@ def _paying(task: tuple[Case, int], *, prices: Prices, low: float, high: float) 
 
 @contextmanager
 def _workers(jobs: int) -> Generator[Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]]:
-    """`map` over so many processes; in this one, if it is one."""
+    """`map` over so many processes; in this one, if it is one. If it is left by an error none of them goes on."""
     if jobs == 1:
         yield map
         return
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        yield pool.map
+    others = active_children()
+    with ProcessPoolExecutor(jobs, get_context("spawn"), signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
+        try:
+            yield pool.map
+        except BaseException:
+            for worker in active_children():
+                if worker not in others:
+                    worker.terminate()
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 @contextmanager
@@ -207,6 +223,7 @@ ROWS: tuple[tuple[str, Callable[[Found], str]], ...] = (
 
 def _show(found: Sequence[Found], answers: Sequence[Answer], prices: Prices) -> None:
     from tiered_cache.local._needs import need
+    from tiered_cache.local._tables import print_whole
 
     console = need("rich.console").Console()
     table = need("rich.table").Table(box=need("rich.box").SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
@@ -214,7 +231,7 @@ def _show(found: Sequence[Found], answers: Sequence[Answer], prices: Prices) -> 
         _in_columns(table, found, prices)
     else:
         _in_rows(table, found, prices)
-    console.print(table)
+    print_whole(console, table)
     for answer in answers:
         doubt = (
             ""

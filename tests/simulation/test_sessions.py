@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -94,6 +95,16 @@ def test_the_published_shares_are_within_reach() -> None:
 
 
 # The command
+
+
+def test_a_narrow_terminal_cuts_no_figure(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table is the same in a narrow terminal as in a wide one."""
+    tables = []
+    for columns in ("200", "30"):
+        monkeypatch.setenv("COLUMNS", columns)
+        assert main(["sessions", "--users", "3"]) == 0
+        tables.append(re.findall(r"\d+\.\d+", capsys.readouterr().out))
+    assert tables[0] == tables[1]
 
 
 def test_the_command_gives_the_same_as_the_library(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tiered_cache._command import main
-from tiered_cache._simulate import Answer, _digits, _rate, _share, _time
+from tiered_cache._simulate import Answer, _digits, _rate, _share, _time, _workers
 from tiered_cache.benchmarks.harness import Result
+from tiered_cache.benchmarks.machine import facts
 from tiered_cache.benchmarks.results import Document, write
 from tiered_cache.simulation.costs import EXAMPLE
 from tiered_cache.simulation.paying import Refused
@@ -144,7 +147,7 @@ def test_times_that_were_measured(capsys: pytest.CaptureFixture[str], tmp_path: 
     measured = Result(
         group="S3", name="by boto3", unit="s", median=0.2, low=0.2, high=0.2, percentiles=((50, 0.2), (90, 0.2))
     )
-    write(Document(machine={}, quick=True, results=[measured]), path)
+    write(Document(machine=facts(), quick=True, results=[measured]), path)
     timings = ("--timings", str(path), "--no-answer", "--no-l2", "--service", "0.001", "--service-spread", "0")
     fleet = as_json(capsys, *timings, "--origin-time", "S3: by boto3")["fleets"][0]
     assert fleet["p99"] == pytest.approx(0.201)
@@ -253,6 +256,39 @@ def test_an_answer_about_fleets_that_refuse(capsys: pytest.CaptureFixture[str]) 
     assert output.count("refused there") == 2
     assert re.search(r"p99 +refused", output)
     assert "refused" not in told(capsys, "--vary", "memory=512,1024", "--up-to", "1")
+
+
+def test_a_narrow_terminal_cuts_no_figure(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same figures as in a wide one, in both kinds of tables."""
+    for arguments in (("--no-answer",), ("--no-answer", "--vary", "rate=1,2")):
+        figures = []
+        for columns in ("200", "30"):
+            monkeypatch.setenv("COLUMNS", columns)
+            figures.append(re.findall(r"\d[\d.,]*", told(capsys, *arguments)))
+        assert figures[0] == figures[1]
+
+
+def test_a_reader_that_has_seen_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`head` ends before all is told: no traceback, here or when Python ends."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w", encoding="utf-8") as pipe:
+        monkeypatch.setattr("sys.stdout", pipe)
+        assert main(options(("--json", "--no-answer"))) == 1
+
+
+def test_an_interrupt_ends_the_workers() -> None:
+    """At once, whatever they are at and whatever is still to be done."""
+    before = active_children()
+
+    def interrupted() -> None:
+        with _workers(2) as mapped:
+            mapped(time.sleep, [600.0] * 5)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert active_children() == before
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tiered_cache._units import seconds
 from tiered_cache.local._needs import need
+from tiered_cache.local._tables import print_whole
 from tiered_cache.local.awslambda import LocalLambda, Throttled
 from tiered_cache.simulation.sessions import Request, sessions
 from tiered_cache.simulation.traffic import lognormal, pauses
@@ -84,7 +85,7 @@ def show(title: str, found: Sequence[Sessions], first_seed: int, users: int, con
         values = [value(run) for run in found]
         table.add_row(name, *(form.format(one) for one in values), form.format(fmean(values)))
     console.print(title, highlight=False)
-    console.print(table)
+    print_whole(console, table)
 
 
 _FLEET: tuple[tuple[str, Any, str], ...] = (
