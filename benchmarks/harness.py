@@ -316,7 +316,10 @@ def times(ratio):
 
 
 def shown_seconds(seconds):
+    """Three digits of them, in the unit that they have once they are rounded, and never as a power of ten."""
+    seconds = float(f"{seconds:.3g}")
     for unit, scale in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
         if seconds >= scale:
-            return f"{seconds / scale:.3g} {unit}"
+            value = seconds / scale
+            return f"{value:,.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"
     return f"{seconds * 1e9:.0f} ns" if seconds else "0"

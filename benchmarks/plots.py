@@ -204,7 +204,7 @@ def _ticks(axis, text):
 
 def _tick(ratio):
     """A round ratio at an axis."""
-    return f"{ratio:g}x" if ratio >= 0.01 else times(ratio) if ratio else "0"
+    return f"{ratio:,.12g}x" if ratio >= 0.01 else times(ratio) if ratio else "0"
 
 
 def _short(value):

@@ -175,7 +175,7 @@ def _figure(title, drawn, results):
 
 
 def _place(result):
-    return "" if result.at is None else f", {result.at:g} {escape(result.axis)}"
+    return "" if result.at is None else f", {result.at:,.12g} {escape(result.axis)}"
 
 
 def _missing(document):

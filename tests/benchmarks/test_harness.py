@@ -10,6 +10,7 @@ from tiered_cache.benchmarks.harness import (
     one_by_one,
     results_of,
     show,
+    shown,
     throughput,
     times,
     verdict,
@@ -104,6 +105,24 @@ def test_the_base_is_measured_again_where_it_is_named():
 def test_a_ratio_is_written_so_that_it_can_be_read(ratio, text):
     """No ratio that is not nothing is shown as nothing."""
     assert times(ratio) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (1_234.4, "1,230 s"),
+        (0.9996, "1 s"),
+        (0.9994, "999 ms"),
+        (0.01996, "20 ms"),
+        (999.6e-6, "1 ms"),
+        (999.6e-9, "1 µs"),
+        (35.4e-9, "35 ns"),
+        (0, "0"),
+    ],
+)
+def test_seconds_are_written_in_the_unit_of_what_is_written(seconds, text):
+    """Never as 1e+03 of a smaller one."""
+    assert shown(seconds, "s") == text
 
 
 def test_a_table_has_the_columns_that_say_something(capsys):

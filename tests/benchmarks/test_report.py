@@ -131,6 +131,7 @@ def test_budgets_and_what_is_missing_stand_on_the_page(page):
     assert "ABOVE 1.1x" in text
     assert "tiers.tls: no certificates" in text
     assert "not installed: theine" in text
+    assert "<td>redis-py, 1,000,000 entries</td>" in text
 
 
 def test_a_name_has_the_same_line_in_each_figure():
