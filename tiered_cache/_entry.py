@@ -94,7 +94,7 @@ class Entry:
         self.checksum = 0
         self.doubtful = False
         self.confirmed_at = loaded_at
-        self.local_ttl = fresh_for
+        self.local_ttl = inf  # where there is no next tier to be asked
         self.local_stale = 0.0
         self.early_at = inf
         self.hits = 0

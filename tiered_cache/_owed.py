@@ -202,6 +202,11 @@ class Owed(ForkSafe):
         since = now - self._since.get(key, -inf)
         return 0 <= since < getattr(self._carrier(), "lost_after", LOST_AFTER) or self._pauses.holds(key, now)
 
+    def forget(self, key: str) -> None:
+        """Others have done it: the key's value is fresh."""
+        if key in self._since:
+            self._settle((key,))
+
     def owe(self, key: Key, refresh: Callable[[], Answer], now: float, pause: float = 0.0) -> Answer | None:
         """Have `refresh` done. Its answer where it was done at once; None where it is under way, or owed already.
 

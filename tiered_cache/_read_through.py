@@ -4,20 +4,30 @@
 
 from __future__ import annotations
 
-import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from tiered_cache._entry import newest_of
 from tiered_cache._errors import LoadPending, LoadTimeout, NotFound
-from tiered_cache._keeping import Keeping
-from tiered_cache._load import Call, Patience, generation_of, is_passing, renewed, run_loader, stale_value, wait_of
+from tiered_cache._in_time import InTime
+from tiered_cache._load import Call, is_passing, renewed, run_loader
 from tiered_cache._log import log
 from tiered_cache._news import Invalidation, Kind
 from tiered_cache._options import check_key, check_loader
 from tiered_cache._reply import Claim, Right
-from tiered_cache._rules import Move, Verdict, covers, has_time, judge, judge_data, on_l1, on_l2, pause_before_look
-from tiered_cache._values import Answer, LoadContext, Outcome, Pending, Reason, Tier
+from tiered_cache._rules import (
+    Move,
+    Verdict,
+    covers,
+    has_time,
+    is_unasked,
+    judge,
+    judge_data,
+    on_l1,
+    on_l2,
+    pause_before_look,
+)
+from tiered_cache._values import Answer, Outcome, Pending, Reason, Tier
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,7 +35,6 @@ if TYPE_CHECKING:
 
     from tiered_cache._entry import Entry
     from tiered_cache._flight import Flight
-    from tiered_cache._options import Limit
     from tiered_cache._reply import Lease, Reply
 
 FRESH_REASONS = frozenset({Reason.FRESH, Reason.UNCONFIRMED})
@@ -36,15 +45,9 @@ REASONS = {
     Move.SERVE_UNCONFIRMED: Reason.UNCONFIRMED,
     Move.SERVE_MEANWHILE: Reason.LOAD_ELSEWHERE,
 }
-PATIENCE = 0.5
-"""The share of its own time for which a caller without a stale value waits for another container's load."""
-MOST_PATIENCE = 10.0
-"""Seconds for which it waits where no limit is known."""
-MARGIN = 1.0
-"""Seconds that a lease lasts beyond the deadline of its holder's invocation, for the fill."""
 
 
-class ReadThrough(Keeping):
+class ReadThrough(InTime):
     """Reads through L1 and L2 to a loader. One per cache; `TieredCache` checks what it is made of."""
 
     def obtain(self, key: str, loader: Any, options: dict[str, Any]) -> Answer:
@@ -67,7 +70,7 @@ class ReadThrough(Keeping):
                 return self._serve(call, held, "l1", Reason.LOAD_FAILED)
             case _:
                 self._memory.misses += 1
-        return self._ask(call, held)
+        return self._ask(call, held, may_serve=move is Move.LOOK)
 
     def peek(self, key: str, default: Any) -> Any:
         """The fresh value that L1 or L2 holds, else `default`. Runs no loader and owes no refresh."""
@@ -114,10 +117,12 @@ class ReadThrough(Keeping):
             self._memory.store(key, entry.held(self._local, entry.loaded_at, 0.0, self._uniform))
             self._shared.release((lease,), entry.loaded_at)
 
-    def _ask(self, call: Call, held: Entry | None) -> Answer:
-        """Ask L2 for the value, if it is likely to have it; else for the value or the lease, and load under that."""
-        is_likely = self._shared.expects_hit or (held is not None and judge_data(held, call.now) is Verdict.FRESH)
-        if is_likely and not call.plan.force_refresh:
+    def _ask(self, call: Call, held: Entry | None, *, may_serve: bool) -> Answer:
+        """Ask L2 for the value, if it is likely to have it, or `held` may be served; else for the value or the lease, and load
+        under that.
+        """
+        is_fresh = held is not None and judge_data(held, call.now) is Verdict.FRESH
+        if (may_serve or is_fresh or self._shared.expects_hit) and not call.plan.force_refresh:
             reply = self._shared.read(call.key, call.now, held)
             if self._settles(reply.entry, call, held):
                 age = max(0.0, call.now - reply.entry.loaded_at)
@@ -211,12 +216,19 @@ class ReadThrough(Keeping):
     def _first_move(self, call: Call, held: Entry | None) -> Move:
         if held is None or call.plan.force_refresh:
             return Move.ASK
+        verdict = judge(held, call.now)
         return on_l1(
-            judge(held, call.now),
+            verdict,
             early=call.now >= held.early_at,
             stale_ok=call.plan.stale_ok,
             backing_off=not held.doubtful and self._backoff.holds(call.key, call.now),
+            owed=verdict is Verdict.REVALIDATE and self._is_owed(call),
+            unasked=is_unasked(held, call.now),
         )
+
+    def _is_owed(self, call: Call) -> bool:
+        """Whether a refresh is owed already, and not under way in this process: by whomever, whenever."""
+        return self._owed.holds(call.key, call.now) and not self.flights.busy(call.key)
 
     def _settles(self, entry: Entry | None, call: Call, held: Entry | None) -> TypeGuard[Entry]:
         """Whether L2 holds a fresh value, and L1 no newer one, as it mostly is: then it goes into L1, with nothing to weigh."""
@@ -224,6 +236,7 @@ class ReadThrough(Keeping):
             return False
         if held is not None and held.loaded_at > entry.loaded_at:
             return False
+        self._owed.forget(call.key)
         self._adopt(call, entry, None if held is None or held.doubtful else held)
         return True
 
@@ -239,6 +252,8 @@ class ReadThrough(Keeping):
         move = self._move_on_l2(call, held, newest, reply, refreshing=refreshing)
         if reply.entry is not None and move is not Move.LOAD and move is not Move.WAIT:
             self._adopt(call, newest, held)
+        elif reply.reached and judge_data(newest, call.now) is not Verdict.FRESH:
+            newest.confirmed_at = call.now  # as stale as it is: L2 has nothing newer
         return newest, "l1" if newest is held else "l2", move
 
     def _is_gone(self, key: str, held: Entry, reply: Reply) -> bool:
@@ -320,45 +335,6 @@ class ReadThrough(Keeping):
             return self._fly(later, partial(self._lead, later, self._memory.look(later.key), refreshing=True))
 
         return self._owed.owe(call.key, refresh, call.now, call.plan.error_backoff)
-
-    def _new_lease(self, key: str) -> Lease:
-        remaining = self.invocation.remaining()
-        return self._shared.lease(key, self._lease_seconds if remaining is None else remaining + MARGIN)
-
-    def _patience(self, call: Call) -> Patience:
-        """How long to wait for another container's load."""
-        remaining, hard = self.invocation.remaining(), self._within(call.plan.hard_timeout)
-        most = MOST_PATIENCE if remaining is None else remaining * PATIENCE
-        return Patience(most if hard is None else min(most, hard * PATIENCE), wait_of(call.loader))
-
-    def _within(self, limit: Limit | None) -> float | None:
-        """The limit in seconds, at most what the invocation has left."""
-        remaining = self.invocation.remaining()
-        within = None if limit is None else limit.within(remaining)
-        if within is None or remaining is None or within <= remaining:
-            return within
-        self._counts["clipped"] += 1
-        return remaining
-
-    def _context(self, call: Call, held: Entry | None, left: Entry | None) -> LoadContext:
-        ends = self._within(call.plan.hard_timeout)
-        started = time.monotonic()
-
-        def remaining() -> float | None:
-            limits = [self.invocation.remaining()]
-            limits.append(None if ends is None else max(0.0, ends - (time.monotonic() - started)))
-            return min((limit for limit in limits if limit is not None), default=None)
-
-        return LoadContext(
-            call.key,
-            stale=stale_value(held),
-            etag=None if held is None else held.etag,
-            last_modified=None if held is None else held.last_modified,
-            handle=None if left is None else left.value,
-            generation=generation_of(self._memory.birth()),  # not older than that of the load
-            waited=call.waited,
-            remaining=remaining,
-        )
 
     def _too_late(self, call: Call, held: Entry | None, tier: Tier = "l1") -> Answer | None:
         """What is served in place of a load that the invocation has no time for; None where it has.

@@ -84,6 +84,8 @@ class Move(Enum):
     """Answer with the entry, which is stale: another container is loading the key."""
     WAIT = auto()
     """Wait for the container that is loading the key."""
+    LOOK = auto()
+    """Answer with the entry, which is stale, unless the next tier has a newer one: its refresh is left to others."""
     ASK = auto()
     """Ask the next tier."""
     LOAD = auto()
@@ -118,15 +120,28 @@ def judge(held: Held, now: float) -> Verdict:
     return Verdict.REVALIDATE if 0 <= unasked - held.local_ttl < held.local_stale else Verdict.UNCONFIRMED
 
 
-def on_l1(verdict: Verdict, *, early: bool, stale_ok: bool, backing_off: bool) -> Move:
-    """The move after a look into L1. `early`: a refresh ahead of time is due. `backing_off`: the last load failed lately."""
+def is_unasked(held: Held, now: float) -> bool:
+    """Whether L1's own time is up, with its stale window: it has not asked the next tier for so long."""
+    return not now - held.confirmed_at < held.local_ttl + held.local_stale
+
+
+def on_l1(
+    verdict: Verdict, *, early: bool, stale_ok: bool, backing_off: bool, owed: bool = False, unasked: bool = False
+) -> Move:
+    """The move after a look into L1.
+
+    `early`: a refresh ahead of time is due. `backing_off`: the last load failed lately. `owed`: a refresh is owed already,
+    and not under way here. `unasked`: see `is_unasked`; another container may have loaded since.
+    """
     match verdict:
         case Verdict.FRESH:
             return Move.SERVE_AND_REFRESH if early and not backing_off else Move.SERVE
+        case Verdict.REVALIDATE if stale_ok and unasked and (owed or backing_off):
+            return Move.LOOK
         case Verdict.REVALIDATE if stale_ok:
             return Move.SERVE_STALE if backing_off else Move.SERVE_AND_REFRESH
         case Verdict.FAILING if stale_ok and backing_off:
-            return Move.SERVE_STALE
+            return Move.LOOK if unasked else Move.SERVE_STALE
         case _:
             return Move.ASK
 

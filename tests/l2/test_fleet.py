@@ -88,8 +88,8 @@ def fleet_of(request: pytest.FixtureRequest, clock: FakeClock, valkey: ValkeySer
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who has 40 seconds left waits for one of them for another container; the others are for a busy machine."""
-    monkeypatch.setattr("tiered_cache._read_through.PATIENCE", 1 / LEFT)
-    monkeypatch.setattr("tiered_cache._read_through.MOST_PATIENCE", 2 * LEFT)
+    monkeypatch.setattr("tiered_cache._in_time.PATIENCE", 1 / LEFT)
+    monkeypatch.setattr("tiered_cache._in_time.MOST_PATIENCE", 2 * LEFT)
 
 
 @pytest.fixture
@@ -896,3 +896,109 @@ def test_a_call_that_outlasts_its_invocation(
             assert late.result(30) == 1
             assert cache.get_or_load("next", lambda: 2) == 2
         assert (l2(cache).errors, l2(cache).over_budget, l2(cache).writes) == ({}, 0, 2)
+
+
+# Refreshes that are left to others
+
+
+class Invokes:
+    """A carrier that does not run the work it is given, but has another container load, or nobody."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+
+    def submit(self, work: Callable[[], None]) -> None:
+        self.taken += 1
+
+
+READS: dict[str, Callable[[TieredCache, Origin], Any]] = {
+    "get_or_load": lambda cache, origin: cache.get_or_load("k", origin),
+    "get_many_or_load": lambda cache, origin: cache.get_many_or_load(["k"], lambda _: {"k": origin()})["k"],
+}
+
+
+@pytest.mark.parametrize("read", READS)
+def test_a_container_sees_what_others_have_refreshed_for_it(fleet_of: Callable[..., Fleet], read: str) -> None:
+    """Once its own L1 time is up, while its refresh is owed still; then it owes anew when that is stale."""
+    fleet, carrier = fleet_of(ttl=30, stale_while_revalidate=3600), Invokes()
+    front, worker = fleet.container(l1=10, refresh=carrier), fleet.container()
+    ask, origin = READS[read], Origin()
+    assert ask(front, origin) == "v1"
+    fleet.clock.advance(31)
+    assert ask(front, origin) == "v1"
+    worker.get_or_load("k", lambda: "v2", force_refresh=True)
+    assert ask(front, origin) == "v2"
+    assert (carrier.taken, origin.loads) == (1, 1)
+    fleet.clock.advance(9)
+    assert (ask(front, origin), carrier.taken) == ("v2", 1)
+    fleet.clock.advance(22)
+    assert (ask(front, origin), carrier.taken) == ("v2", 2)
+
+
+def test_it_asks_no_more_often_than_l1_may_go_without(fleet_of: Callable[..., Fleet]) -> None:
+    """While nobody has refreshed it, or L2 has lost it."""
+    fleet, carrier = fleet_of(stale_while_revalidate=3600), Invokes()
+    front, origin = fleet.container(refresh=carrier), Origin()
+    front.get_or_load("k", origin)
+    fleet.clock.advance(101)
+    assert front.get_or_load("k", origin) == "v1"
+
+    def asked() -> int:
+        before = front.stats().l2
+        assert before is not None
+        for _ in range(5):
+            assert front.get_entry_or_load("k", origin).reason is Reason.REVALIDATING
+        after = front.stats().l2
+        assert after is not None
+        return after.hits + after.misses - before.hits - before.misses
+
+    assert [asked(), asked()] == [1, 0]
+    fleet.tier().bind("default").release([_seized(fleet, "k")], fleet.clock(), drop=True)
+    fleet.clock.advance(49)
+    assert asked() == 0
+    fleet.clock.advance(2)
+    assert [asked(), asked()] == [1, 0]
+    assert origin.loads == 1
+
+
+def test_nor_does_it_ask_while_its_own_refresh_is_under_way(fleet_of: Callable[..., Fleet]) -> None:
+    """That will have asked L2, and gives the value soon."""
+    fleet, origin = fleet_of(stale_while_revalidate=3600), Origin()
+    front = fleet.container(refresh="thread")
+    front.get_or_load("k", origin)
+    fleet.clock.advance(101)
+    origin.gate.clear()
+    origin.begun.clear()
+    assert front.get_or_load("k", origin) == "v1"
+    assert origin.begun.wait(WAIT)
+    before = front.stats().l2
+    for _ in range(5):
+        assert front.get_entry_or_load("k", origin).reason is Reason.REVALIDATING
+    assert front.stats().l2 == before
+    origin.gate.set()
+    wait_until(lambda: front.stats().origin.loads == 2)
+
+
+def _seized(fleet: Fleet, key: str) -> Lease:
+    lease = Lease(key, b"seized", 60.0)
+    fleet.tier().bind("default").ask(lease, Claim.SEIZE, fleet.clock(), None)
+    return lease
+
+
+@pytest.mark.parametrize("stale", ["while revalidating", "if an error"])
+def test_nor_does_a_pause_after_a_failure_keep_it_from_what_others_have_loaded(
+    fleet_of: Callable[..., Fleet], stale: str
+) -> None:
+    """The pause is of loads, and not of looks into L2."""
+    window = {"stale_while_revalidate": 3600} if stale == "while revalidating" else {"stale_if_error": 3600}
+    fleet = fleet_of(**window)
+    front, worker, origin = fleet.container(error_backoff=1000), fleet.container(), Origin()
+    front.get_or_load("k", origin)
+    fleet.clock.advance(101)
+    origin.value = OSError("down")
+    assert front.get_entry_or_load("k", origin).reason is Reason.LOAD_FAILED
+    assert front.get_entry_or_load("k", origin).reason is Reason.LOAD_FAILED
+    worker.get_or_load("k", lambda: "v2", force_refresh=True)
+    fleet.clock.advance(51)
+    assert front.get_entry_or_load("k", origin)[:2] == ("v2", "l2")
+    assert origin.loads == 2

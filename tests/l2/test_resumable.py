@@ -518,7 +518,7 @@ def test_whose_patience_ends_leaves_the_look_to_who_has_the_lease(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """LoadPending, and neither a second execution nor a look of its own: a cold fleet looks once in each pause, too."""
-    monkeypatch.setattr("tiered_cache._read_through.PATIENCE", 0.01)
+    monkeypatch.setattr("tiered_cache._in_time.PATIENCE", 0.01)
     one, two, query = fleet.container(), fleet.container(), Query()
     pends(one, query)
     end_of_pause = fleet.hold()

@@ -59,7 +59,7 @@ GATES = {
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who finds the lease taken does not wait for it."""
-    monkeypatch.setattr("tiered_cache._read_through.MOST_PATIENCE", 0.0)
+    monkeypatch.setattr("tiered_cache._in_time.MOST_PATIENCE", 0.0)
 
 
 class Script:

@@ -19,6 +19,7 @@ from tiered_cache._rules import (
     covers,
     early_at,
     fresh_until,
+    is_unasked,
     jittered,
     judge,
     judge_data,
@@ -185,6 +186,29 @@ def test_the_table_of_moves_after_a_look_into_l1(verdict: Verdict) -> None:
         assert expected is on_l1(verdict, early=False, stale_ok=stale_ok, backing_off=backing_off)
         early = Move.SERVE_AND_REFRESH if verdict is FRESH and not backing_off else expected
         assert early is on_l1(verdict, early=True, stale_ok=stale_ok, backing_off=backing_off)
+
+
+@pytest.mark.parametrize("verdict", Verdict)
+@pytest.mark.parametrize("stale_ok", [False, True])
+def test_who_leaves_a_refresh_to_others_looks_whether_they_have_done_it(verdict: Verdict, stale_ok: bool) -> None:
+    """Once L1's own time is up, and only with what would be served otherwise."""
+    for owed, backing_off in ((True, False), (False, True), (True, True)):
+        usual = on_l1(verdict, early=False, stale_ok=stale_ok, backing_off=backing_off)
+        assert usual is on_l1(verdict, early=False, stale_ok=stale_ok, backing_off=backing_off, owed=owed)
+        stale = usual is Move.SERVE_STALE or usual is Move.SERVE_AND_REFRESH
+        expected = Move.LOOK if stale else usual
+        assert expected is on_l1(
+            verdict, early=False, stale_ok=stale_ok, backing_off=backing_off, owed=owed, unasked=True
+        )
+    alone = on_l1(verdict, early=False, stale_ok=stale_ok, backing_off=False, unasked=True)
+    assert alone is on_l1(verdict, early=False, stale_ok=stale_ok, backing_off=False)
+
+
+@given(spans, spans, spans)
+def test_l1_has_not_asked_once_its_time_and_its_stale_window_are_over(since: float, ttl: float, stale: float) -> None:
+    """And where there is nobody to ask, it never has to."""
+    assert is_unasked(entry(local=Freshness(ttl, stale)), T0 + since) is (since >= ttl + stale)
+    assert not is_unasked(entry(), T0 + since)
 
 
 ON_L2 = {

@@ -1,0 +1,66 @@
+"""How long a load may take, be waited for, and be kept from others: by the call's limits and what the invocation has left."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from tiered_cache._keeping import Keeping
+from tiered_cache._load import Patience, generation_of, stale_value, wait_of
+from tiered_cache._values import LoadContext
+
+if TYPE_CHECKING:
+    from tiered_cache._entry import Entry
+    from tiered_cache._load import Call
+    from tiered_cache._options import Limit
+    from tiered_cache._reply import Lease
+
+PATIENCE = 0.5
+"""The share of its own time for which a caller without a stale value waits for another container's load."""
+MOST_PATIENCE = 10.0
+"""Seconds for which it waits where no limit is known."""
+MARGIN = 1.0
+"""Seconds that a lease lasts beyond the deadline of its holder's invocation, for the fill."""
+
+
+class InTime(Keeping):
+    """What a call may take."""
+
+    def _new_lease(self, key: str) -> Lease:
+        remaining = self.invocation.remaining()
+        return self._shared.lease(key, self._lease_seconds if remaining is None else remaining + MARGIN)
+
+    def _patience(self, call: Call) -> Patience:
+        """How long to wait for another container's load."""
+        remaining, hard = self.invocation.remaining(), self._within(call.plan.hard_timeout)
+        most = MOST_PATIENCE if remaining is None else remaining * PATIENCE
+        return Patience(most if hard is None else min(most, hard * PATIENCE), wait_of(call.loader))
+
+    def _within(self, limit: Limit | None) -> float | None:
+        """The limit in seconds, at most what the invocation has left."""
+        remaining = self.invocation.remaining()
+        within = None if limit is None else limit.within(remaining)
+        if within is None or remaining is None or within <= remaining:
+            return within
+        self._counts["clipped"] += 1
+        return remaining
+
+    def _context(self, call: Call, held: Entry | None, left: Entry | None) -> LoadContext:
+        ends = self._within(call.plan.hard_timeout)
+        started = time.monotonic()
+
+        def remaining() -> float | None:
+            limits = [self.invocation.remaining()]
+            limits.append(None if ends is None else max(0.0, ends - (time.monotonic() - started)))
+            return min((limit for limit in limits if limit is not None), default=None)
+
+        return LoadContext(
+            call.key,
+            stale=stale_value(held),
+            etag=None if held is None else held.etag,
+            last_modified=None if held is None else held.last_modified,
+            handle=None if left is None else left.value,
+            generation=generation_of(self._memory.birth()),  # not older than that of the load
+            waited=call.waited,
+            remaining=remaining,
+        )
