@@ -330,8 +330,7 @@ class TieredCache:
         return left
 
     def _let_loads_end(self) -> None:
-        flights = self._reads.flights._by_key  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-        self._lingering.wait(list(flights.values()), self._invocation.remaining)
+        self._lingering.wait(self._reads.flights.under_way(), self._invocation.remaining)
 
     def before_snapshot(self) -> None:
         """Get ready to be copied: close connections, forget what no two copies may share. `lambda_handler` has SnapStart

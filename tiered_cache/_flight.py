@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
@@ -87,11 +86,9 @@ class Flights(ForkSafe, Generic[T]):
         """Whether a load of this key is under way in this process."""
         return key in self._by_key
 
-    def wait_for_all(self, limit: float | None) -> None:
-        """Let the loads under way in this process end, for at most so many seconds in all; None: however long it takes."""
-        ends = None if limit is None else time.monotonic() + limit
-        for flight in list(self._by_key.values()):
-            flight.wait(None if ends is None else ends - time.monotonic())
+    def under_way(self) -> list[Flight[T]]:
+        """The flights of this moment that anybody may join."""
+        return list(self._by_key.values())
 
     def waits_for_itself(self, key: str, own: Flight[T]) -> bool:
         """Whether this thread is loading `key` already, in another flight than `own`, and so must not wait for it."""
