@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import http.client
 import json
 import socket
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tiered_cache.local import LocalLambda, ServiceUnavailable
+from tiered_cache.local._lambda_http import ApiServer, Line, Reply, Request
 from tiered_cache.local._process import poll
 from tiered_cache.local.awslambda import LambdaError
 
@@ -18,6 +21,8 @@ HANDLERS = Path(__file__).parent / "handlers"
 WAIT = 60.0
 """Seconds that anything may take on a slow machine, if it is not what a test measures."""
 RUNTIME = "/2018-06-01/runtime"
+MOST = 1 << 26
+"""More bytes than the kernel keeps for a client that does not read."""
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="awslambdaric runs on Linux only")
 
@@ -113,3 +118,57 @@ def test_when_the_process_that_holds_them_is_ended_the_callers_hear_of_it():
         lambda: not Path(f"/proc/{pid}").exists() or "Z (zombie)" in Path(f"/proc/{pid}/status").read_text(),
         seconds=WAIT,
     )
+
+
+# The server by itself
+
+
+async def unanswered(_: Request) -> Reply:
+    return await asyncio.get_running_loop().create_future()
+
+
+def test_a_server_that_is_stopped_while_it_starts_does_not_listen():
+    """At whichever step that comes."""
+
+    async def stopped_after(steps: int) -> str:
+        server = ApiServer(unanswered)
+        starting = asyncio.create_task(server.start())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        await server.stop()
+        await starting
+        return server.address
+
+    for steps in range(1, 4):
+        host, port = asyncio.run(stopped_after(steps)).split(":")
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((host, int(port)))
+
+
+def test_who_takes_no_more_is_cut_off_with_the_server(monkeypatch):
+    """Its connection is over but for the rest of an answer, which it never reads: that is closed, too."""
+
+    async def does_not_wait(_: asyncio.StreamWriter) -> None: ...
+
+    monkeypatch.setattr(asyncio.StreamWriter, "drain", does_not_wait)  # as where the rest is below its limit
+    hung_up: list[Line] = []
+
+    async def long(request: Request) -> Reply:
+        request.line.on_close.add(lambda: hung_up.append(request.line))
+        return Reply(200, b"x" * MOST)
+
+    async def main(client: socket.socket) -> None:
+        server = ApiServer(long)
+        await server.start()
+        host, port = server.address.split(":")
+        client.connect((host, int(port)))
+        client.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        client.shutdown(socket.SHUT_WR)
+        while not hung_up:
+            await asyncio.sleep(0.001)
+        await server.stop()
+
+    with socket.socket() as client:
+        asyncio.run(main(client))
+        gc.collect()  # what is open still is told of
+        assert sum(map(len, iter(lambda: client.recv(1 << 20), b""))) < MOST

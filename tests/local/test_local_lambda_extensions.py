@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -10,7 +13,7 @@ import pytest
 
 from tiered_cache.local import LocalLambda, _lambda_life
 from tiered_cache.local._process import poll
-from tiered_cache.local.awslambda import ContainerCrashed, Done, FunctionTimedOut, InitFailed
+from tiered_cache.local.awslambda import ContainerCrashed, Done, FunctionTimedOut, InitFailed, Throttled
 
 HANDLERS = Path(__file__).parent / "handlers"
 WAIT = 60.0
@@ -121,6 +124,50 @@ def test_an_extension_that_gives_up_takes_the_container_with_it():
         fn.settle(WAIT)
         assert fn.containers[0].pid is None
         assert fn.invoke({}).cold
+
+
+def test_leaving_the_block_lets_a_reset_go_through(monkeypatch):
+    """The container is ending its processes already: what it listened on is closed, as at any other end."""
+    life, begun, fn = _lambda_life.Life, threading.Event(), inside()
+    gone, address = life._gone, []
+
+    async def gone_late(self, processes, seconds):
+        address.append(self._server.address.split(":"))
+        begun.set()
+        await fn._stopping.wait()
+        await asyncio.sleep(0.1)  # long enough to be cut off
+        await gone(self, processes, seconds)
+
+    monkeypatch.setattr(life, "_gone", gone_late)
+    with fn:
+        fn.invoke_async({"give-up": True})
+        assert begun.wait(WAIT)
+        with pytest.raises(Throttled):
+            fn.invoke({})
+    host, port = address[0]
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((host, int(port)))
+
+
+def test_an_end_of_a_failed_init_goes_through_though_the_time_is_over(monkeypatch, tmp_path):
+    """The second try is a part of the invocation, and so is its end: that is waited for no longer, and is not cut off."""
+    life, addresses = _lambda_life.Life, []
+    gone = life._gone
+
+    async def gone_late(self, processes, seconds):
+        if self._server.address not in addresses:
+            addresses.append(self._server.address)
+        await asyncio.sleep(1.5 * (len(addresses) - 1))
+        await gone(self, processes, seconds)
+
+    monkeypatch.setattr(life, "_gone", gone_late)
+    (tmp_path / "broken.py").write_text("raise KeyError('no table')\n")
+    fn = LocalLambda("broken.handler", directory=tmp_path, timeout=1.0, init_timeout=WAIT)
+    with fn, pytest.raises(FunctionTimedOut):
+        fn.invoke({})
+    host, port = addresses[1].split(":")
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((host, int(port)))
 
 
 def test_an_internal_extension_has_half_a_second_after_sigterm(patience):

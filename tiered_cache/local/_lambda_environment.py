@@ -41,6 +41,7 @@ class Environment:
         self._life: Life | None = None
         self._lives = 0
         self._coming_up = asyncio.Lock()
+        self._ending: asyncio.Task[None] | None = None
         self._init_seconds = 0.0
         self._last_log: str | None = None
         self._frozen = 0.0
@@ -252,10 +253,13 @@ class Environment:
         self.changes.tell()
 
     async def _end_life(self, reason: str) -> None:
+        """End it, or wait until it has ended for whoever asked first. It ends to the end, though they be cancelled."""
         life, self._life = self._life, None
         self._frozen, self._frozen_since = self.frozen_seconds, None
         if life is not None:
-            await life.end(reason)
+            self._ending = asyncio.create_task(life.end(reason))
+        if self._ending is not None:
+            await asyncio.shield(self._ending)
 
 
 def _not_served(error: BaseException) -> LambdaError:

@@ -82,7 +82,8 @@ class ApiServer:
     async def start(self) -> None:
         listening = bind_somewhere(lambda port: socket.create_server((HOST, port), backlog=128))
         self.address = f"{HOST}:{listening.getsockname()[1]}"
-        self._server = await asyncio.start_server(self._accept, sock=listening, limit=_LIMIT)
+        self._server = await asyncio.start_server(self._accept, sock=listening, limit=_LIMIT, start_serving=False)
+        await self._server.start_serving()  # not in one step: whoever stops it meanwhile must find it
 
     async def stop(self) -> None:
         """Listen no more, and cut every connection."""
@@ -105,9 +106,14 @@ class ApiServer:
             with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
                 await self._converse(reader, writer, line)
         finally:
-            self._lines.discard(task)
             line.close()
-            writer.transport.abort() if task.cancelling() else writer.close()
+            if task.cancelling():
+                writer.transport.abort()
+            writer.close()
+            with contextlib.suppress(OSError, asyncio.CancelledError):
+                await writer.wait_closed()  # until what was written is taken; stop() does not wait for that
+            writer.transport.abort()
+            self._lines.discard(task)
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, line: Line) -> None:
         # The next head is read while an answer is made, since its failure tells that the client has hung up.
