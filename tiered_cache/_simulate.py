@@ -295,9 +295,9 @@ def _share(share: float) -> str:
 
 
 def _digits(number: float, count: int) -> str:
-    """With so many digits that count at least, and never a power of ten."""
+    """With so many digits that count at least, nine places at most, and never a power of ten."""
     rounded = float(f"{number:.{count}g}") if number < 10**count else round(number)
-    places = max(0, count - 1 - floor(log10(rounded))) if rounded else 0
+    places = min(9, max(0, count - 1 - floor(log10(rounded)))) if rounded else 0
     text = f"{rounded:,.{places}f}"
     return text.rstrip("0").rstrip(".") if places else text
 

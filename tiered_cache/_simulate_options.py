@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tiered_cache._errors import ConfigurationError
-from tiered_cache._units import seconds, shown
+from tiered_cache._units import shown
 from tiered_cache.simulation import ROUTINGS, Containers, Freshness, Time, Timings
 from tiered_cache.simulation.costs import EXAMPLE, ORIGINS, REDISES, Workload
 from tiered_cache.simulation.fleet import MOST_SPREAD, number, taking
@@ -204,14 +204,17 @@ def _with_policies(scenario: Scenario, given: argparse.Namespace) -> Scenario:
     if jitter > 1:
         raise ConfigurationError(f"jitter must be a share, from 0 to 1; got {jitter}")
 
-    def policy(name: str, ttl: object, stale: object) -> Freshness:
-        return Freshness(seconds(name, ttl), seconds("stale", stale, zero=True), 0.0, jitter)
+    def policy(name: str, ttl: object, window: str, stale: object) -> Freshness:
+        return Freshness(taking(name, ttl), taking(window, stale, zero=True), 0.0, jitter)
 
+    alone = None
+    if given.alone_ttl is not None:
+        alone = policy("alone-ttl", given.alone_ttl, "l2-stale", given.l2_stale)
     both = replace(
         scenario,
-        l1=policy("ttl", given.ttl, given.stale),
-        l2=policy("l2-ttl", given.l2_ttl, given.l2_stale),
-        alone=None if given.alone_ttl is None else policy("alone-ttl", given.alone_ttl, given.l2_stale),
+        l1=policy("ttl", given.ttl, "stale", given.stale),
+        l2=policy("l2-ttl", given.l2_ttl, "l2-stale", given.l2_stale),
+        alone=alone,
     )
     return both.without_l2() if given.no_l2 else both
 
