@@ -60,13 +60,13 @@ def by_rate(*, quick):
         columns += [f"{found.origin_rate:.3g}", shown(found.p50, "s"), shown(found.p99, "s")]
         columns += [f"{costs.total:,.2f}", f"{costs.redis:,.2f}", f"{million:.2f}"]
         print(f"  {f'{rate:,}/s, {name}':28}{''.join(f'{column:>12}' for column in columns)}")
-        for what, value, unit in (
-            ("L1's hit rate in a fleet", found.l1, "share"),
-            ("What the origin sees of a fleet's requests", found.origin_rate / rate, "share"),
-            ("The p99 of a fleet's answers", found.p99, "s"),
-            ("What a million requests cost at example prices, cents", million * 100, "cents"),
+        for what, value, unit, better in (
+            ("L1's hit rate in a fleet", found.l1, "share", "more"),
+            ("What the origin sees of a fleet's requests", found.origin_rate / rate, "share", "less"),
+            ("The p99 of a fleet's answers", found.p99, "s", "less"),
+            ("What a million requests cost at example prices, cents", million * 100, "cents", "less"),
         ):
-            results.append(point(what, rate, name, value, unit))
+            results.append(point(what, rate, name, value, unit, better=better))
     return results
 
 
@@ -89,8 +89,8 @@ def by_routing(*, quick):
     return results
 
 
-def point(what, rate, name, value, unit):
-    return figure(f"{what}, {rate:,}/s", name, value, unit, curve=what, at=rate, axis=AXIS)
+def point(what, rate, name, value, unit, **facts):
+    return figure(f"{what}, {rate:,}/s", name, value, unit, curve=what, at=rate, axis=AXIS, **facts)
 
 
 def paying(*, quick):
