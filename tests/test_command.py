@@ -35,7 +35,9 @@ def test_the_demo_shows_each_tier_and_outlives_redis():
 
 def test_ctrl_c_ends_the_demo_with_a_line():
     """Sent to all processes of the terminal, as it sends it; none of them has more to say."""
-    command = [sys.executable, "-c", "import sys; from tiered_cache._command import main; sys.exit(main())"]
+    heeds = "signal.signal(signal.SIGINT, signal.default_int_handler)"  # what runs in the background may be told not to
+    code = f"import signal, sys; {heeds}; from tiered_cache._command import main; sys.exit(main())"
+    command = [sys.executable, "-c", code]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen([*command, "demo", "--short"], cwd=ROOT, start_new_session=True, **pipes) as demo:
         assert any(line.startswith("Container A: the same keys") for line in demo.stdout)

@@ -144,7 +144,7 @@ def slow_link() -> None:
         took = time.monotonic() - began
         run("tc", "qdisc", "del", "dev", "lo", "root")
         run("tc", "qdisc", "add", "dev", "lo", "root", "tbf", "rate", "2mbit", "burst", "16kb", "latency", "2s")
-        rig.clock.advance(1.1)
+        rig.clock.advance(1.1 + took)
         tiers = [rig.ask(key).tier for key in small]
         saw(
             f"the large value given up after {took:.3f} s, {tiers.count('l2')} of 20 small ones read, errors {rig.errors}"

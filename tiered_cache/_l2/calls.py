@@ -88,14 +88,15 @@ class Calls:
         if not tier.breaker.allows(now):
             self._counts["skipped"] += 1
             return None
-        began = time.monotonic()
+        if budget is not None:
+            limit = min(limit, budget.left)
         try:
             if budget is None:
                 replies: list[Any] | None = tier.link().call(commands, now, limit)
             else:
                 replies = self._within(budget, commands, now, limit)
         except Unavailable as error:
-            took = time.monotonic() - began
+            took = limit if error.failure is Failure.TIMEOUT else 0.0
             self._failed(error, tier.breaker, now, took)
             if error.failure is Failure.TIMEOUT and not all(command[0] in _READS for command in commands):
                 tier.write_breaker.failed(error.failure, now, took=took)  # perhaps writes alone: let a read try first
@@ -117,7 +118,7 @@ class Calls:
             return None
         began = time.monotonic()
         try:
-            return self._tier.link().call(commands, now, min(limit, budget.left))
+            return self._tier.link().call(commands, now, limit)
         finally:
             budget.left -= time.monotonic() - began
 
