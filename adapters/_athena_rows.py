@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 Cells: TypeAlias = list[str | None]
 """One row as text; None is NULL."""
 
+_ROWS_BETWEEN_LOOKS = 1000
+
 # Every value is in quotes, a quote inside is doubled, and NULL is nothing at all between two commas. Python's csv
 # module cannot tell that from an empty string before 3.12.
-_ROWS_BETWEEN_LOOKS = 1000
 _CELL = re.compile(r'(?:"((?:[^"]|"")*)")?(,|\r?\n)')
 
 

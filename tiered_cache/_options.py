@@ -7,6 +7,7 @@ from functools import wraps
 from typing import Any, Concatenate, Literal, NamedTuple, ParamSpec, TypeAlias, TypedDict, TypeVar
 
 from tiered_cache._errors import ConfigurationError
+from tiered_cache._rules import Freshness
 from tiered_cache._units import Duration, seconds, shown
 
 Scope: TypeAlias = Literal["container", "invocation"]
@@ -117,6 +118,16 @@ def number(name: str, given: object, least: float, most: float) -> float:
     if isinstance(given, int | float) and not isinstance(given, bool) and least <= given <= most:
         return float(given)
     raise ConfigurationError(f"{name} must be a number from {least:g} to {most:g}; got {shown(given)}")
+
+
+def freshness(ttl: Duration, stale_while_revalidate: Duration, stale_if_error: Duration, jitter: float) -> Freshness:
+    """A tier's policy, as its options state it."""
+    return Freshness(
+        seconds("ttl", ttl),
+        seconds("stale_while_revalidate", stale_while_revalidate, zero=True),
+        seconds("stale_if_error", stale_if_error, zero=True),
+        number("jitter", jitter, 0, 0.9),
+    )
 
 
 def flag(name: str, given: object) -> bool:

@@ -216,14 +216,14 @@ class ReadThrough(InTime):
     def _first_move(self, call: Call, held: Entry | None) -> Move:
         if held is None or call.plan.force_refresh:
             return Move.ASK
-        verdict = judge(held, call.now)
+        verdict, unasked = judge(held, call.now), is_unasked(held, call.now)
         return on_l1(
             verdict,
             early=call.now >= held.early_at,
             stale_ok=call.plan.stale_ok,
             backing_off=not held.doubtful and self._backoff.holds(call.key, call.now),
-            owed=verdict is Verdict.REVALIDATE and self._is_owed(call),
-            unasked=is_unasked(held, call.now),
+            owed=unasked and verdict is Verdict.REVALIDATE and self._is_owed(call),
+            unasked=unasked,
         )
 
     def _is_owed(self, call: Call) -> bool:

@@ -162,6 +162,16 @@ def pends(cache: TieredCache, query: Query, **options: Any) -> None:
         cache.get_or_load("k", query, **options)
 
 
+def begins(fleet: Fleet, cache: TieredCache, query: Query, *, stale: bool) -> None:
+    """The load begins and goes on elsewhere, with a stale value to serve meanwhile, or with none."""
+    if stale:
+        cache.get_or_load("k", lambda: "stale")
+        fleet.clock.advance(150)
+        assert cache.get_entry_or_load("k", query).reason is Reason.LOAD_PENDING
+    else:
+        pends(cache, query)
+
+
 def handle(value: Any = "q1", **facts: Any) -> Entry:
     return Entry(value, **({"loaded_at": NOW, "fresh_for": 60.0} | facts))
 
@@ -496,12 +506,7 @@ def test_a_load_that_is_not_known_to_be_pending_is_waited_for_as_any(fleet: Flee
 def test_who_has_no_time_to_look_is_told_that_it_goes_on(fleet: Fleet, stale: bool) -> None:
     """Not that no load was begun: there is one. And the next one who comes looks."""
     one, two, query = fleet.container(), fleet.container(), Query()
-    if stale:
-        one.get_or_load("k", lambda: "stale")
-        fleet.clock.advance(150)
-        assert one.get_entry_or_load("k", query).reason is Reason.LOAD_PENDING
-    else:
-        pends(one, query)
+    begins(fleet, one, query, stale=stale)
     query.done, left = True, [60.0]
     with two.invocation(lambda: left[0]):
         fleet.next_look()
@@ -537,12 +542,7 @@ def test_whose_patience_ends_leaves_the_look_to_who_has_the_lease(
 def test_a_load_that_fails_is_not_asked_about_for_ever(fleet: Fleet, stale: bool) -> None:
     """One error, or the stale value and a back-off; then another container begins anew."""
     one, two, query = fleet.container(), fleet.container(), Query()
-    if stale:
-        one.get_or_load("k", lambda: "stale")
-        fleet.clock.advance(150)
-        assert one.get_entry_or_load("k", query).reason is Reason.LOAD_PENDING
-    else:
-        pends(one, query)
+    begins(fleet, one, query, stale=stale)
     query.done, query.started[0] = True, OriginError("failed")
     fleet.next_look()
     if stale:

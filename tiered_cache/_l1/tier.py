@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from tiered_cache._errors import ConfigurationError
 from tiered_cache._l1.policy import Policy, checked_policy
-from tiered_cache._options import flag, number, one_of, refuse_unknown_options
-from tiered_cache._rules import Freshness
-from tiered_cache._units import Duration, Size, seconds, shown, size
+from tiered_cache._options import flag, freshness, one_of, refuse_unknown_options
+from tiered_cache._units import Duration, Size, shown, size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,12 +56,7 @@ class MemoryTier:
         detect_mutation: bool = False,
         sizer: Callable[[Any], int] | None = None,
     ) -> None:
-        self.freshness = Freshness(
-            seconds("ttl", ttl),
-            seconds("stale_while_revalidate", stale_while_revalidate, zero=True),
-            seconds("stale_if_error", stale_if_error, zero=True),
-            number("jitter", jitter, 0, 0.9),
-        )
+        self.freshness = freshness(ttl, stale_while_revalidate, stale_if_error, jitter)
         self.max_bytes = _byte_budget(max_bytes)
         self.max_entries = _entry_limit(max_entries)
         self.policy = checked_policy(policy)

@@ -21,9 +21,9 @@ class Breaker:
     """Says whether a call may be made at `now` (wall-clock seconds), and learns what came of it.
 
     One failure opens it, for a pause that doubles from FIRST_PAUSE with each failed probe, and that begins when the call has
-    failed, however long that took. After the pause one caller
-    gets through as a probe, while the others are still refused; a probe that never reports is replaced after another
-    pause. A clock that steps back ends a pause early, and never draws it out.
+    failed, however long that took. After the pause one caller gets through as a probe, while the others are still refused;
+    a probe that never reports is replaced after another pause. A clock that steps back ends a pause early, and never draws
+    it out.
     """
 
     def __init__(self) -> None:

@@ -88,12 +88,11 @@ class Calls:
         if not tier.breaker.allows(now):
             self._counts["skipped"] += 1
             return None
-        if budget is not None:
-            limit = min(limit, budget.left)
         try:
             if budget is None:
                 replies: list[Any] | None = tier.link().call(commands, now, limit)
             else:
+                limit = min(limit, budget.left)
                 replies = self._within(budget, commands, now, limit)
         except Unavailable as error:
             took = limit if error.failure is Failure.TIMEOUT else 0.0

@@ -11,8 +11,7 @@ from tiered_cache._errors import ConfigurationError
 from tiered_cache._l2.address import address_of
 from tiered_cache._l2.breaker import Breaker
 from tiered_cache._l2.store import RedisStore
-from tiered_cache._options import flag, number, refuse_unknown_options
-from tiered_cache._rules import Freshness
+from tiered_cache._options import flag, freshness, refuse_unknown_options
 from tiered_cache._units import Duration, Size, seconds, shown, size
 
 if TYPE_CHECKING:
@@ -68,12 +67,7 @@ class RedisTier:
         lease: Duration = "5m",
         credentials: CredentialProvider | None = None,
     ) -> None:
-        self.freshness = Freshness(
-            seconds("ttl", ttl),
-            seconds("stale_while_revalidate", stale_while_revalidate, zero=True),
-            seconds("stale_if_error", stale_if_error, zero=True),
-            number("jitter", jitter, 0, 0.9),
-        )
+        self.freshness = freshness(ttl, stale_while_revalidate, stale_if_error, jitter)
         self.timeout = seconds("timeout", timeout)
         self.compress_above = None if compress_above is None else size("compress_above", compress_above)
         self.max_value_bytes = size("max_value_bytes", max_value_bytes)

@@ -12,15 +12,16 @@ from tiered_cache._errors import SerializationError
 from tiered_cache._l2.codec import MsgpackCodec
 from tiered_cache._l2.record import opened, opened_handle, sealed, sealed_handle
 from tiered_cache._news import EVERYTHING, Invalidation, Kind, News
+from tiered_cache._options import freshness
 from tiered_cache._reply import ABSENT, UNREACHED, Claim, Filled, Lease, Reply, Right
-from tiered_cache._rules import Freshness, awaited_for, kept_for
+from tiered_cache._rules import awaited_for, kept_for
 from tiered_cache._stats import Counters, SharedStats
-from tiered_cache._units import Duration, seconds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from tiered_cache._entry import Entry
+    from tiered_cache._units import Duration
 
 _EPOCHS = count(1)
 
@@ -68,12 +69,7 @@ class InMemorySharedTier:
         stale_if_error: Duration = 0,
         jitter: float = 0.0,
     ) -> None:
-        self.freshness = Freshness(
-            seconds("ttl", ttl),
-            seconds("stale_while_revalidate", stale_while_revalidate, zero=True),
-            seconds("stale_if_error", stale_if_error, zero=True),
-            jitter,
-        )
+        self.freshness = freshness(ttl, stale_while_revalidate, stale_if_error, jitter)
         self.lease = 300.0
         self.down = False
         self.entries: dict[tuple[str, str], bytes] = {}
