@@ -8,6 +8,9 @@ STAMP := $(VENV)/.installed
 # Tests that compute, beside which the others wait for servers: with two cores they take the time of either.
 COMPUTING := tests/model tests/history tests/fuzz tests/simulation tests/properties tests/benchmarks
 
+# What lands is what was tested: where a hash decides what falls together, it does so in each run. `make explore` differs.
+test faults: export PYTHONHASHSEED := 1
+
 .PHONY: demo test faults lint types imports template examples bench fuzz explore coverage clean constraints
 
 demo: $(STAMP)  ## a real handler on local services: the latency of each tier
