@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 # Which faults to inject: the slow ones, and those that `make test` has too.
 FAULTS ?= faults or fault
 STAMP := $(VENV)/.installed
-# Tests that compute, beside which the others wait for servers: with two cores they take the time of either.
+# The tests are run in three parts at once: those that compute, those that mostly wait for servers of L2, and the others.
 COMPUTING := tests/model tests/history tests/fuzz tests/simulation tests/properties tests/benchmarks
+WAITING := tests/l2 tests/faults
 
 # What lands is what was tested: where a hash decides what falls together, it does so in each run. `make explore` differs.
 test faults: export PYTHONHASHSEED := 1
@@ -19,12 +20,14 @@ demo: $(STAMP)  ## a real handler on local services: the latency of each tier
 test: $(STAMP)  ## all tests, with branch coverage and its gate
 	mkdir -p build
 	$(BIN)/coverage erase
-	@echo "beside this: $(COMPUTING)"
-	@$(BIN)/coverage run -m pytest $(COMPUTING) >build/computing.log 2>&1 & beside=$$!; \
-	$(BIN)/coverage run -m pytest $(addprefix --ignore=,$(COMPUTING)); here=$$?; \
-	wait $$beside; there=$$?; \
-	cat build/computing.log; \
-	exit $$((here || there))
+	@echo "beside this: $(COMPUTING); $(WAITING)"
+	@$(BIN)/coverage run -m pytest $(COMPUTING) >build/computing.log 2>&1 & computing=$$!; \
+	$(BIN)/coverage run -m pytest $(WAITING) >build/waiting.log 2>&1 & waiting=$$!; \
+	$(BIN)/coverage run -m pytest $(addprefix --ignore=,$(COMPUTING) $(WAITING)); failed=$$?; \
+	wait $$computing || failed=$$?; \
+	wait $$waiting || failed=$$?; \
+	cat build/computing.log build/waiting.log; \
+	exit $$failed
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
