@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from tiered_cache._errors import NotFound, OriginMalformed
 from tiered_cache._keeping import Begun
@@ -39,10 +39,15 @@ class ReadMany(ReadThrough):
         asked, now = _checked(keys, loader), self._now()
         if self._memory.holds_any(asked):  # else the look goes along with the reading
             self._shared.catch_up(now)
-        held = self._memory.look_many(asked)
-        found = {} if plan.force_refresh else self._memory.plain_hits(held, now)
+        found = {} if plan.force_refresh else self._memory.plain_hits(asked, now)
+        if len(found) == len(asked):
+            return found
+        others = [key for key in asked if key not in found]
+        for key in others:
+            check_key(key)
+        held = self._memory.look_many(others)
         stale: list[Call] = []
-        calls = [Call(key, loader, plan, now) for key in asked if key not in found]
+        calls = [Call(key, loader, plan, now) for key in others]
         found |= self._from_l1(calls, held, stale)
         found |= self._from_l2([call for call in calls if call.key not in found], held, stale)
         missing = [call for call in calls if call.key not in found]
@@ -59,6 +64,7 @@ class ReadMany(ReadThrough):
             entry = held.get(call.key)
             match Move.ASK if entry is None else self._first_move(call, entry):
                 case Move.SERVE:
+                    self._memory.rearm(call.key, cast("Entry", entry))
                     found[call.key] = self._value_of(call, entry, "l1", Reason.FRESH)
                 case Move.SERVE_AND_REFRESH:
                     found[call.key] = self._value_of(call, entry, "l1", Reason.REVALIDATING)
@@ -268,14 +274,12 @@ def _chunks(items: list[T]) -> Iterator[list[T]]:
 
 
 def _checked(keys: object, loader: object) -> list[str]:
+    """`keys`, each once."""
     if isinstance(keys, str) or not isinstance(keys, Iterable):
         raise TypeError(f"keys must be a list or another iterable of str; got {shown(keys)}")
     if not callable(loader):
         raise TypeError(f"loader must be a callable of the missing keys that gives a mapping; got {shown(loader)}")
-    unique = list(dict.fromkeys(keys))
-    for key in unique:
-        check_key(key)
-    return unique
+    return list(dict.fromkeys(keys))
 
 
 def _checked_answer(given: object, by_key: Mapping[str, Call]) -> Mapping[str, Any]:

@@ -104,6 +104,18 @@ def test_plain_hits_of_many_end_as_those_of_one_do(make, clock):
     assert second.stats().l2.hits > before
 
 
+@pytest.mark.parametrize("coherence", ["invocation", 5.0])
+def test_what_a_look_has_spared_is_answered_by_plain_hits(make, clock, coherence):
+    """From then on: for many keys as for one, also where the look was due by seconds."""
+    origin, cache = Origin(a=1, b=2), make(coherence=coherence)
+    cache.get_many_or_load(["a", "b"], origin)
+    clock.advance(6)
+    with cache.invocation():
+        assert cache.get_many_or_load(["b", "a"], origin) == {"b": 2, "a": 1}
+        assert cache._memory.plain_hits(["a", "b"], clock()) == {"a": 1, "b": 2}
+    assert (cache.stats().l1.hits, len(origin.asked)) == (4, 1)
+
+
 def test_single_and_many_share_entries(make):
     """A key loaded in a batch is a hit for get_or_load, and the other way round."""
     cache = make()
