@@ -21,6 +21,7 @@ from tiered_cache import Answer, MemoryTier, RedisTier, TieredCache
 from tiered_cache._entry import START
 from tiered_cache._news import Invalidation, Kind
 from tiered_cache._reply import Claim, Filled, Lease
+from tiered_cache.local._listeners import stop_listening
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -196,7 +197,7 @@ class LoopServer:
         self.port = server.sockets[0].getsockname()[1]
         self._started.set()
         await self._stop.wait()
-        server.close()
+        await stop_listening(server)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -6,7 +6,6 @@ import gc
 import logging
 import threading
 import time
-import warnings
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -332,9 +331,7 @@ def remapped(
         with made:
             made.disconnect_connection_pools()
             yield made, fronts
-    with warnings.catch_warnings():  # of what stood between, which is none of the library's
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
+    gc.collect()
 
 
 def test_a_cluster_behind_tls_and_other_addresses(

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import gc
 import socket
 import socketserver
 import threading
+import warnings
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,6 +17,7 @@ from hypothesis import strategies as st
 
 from tiered_cache._errors import ConfigurationError
 from tiered_cache.local import FaultProxy, ServiceUnavailable
+from tiered_cache.local._listeners import stop_listening
 from tiered_cache.local._process import poll
 from tiered_cache.local.proxy import _flipped
 
@@ -259,3 +264,29 @@ def test_stopping_ends_held_connections_too(upstream: Upstream, caplog: pytest.L
     with client, pytest.raises(ConnectionResetError):
         client.recv(1)
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize("turns", range(6))
+def test_who_was_just_accepted_when_the_listening_stops_is_not_lost(turns: int) -> None:
+    """After so many turns of the loop since the connection stood in the queue: it reaches the handler, or is refused."""
+    handled: list[asyncio.StreamWriter] = []
+
+    async def serve() -> None:
+        server = await asyncio.start_server(lambda _, writer: handled.append(writer), "127.0.0.1", 0)
+        with socket.create_connection(server.sockets[0].getsockname(), WAIT) as client:
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await stop_listening(server)
+            for writer in handled:
+                writer.transport.abort()
+            await asyncio.sleep(0)
+            assert not server.is_serving()
+            with contextlib.suppress(ConnectionResetError):
+                assert client.recv(1) == b""
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        asyncio.run(serve())
+        gc.collect()
+    assert [] == [str(one.message) for one in said]
+    assert turns < 2 or handled

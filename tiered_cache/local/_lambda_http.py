@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from email.message import Message
 from typing import Any
 
+from tiered_cache.local._listeners import stop_listening
 from tiered_cache.local._process import HOST, bind_somewhere
 
 _LIMIT = 1 << 20
@@ -88,9 +89,7 @@ class ApiServer:
     async def stop(self) -> None:
         """Listen no more, and cut every connection."""
         if self._server is not None:
-            self._server.close()
-        for _ in range(10):  # a connection just accepted takes some turns of the loop to reach `_accept`
-            await asyncio.sleep(0)
+            await stop_listening(self._server)
         for task in self._lines:
             task.cancel()
         await asyncio.gather(*self._lines, return_exceptions=True)

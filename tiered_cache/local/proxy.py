@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 from weakref import WeakSet
 
 from tiered_cache._errors import ConfigurationError
+from tiered_cache.local._listeners import stop_listening
 from tiered_cache.local._needs import ServiceUnavailable
 from tiered_cache.local._process import HOST, bind_somewhere
 
@@ -203,19 +204,17 @@ class FaultProxy:
             raise ServiceUnavailable("this proxy is not started")
         asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
-    def _stop_listening(self) -> None:
-        if self._listener is not None:
-            self._listener.close()
-            self._listener = None
+    async def _stop_listening(self) -> None:
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            await stop_listening(listener)
 
     async def _serve(self, listening: socket.socket) -> None:
         self._loop, self._stopping, self._mode = asyncio.get_running_loop(), asyncio.Event(), _Mode("ok")
         self._listener = await asyncio.start_server(self._accept, sock=listening)
         self._started.set()
         await self._stopping.wait()
-        self._stop_listening()
-        for _ in range(10):  # a connection just accepted takes some turns of the loop to reach `_accept`
-            await asyncio.sleep(0)
+        await self._stop_listening()
         await self._kill()
         for task in self._tasks:
             task.cancel()
@@ -227,7 +226,7 @@ class FaultProxy:
     async def _change(self, kind: Kind, number: int, seconds: float) -> None:
         before, self._mode = self._mode, _Mode(kind, number=number, seconds=seconds)
         if kind == "refuse":
-            self._stop_listening()
+            await self._stop_listening()
         elif self._listener is None:
             self._listener = await asyncio.start_server(self._accept, sock=_listening(self._port))
         before.over.set()
