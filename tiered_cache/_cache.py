@@ -269,6 +269,7 @@ class TieredCache:
 
     def _begun(self, works_after_response: bool) -> None:
         self._carriers.works_after_response, self._carriers.sees_invocations = works_after_response, True
+        self._watch.wake()
         if self._container.begin(self._watch.last):
             self._shared.thawed(self._watch.last)
         self._follower.begin()
@@ -294,6 +295,8 @@ class TieredCache:
         self._shared.allow(None)
         if not self._watch.closed:
             self._container.end(self._watch.now())
+        if is_frozen_between_invocations():
+            self._watch.rest()
 
     def after_response(self, work: Callable[P, object], /, *args: P.args, **named: P.kwargs) -> None:
         """Have `work(*args, **named)` done when it delays nobody; what it raises is counted and logged.
@@ -323,6 +326,7 @@ class TieredCache:
         """
         with self._invocation.afterwards(remaining):
             if not self._invocation.is_running:
+                self._watch.wake()
                 self._allow_l2()
             left = self._carriers.later.run(self._invocation.remaining, let_end=self._let_loads_end)
             if not self._invocation.is_running:

@@ -37,6 +37,8 @@ class Begun(NamedTuple):
 
     at: float
     birth: Birth
+    started: float
+    """When what has just been run did, by the clock that is never corrected."""
     handle: str | None = None
     """By which it was taken up."""
 
@@ -68,6 +70,7 @@ class Keeping:
         self._plan = plan
         self._now = watch.now
         self._steady = watch.steady
+        self._worked = watch.worked
         self._backoff = backoff
         self.invocation = invocation
         self._uniform = uniform
@@ -117,12 +120,12 @@ class Keeping:
         left = None if call.plan.force_refresh else self._handles.told(call.key, reply)
         return None if left is None or (held is not None and held.loaded_at >= left.loaded_at) else left
 
-    def _begun(self, call: Call, context: LoadContext, left: Entry | None, birth: Birth) -> Begun:
+    def _begun(self, call: Call, context: LoadContext, left: Entry | None, birth: Birth, started: float) -> Begun:
         """When the load began that has just been run: if it was taken up by its handle, when the first part did."""
         if left is None or context.handle is None:
-            return Begun(call.now, birth)
+            return Begun(call.now, birth, started)
         self._counts["resumed"] += 1
-        return Begun(min(left.loaded_at, call.now), Birth(left.born, left.since), context.handle)
+        return Begun(min(left.loaded_at, call.now), Birth(left.born, left.since), started, context.handle)
 
     def _leave(self, call: Call, lease: Lease, pending: Pending, begun: Begun) -> Entry:
         """Keep the handle of a load that goes on where whoever loads next will find it. What is kept."""
@@ -145,19 +148,19 @@ class Keeping:
 
     def _stamped(self, call: Call, loaded: Loaded, load_time: float, begun: Begun) -> Entry:
         """The entry for what was loaded."""
-        loaded_at = self._settled(call, load_time, begun)
+        loaded_at = self._settled(call, begun)
         ttl = loaded.ttl or call.plan.ttl or self._policy.ttl
         fresh_for = jittered(ttl, self._policy.jitter, self._uniform())
         return stamp(
             loaded, call, self._policy, loaded_at=loaded_at, fresh_for=fresh_for, load_time=load_time, birth=begun.birth
         )
 
-    def _absence(self, call: Call, error: NotFound, load_time: float, begun: Begun) -> Entry:
+    def _absence(self, call: Call, error: NotFound, begun: Begun) -> Entry:
         """The entry that says what `error` says."""
         self._counts["not_found"] += 1
         return Entry(
             str(error) or f"{type(error).__name__} for this key",
-            loaded_at=self._settled(call, load_time, begun),
+            loaded_at=self._settled(call, begun),
             fresh_for=jittered(call.plan.negative_ttl or 0.0, self._policy.jitter, self._uniform()),
             tags=call.plan.tags,
             negative=True,
@@ -173,13 +176,13 @@ class Keeping:
             self._memory.drop(call.key)
         self._shared.release((lease,), now, drop=is_gone, ended=True)
 
-    def _settled(self, call: Call, load_time: float, begun: Begun) -> float:
+    def _settled(self, call: Call, begun: Begun) -> float:
         """A load came to an end: nothing is left of earlier ones. When it began, on the wall clock as it now goes; for a
         resumed one, when the first part did.
         """
         self._backoff.forget(call.key)
         self._handles.forget(call.key)
-        return min(begun.at, self._now() - load_time)
+        return min(begun.at, self._now() - (self._steady() - begun.started))
 
     def forget_loads(self, key: str | None) -> None:
         """Whatever loads of `key`, or of any key, have begun or failed does not count any longer."""

@@ -189,14 +189,14 @@ class ReadMany(ReadThrough):
         calls = [call for call in calls if call.key not in late]
         if not calls:
             return late
-        begun, started = Begun(calls[0].now, self._memory.birth()), self._steady()
+        begun, worked = Begun(calls[0].now, self._memory.birth(), self._steady()), self._worked()
         by_key = {call.key: call for call in calls}
         try:
             given = _checked_answer(calls[0].loader(tuple(by_key)), by_key)
         except Exception as error:  # noqa: BLE001  # a loader may raise anything: it is covered for, or raised again
             return late | self._covered(calls, held, error)
         finally:
-            load_time = self._steady() - started
+            load_time = self._worked() - worked
             self.load_seconds += load_time
         self._counts["loads"] += 1
         found: dict[str, Any] = late
@@ -205,7 +205,7 @@ class ReadMany(ReadThrough):
             call = by_key[key]
             if value is NotFound or isinstance(value, NotFound):
                 absent = value if isinstance(value, NotFound) else NotFound()
-                entries.append((call, self._absence(call, absent, load_time, begun)))
+                entries.append((call, self._absence(call, absent, begun)))
                 found[key] = NotFound
                 continue
             if isinstance(value, Outcome | Pending):

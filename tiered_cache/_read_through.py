@@ -176,12 +176,12 @@ class ReadThrough(InTime):
         if left is None and (instead := self._too_late(call, held, tier)) is not None:
             return instead
         flight.fallback = partial(self._instead, call, held, Reason.LOAD_SLOW, tier)
-        birth, started = self._memory.birth(), self._steady()
+        birth, started, worked = self._memory.birth(), self._steady(), self._worked()
         context = self._context(call, held, left)
         try:
             outcome = run_loader(call.loader, context)
         except NotFound as error:
-            absence = self._absence(call, error, self._steady() - started, self._begun(call, context, left, birth))
+            absence = self._absence(call, error, self._begun(call, context, left, birth, started))
             flight.is_outdated = partial(self._memory.is_dead, call.key, absence)
             self._remember_absence(call, absence, lease)
             raise
@@ -189,9 +189,9 @@ class ReadThrough(InTime):
             self._failed(call, lease)
             return self._cover(call, held, tier, error)
         finally:
-            load_time = self._steady() - started
+            load_time = self._worked() - worked
             self.load_seconds += load_time
-        begun = self._begun(call, context, left, birth)
+        begun = self._begun(call, context, left, birth, started)
         if isinstance(outcome, Pending):
             return self._await(call, held, tier, self._leave(call, lease, outcome, begun))
         if outcome is Outcome.NOT_MODIFIED:

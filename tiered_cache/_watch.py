@@ -36,6 +36,8 @@ class Watch(ForkSafe):
         self._stepped_back = stepped_back
         self._not_before = not_before
         self._lead = -inf  # the most by which the wall clock was ahead of the monotonic one: a freeze makes it grow
+        self._rested = 0.0
+        self._rests_since: float | None = None
         self.last = -inf
         self.closed = False
 
@@ -56,8 +58,26 @@ class Watch(ForkSafe):
         return now
 
     def steady(self) -> float:
-        """Seconds that no correction of the time moves, to measure how long a load takes."""
+        """Seconds that no correction of the time moves, to measure how long ago a load began."""
         return time.monotonic() if self._monotonic is None else self._monotonic()
+
+    def worked(self) -> float:
+        """The same without the rests: a load that was frozen in the middle is no longer one for that."""
+        with self._lock:
+            return (self.steady() if self._rests_since is None else self._rests_since) - self._rested
+
+    def rest(self) -> None:
+        """From now on this process may be frozen."""
+        with self._lock:
+            if self._rests_since is None:
+                self._rests_since = self.steady()
+
+    def wake(self) -> None:
+        """It runs again."""
+        with self._lock:
+            if self._rests_since is not None:
+                self._rested += max(0.0, self.steady() - self._rests_since)
+                self._rests_since = None
 
 
 class Uniform(ForkSafe):

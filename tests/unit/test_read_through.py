@@ -1394,6 +1394,43 @@ def test_during_a_freeze_values_age(l2: bool) -> None:
     assert Answer("v2", "origin", 0.0, False, Reason.LOADED) == world.get()
 
 
+@pytest.mark.parametrize("begins_first", [True, False], ids=["the next invocation runs", "it has not begun"])
+@both
+def test_for_how_long_a_load_was_frozen_is_not_held_against_the_next(
+    monkeypatch: pytest.MonkeyPatch, l2: bool, begins_first: bool
+) -> None:
+    """Not even where the monotonic clock went on: there is time for a load of 3 s, and it is not `too_late` for good."""
+    monkeypatch.setenv("AWS_LAMBDA_RUNTIME_API", "127.0.0.1:9001")
+    world = World(l2=l2, refresh="inline", policy={"stale_while_revalidate": 1000})
+    gate = threading.Event()
+
+    def held(_: LoadContext) -> str:
+        assert gate.wait(WAIT)
+        world.age(2)
+        return "v1"
+
+    world.origin.value = held
+    with world.cache.invocation(lambda: 5.0):
+        with pytest.raises(LoadTimeout):
+            world.get(hard_timeout=0.01)
+        world.age(1)
+    (flight,) = world.cache._reads.flights.under_way()
+    world.age(80)  # frozen
+    with world.cache.invocation(lambda: 5.0) if begins_first else contextlib.nullcontext():
+        gate.set()
+        assert flight.wait(WAIT)
+    assert 3.0 - (not begins_first) * 2 == world.cache.stats().origin.seconds
+    world.age(200)
+    world.origin.value = "v2"
+    with world.cache.invocation(lambda: 5.0):
+        assert "v2" == world.get().value
+    other = world.another()
+    world.age(200)
+    world.origin.value = "v3"
+    with other.invocation(lambda: 5.0):
+        assert "v3" == other.get_or_load("k", world.origin)
+
+
 @both
 def test_a_load_that_takes_longer_than_its_value_is_fresh_gives_it_as_stale(l2: bool) -> None:
     """Freshness counts from when the load began."""
