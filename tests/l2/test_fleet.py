@@ -9,6 +9,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, nullcontext
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -863,6 +864,38 @@ def test_many_slow_calls_have_one_budget(valkey: ValkeyServer, proxy: FaultProxy
         assert 0 < l2(cache).over_budget
         assert 0 < l2(cache).writes < 30
         proxy.ok()
+
+
+def test_calls_at_the_same_time_cost_the_budget_no_more_than_one(
+    valkey: ValkeyServer, proxy: FaultProxy, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is of the invocation's time, and not of that of its threads."""
+    readings: list[float] = []
+
+    def monotonic() -> float:
+        readings.append(clock.monotonic())
+        return readings[-1]
+
+    url = f"redis://127.0.0.1:{proxy.port}"
+    with (
+        TieredCache(MemoryTier(ttl=50), RedisTier(valkey.url, ttl=100, timeout=60), clock=clock) as other,
+        TieredCache(MemoryTier(ttl=50), RedisTier(url, ttl=100, timeout=60), clock=clock) as cache,
+        ThreadPoolExecutor(8) as threads,
+    ):
+        for number in range(9):
+            other.set(f"{number}", number)
+        cache.warm_up()
+        with cache.invocation(lambda: 40.0):  # of which L2 may take 10 s
+            monkeypatch.setattr("tiered_cache._l2.calls.time", SimpleNamespace(monotonic=monotonic))
+            proxy.hang()
+            reads = [threads.submit(cache.get, f"{number}") for number in range(8)]
+            wait_until(lambda: len(readings) >= 8)
+            clock.advance(3)
+            proxy.ok()
+            assert [read.result(30) for read in reads] == list(range(8))
+            clock.advance(1)
+            assert cache.get("8") == 8
+        assert (l2(cache).errors, l2(cache).over_budget, l2(cache).hits) == ({}, 0, 9)
 
 
 def test_an_invalidation_is_not_for_want_of_budget_undelivered(server: ValkeyServer, clock: FakeClock) -> None:

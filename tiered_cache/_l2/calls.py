@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from tiered_cache._forks import ForkSafe
 from tiered_cache._l2.faults import HARMLESS, MISCONFIGURED, WRITES_ONLY, Failure, Unavailable
 from tiered_cache._l2.warming import Warming
 from tiered_cache._log import log
@@ -23,15 +24,40 @@ _READS = _VALUES | {b"GETRANGE", b"HGET", b"HMGET", b"XRANGE"}
 """Commands that a server answers though it takes no writes."""
 
 
-class Budget:
-    """Seconds that all calls of one invocation together may still take. A call that outlasts the invocation, frozen in the
-    middle perhaps, is charged to this one, and not to that of a later invocation.
+class Budget(ForkSafe):
+    """Seconds for which one invocation may still be in calls to L2; those at the same time are in it together, and cost
+    it no more than one. A call that outlasts the invocation, frozen in the middle perhaps, is charged to this one, and not
+    to that of a later invocation.
     """
 
-    __slots__ = ("left",)
-
     def __init__(self, seconds: float) -> None:
+        super().__init__()
         self.left = seconds
+        """Without those of the calls under way."""
+        self._calls = 0
+        self._began = 0.0
+
+    def forked(self) -> None:
+        """The parent's calls are not under way here."""
+        super().forked()
+        self._calls = 0
+
+    def begin(self) -> float:
+        """A call begins; the seconds that are left."""
+        now = time.monotonic()
+        with self._lock:
+            if not self._calls:
+                self._began = now
+            self._calls += 1
+            return self.left - (now - self._began)
+
+    def end(self) -> None:
+        """One has ended."""
+        now = time.monotonic()
+        with self._lock:
+            self._calls -= 1
+            if not self._calls:
+                self.left -= now - self._began
 
 
 class Calls:
@@ -70,11 +96,13 @@ class Calls:
     def _joined(self, now: float, budget: Budget | None) -> float | None:
         """The seconds that are left when the warm-up under way is out of the way; None where it is still going on then."""
         tier, warming, began = self._tier, self._tier.warming, time.monotonic()
-        limit = tier.timeout if budget is None else max(0.0, min(tier.timeout, budget.left))
-        joined = warming is None or warming.joined(now, limit)  # None: another thread has joined it
+        limit = tier.timeout if budget is None else max(0.0, min(tier.timeout, budget.begin()))
+        try:
+            joined = warming is None or warming.joined(now, limit)  # None: another thread has joined it
+        finally:
+            if budget is not None:
+                budget.end()
         took = time.monotonic() - began
-        if budget is not None:
-            budget.left -= took
         if not joined:
             self._counts["skipped"] += 1
             return None
@@ -92,8 +120,12 @@ class Calls:
             if budget is None:
                 replies: list[Any] | None = tier.link().call(commands, now, limit)
             else:
-                limit = min(limit, budget.left)
-                replies = self._within(budget, commands, now, limit)
+                left = budget.begin()
+                limit = min(limit, left)
+                try:
+                    replies = self._within(left, commands, now, limit)
+                finally:
+                    budget.end()
         except Unavailable as error:
             took = limit if error.failure is Failure.TIMEOUT else 0.0
             self._failed(error, tier.breaker, now, took)
@@ -110,16 +142,12 @@ class Calls:
             log().info("L2 %s answers again", tier.address.shown)
         return replies
 
-    def _within(self, budget: Budget, commands: Sequence[Command], now: float, limit: float) -> list[Any] | None:
+    def _within(self, left: float, commands: Sequence[Command], now: float, limit: float) -> list[Any] | None:
         """The call, within what is left of the invocation's budget; None where that is spent."""
-        if budget.left <= 0.0:
+        if left <= 0.0:
             self._counts["over_budget"] += 1
             return None
-        began = time.monotonic()
-        try:
-            return self._tier.link().call(commands, now, limit)
-        finally:
-            budget.left -= time.monotonic() - began
+        return self._tier.link().call(commands, now, limit)
 
     def may_write(self, now: float) -> bool:
         """Whether a lease is worth asking for, and a value worth encoding: not before a read has closed the breaker, and
