@@ -3,7 +3,8 @@
 import random
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from itertools import count, cycle, islice
+from itertools import chain, count, cycle, islice
+from time import perf_counter
 
 from tiered_cache import MemoryTier, TieredCache
 from tiered_cache.benchmarks.harness import compared, figure, show, throughput
@@ -98,4 +99,27 @@ def inserts(*, quick):
     ]
     stats = [cache.stats().l1 for cache in caches.values()]
     show(group, held, f"entries {stats[0].entries:,}; evictions {sum(one.evictions for one in stats):,}")
-    return results + held
+    return results + held + longest_inserts(20_000 if quick else 100_000)
+
+
+def longest_inserts(entries, inserts=300):
+    """The longest of some inserts into a full L1 that was hit all over: that which has most to look at before it evicts."""
+    results = []
+    group = f"Inserts into L1 with {entries:,} entries, each of which was hit"
+    for policy in ("lru", "s3fifo"):
+        tier = MemoryTier(ttl=600, max_bytes="4 GiB", max_entries=entries, sizer=lambda _value: 1, policy=policy)
+        with TieredCache(tier, refresh="inline") as cache:
+            for key in chain(range(entries), range(entries)):
+                cache.get_or_load(f"key:{key}", int)
+            seconds = sorted(timed(partial(cache.get_or_load, f"new:{number}", int)) for number in range(inserts))
+        for title, value in (("half of them, at most", seconds[inserts // 2]), ("the longest", seconds[-1])):
+            results.append(figure(group, f"{policy}, {title}", value, "s"))
+    show(group, results)
+    return results
+
+
+def timed(call):
+    """Seconds that `call` takes."""
+    started = perf_counter()
+    call()
+    return perf_counter() - started

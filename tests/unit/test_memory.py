@@ -7,7 +7,7 @@ import tracemalloc
 from collections import OrderedDict
 from math import inf
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 import cachetools
 import pytest
@@ -18,7 +18,7 @@ from tiered_cache import MemoryTier, TieredCache
 from tiered_cache._entry import START, Birth, Entry, Position
 from tiered_cache._l1.invalidation import MOST, Invalidations
 from tiered_cache._l1.memory import ENTRY_OVERHEAD, LOGGED_OVERHEAD, MemoryStore
-from tiered_cache._l1.order import Queue
+from tiered_cache._l1.order import MOST_CHANCES, Queue
 from tiered_cache._l1.tier import AUTO_ELSEWHERE
 from tiered_cache._news import EVERYTHING, Invalidation, Kind
 from tiered_cache._rules import Freshness
@@ -199,6 +199,21 @@ def test_when_all_were_hit_the_oldest_goes() -> None:
         held.look(key).hits += 5  # type: ignore[union-attr]
     held.store("d", entry())
     assert {"b", "c", "d"} == set(held._entries)
+
+
+@pytest.mark.parametrize("policy", ["lru", "s3fifo"])
+def test_an_eviction_looks_at_so_many_entries_and_no_more(policy: str) -> None:
+    """Also where each was hit: a second chance for all of them at once would hold up every thread."""
+    held = store(max_entries=1000, policy=policy)
+    for number in range(1000):
+        held.store(f"k{number}", entry())
+    for number in range(1000):
+        cast("Entry", held.look(f"k{number}")).hits += 3
+    for number in range(1000, 1003):
+        held.store(f"k{number}", entry())
+        looked_at = sum(one.settled != 0 for _, one in held._all())
+        assert 1000 == held.stats().entries
+        assert 0 < looked_at <= (number - 999) * MOST_CHANCES
 
 
 def lru_hits(trace: list[int], size: int) -> int:

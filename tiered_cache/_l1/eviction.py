@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from cachetools import Cache
 
-from tiered_cache._l1.order import Oldest
+from tiered_cache._l1.order import MOST_CHANCES, Oldest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +19,8 @@ class SecondChanceLRU(Cache[str, "Entry"]):
     """Least recently used, where use is the entry's own count of hits, looked at only when something must go.
 
     The entry at the end of the order that was hit since it got there goes to the front; the first that was not hit is
-    evicted. This is CLOCK (Corbató 1968) on LRU's order: in hit ratio within a few tenths of a point of exact LRU.
+    evicted, or the next after `MOST_CHANCES`. This is CLOCK (Corbató 1968) on LRU's order: in hit ratio within a few
+    tenths of a point of exact LRU.
 
     The order is that of the dictionary in which cachetools keeps the entries. It would keep their sizes in another: an
     entry knows its own, so they are summed up here, and to cachetools each is one of any number.
@@ -51,12 +52,14 @@ class SecondChanceLRU(Cache[str, "Entry"]):
         super().__delitem__(key)
 
     def popitem(self) -> tuple[str, Entry]:
+        chances = MOST_CHANCES
         while True:
             key = self._oldest.pop()
             entry = self.pop(key)
-            if entry.hits == entry.settled:
+            if entry.hits == entry.settled or not chances:
                 self._evicted(key, entry)
                 return key, entry
+            chances -= 1
             entry.settled = entry.hits
             self[key] = entry  # it fits, since it was here
 

@@ -10,7 +10,7 @@ from array import array
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from tiered_cache._l1.order import Queue
+from tiered_cache._l1.order import MOST_CHANCES, Queue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -141,22 +141,24 @@ class S3FIFO:
         return entry
 
     def popitem(self) -> tuple[str, Entry]:
-        """Evict one entry: the first that was not used since it was last looked at."""
+        """Evict one entry: the first that was not used since it was last looked at, or the next after `MOST_CHANCES`."""
+        chances = MOST_CHANCES
         while True:
             if not self._main or SMALL_SHARE * self._small_size >= self.currsize:
                 key, entry = self._small.popitem()
                 self._small_size -= entry.size
-                if entry.hits == entry.settled:
+                if entry.hits == entry.settled or not chances:
                     self._ghosts.add(key)
                     break
                 self._main[key] = entry
                 entry.settled = entry.hits
             else:
                 key, entry = self._main.popitem()
-                if entry.hits == entry.settled:
+                if entry.hits == entry.settled or not chances:
                     break
                 self._main[key] = entry
                 entry.settled = entry.hits - _uses(entry) + 1
+            chances -= 1
         self.currsize -= entry.size
         self._ghosts.keep(len(self))
         self._evicted(key, entry)
