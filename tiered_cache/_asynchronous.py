@@ -14,12 +14,12 @@ from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tiered_cache._cache import TieredCache
 from tiered_cache._errors import OriginError
 from tiered_cache._forks import ForkSafe
-from tiered_cache._options import Plan, check_key, check_loader
+from tiered_cache._options import check_key, check_loader
 from tiered_cache._values import MISSING
 from tiered_cache._waits import acting_for
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import ParamSpec, Self, Unpack
 
-    from tiered_cache._cached import CachedFunction
+    from tiered_cache._cached import CachedFunction, Names
     from tiered_cache._invocation import Running
     from tiered_cache._l1.tier import MemoryTier
     from tiered_cache._options import LoadOptions
@@ -73,6 +73,7 @@ class AsyncTieredCache:
 
     def __init__(self, l1: MemoryTier | None = None, l2: SharedTier | None = None, **options: Any) -> None:
         self._core = _Core(l1, l2, **options)
+        self._names: Names | None = None
         self.refresh = self._core.refresh
         self.stats: Callable[[], Stats] = self._core.stats
         self.invocation: Callable[..., Running] = self._core.invocation
@@ -104,11 +105,11 @@ class AsyncTieredCache:
         self, key: str | Callable[..., str] | None = None, **options: Unpack[LoadOptions]
     ) -> Callable[[Callable[P, Awaitable[R]]], CachedFunction[P, Awaitable[R]]]:
         """As `TieredCache.cached`, for a coroutine function; a plain one runs in a thread, and is awaited all the same."""
-        from tiered_cache._cached import CachedFunction
+        from tiered_cache._cached import Names, decorator
 
-        checked = cast("dict[str, Any]", options)
-        Plan().with_options(checked)
-        return lambda function: CachedFunction(function, self, key, checked, asynchronous=True)
+        if self._names is None:
+            self._names = Names()
+        return decorator(self, self._names, key, options, asynchronous=True)
 
     async def get(self, key: str, default: Any = MISSING) -> Any:
         """As `TieredCache.get`."""

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import ParamSpec, Self, TypeVar, Unpack
 
-    from tiered_cache._cached import CachedFunction
+    from tiered_cache._cached import CachedFunction, Names
     from tiered_cache._coherence import Coherence
     from tiered_cache._options import LoadOptions
     from tiered_cache._owed import Refresh
@@ -110,6 +110,7 @@ class TieredCache:
         self._local = None if l2 is None else l1.freshness
         self._memory = MemoryStore(l1)
         self._counts = Counters()
+        self._names: Names | None = None
         self._uniform = Uniform()
         self._container = Container()
         self._carriers = Carriers(Deferred(self._counts), Deferred(self._counts))
@@ -178,16 +179,18 @@ class TieredCache:
         """Decorate a function whose results are to be read through this cache.
 
         key: a template over its parameters, such as `"customer:{customer_id}"`; a function of its arguments; or None:
-            the function's name and all arguments, which must then be numbers, str, bytes, dates and the like.
+            the function's name and all arguments, which must then be numbers, str, bytes, dates and the like. What it sees
+            of functions around it is no part of that: with other such values it needs a key of its own.
         options: see `LoadOptions`. The decorated function has `cache_key(...)`, for `cache.delete` and the like.
 
-        Raises TypeError for a coroutine or generator function, ConfigurationError for a key that cannot tell calls apart.
+        Raises TypeError for a coroutine or generator function, and for a second function of the same name without a key;
+        ConfigurationError for a key that cannot tell calls apart.
         """
-        from tiered_cache._cached import CachedFunction
+        from tiered_cache._cached import Names, decorator
 
-        checked = cast("dict[str, Any]", options)
-        Plan().with_options(checked)
-        return lambda function: CachedFunction(function, self, key, checked)
+        if self._names is None:
+            self._names = Names()
+        return decorator(self, self._names, key, options)
 
     def get(self, key: str, default: Any = MISSING) -> Any:
         """The fresh value that L1 or L2 holds for `key`, else `default`; no loader runs, and nothing stale is given."""

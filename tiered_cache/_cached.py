@@ -1,16 +1,16 @@
-"""The decorator `cache.cached`: a function whose results are read through the cache, and how its keys are made."""
+"""The decorator `cache.cached`: a function whose results are read through the cache."""
 
 from __future__ import annotations
 
 from functools import update_wrapper
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
-from tiered_cache._errors import ConfigurationError
-from tiered_cache._options import check_loader_kind
-from tiered_cache._units import shown
+from tiered_cache._call_keys import innermost, key_maker, name_of
+from tiered_cache._options import Plan, check_loader_kind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from tiered_cache._asynchronous import AsyncTieredCache
     from tiered_cache._cache import TieredCache
@@ -18,30 +18,52 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_PLAIN = (str, int, float, bool, bytes, type(None))
-_PLAIN_ELSEWHERE = frozenset(
-    {"decimal.Decimal", "uuid.UUID", "datetime.date", "datetime.datetime", "datetime.timedelta"}
-)
+
+def decorator(
+    cache: TieredCache | AsyncTieredCache,
+    names: Names,
+    key: object,
+    options: Mapping[str, Any],
+    *,
+    asynchronous: bool = False,
+) -> Callable[..., Any]:
+    """What `cache.cached(key, **options)` gives. `names`: of the functions that this cache has decorated."""
+    checked = dict(options)
+    plan = Plan().with_options(checked)
+    if "tags" in checked:
+        checked["tags"] = plan.tags  # an iterator gives them but once
+
+    def decorate(*functions: Any, **named: Any) -> CachedFunction[..., Any]:
+        if named or len(functions) != 1 or (callable(key) and not callable(functions[0])):
+            raise TypeError("cached() got no function to decorate: write @cache.cached(), with the parentheses")
+        check_loader_kind(functions[0], "cached()", asynchronous=asynchronous)
+        make_key = key_maker(functions[0], key)
+        if key is None:
+            names.take(functions[0])
+        decorated: CachedFunction[..., Any] = CachedFunction(functions[0], cache, make_key, checked)
+        if asynchronous:
+            _mark_asynchronous(decorated)
+        return decorated
+
+    return decorate
 
 
 class CachedFunction(Generic[P, R]):
     """A function behind a cache. Called as it was; `cache_key(...)` gives the key of the same call."""
 
+    __wrapped__: Callable[P, R]
+
     def __init__(
         self,
         function: Callable[P, R],
         cache: TieredCache | AsyncTieredCache,
-        key: object,
+        make_key: Callable[..., str],
         options: dict[str, Any],
-        *,
-        asynchronous: bool = False,
     ) -> None:
-        check_loader_kind(function, "cached()", asynchronous=asynchronous)
         self._function = function
         self._cache = cache
         self._options = options
-        self._parameters = _Parameters(function)
-        self._key = _key_maker(function, key, self._parameters)
+        self._key = make_key
         update_wrapper(self, function)
 
     def __call__(self, *args: P.args, **named: P.kwargs) -> R:
@@ -73,89 +95,84 @@ class _Bound:
         return self._cached.cache_key(self._instance, *args, **named)
 
 
-class _Parameters:
-    """A function's parameters, as far as they tell which argument is which; importing `inspect` would burden a cold start."""
+class Names:
+    """The functions of which one cache makes keys by their names: each name stands for one of them."""
 
-    def __init__(self, function: Any) -> None:
-        code = function.__code__
-        self.name = function.__qualname__
-        self.positional: tuple[str, ...] = code.co_varnames[: code.co_argcount]
-        self.names: tuple[str, ...] = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
-        self._takes_more = bool(code.co_flags & 0x04)  # *args
-        self._takes_names = bool(code.co_flags & 0x08)  # **kwargs
-        self.open = self._takes_more or self._takes_names
-        defaults = function.__defaults__ or ()
-        self._defaults = dict(zip(self.positional[len(self.positional) - len(defaults) :], defaults, strict=True))
-        self._defaults |= function.__kwdefaults__ or {}
+    def __init__(self) -> None:
+        self._taken: dict[str, tuple[Any, tuple[Any, ...]]] = {}
 
-    def bound(self, args: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
-        """The arguments by name, in the order of the parameters, with defaults filled in."""
-        first = dict(zip(self.positional, args, strict=False))
-        given = self._defaults | first | named
-        surplus = len(args) > len(self.positional) and not self._takes_more
-        if surplus or first.keys() & named.keys() or not given.keys() >= set(self.names):
-            raise TypeError(f"{self.name}() takes {', '.join(self.names) or 'no arguments'}, each given once")
-        filled = {name: given.pop(name) for name in self.names}
-        if given and not self._takes_names:
-            raise TypeError(f"{self.name}() has no parameter {min(given)}; it takes {', '.join(self.names)}")
-        more = {f"*{place}": value for place, value in enumerate(args[len(self.positional) :])}
-        return filled | more | {name: given[name] for name in sorted(given)}
-
-
-def _key_maker(function: Any, key: object, parameters: _Parameters) -> Callable[..., str]:
-    if callable(key):
-        return cast("Callable[..., str]", key)  # the cache checks what it returns
-    if isinstance(key, str):
-        return _from_template(key, parameters)
-    if key is not None:
-        raise ConfigurationError(
-            f'key must be a template such as "customer:{{customer_id}}", a function of the arguments, or None; got {shown(key)}'
-        )
-    if function.__name__ == "<lambda>":
-        raise TypeError('a lambda has no name to make keys of: write cached(key="…") or use def')
-    prefix = f"{function.__module__}.{function.__qualname__}"
-
-    def from_arguments(*args: Any, **named: Any) -> str:
-        parts = (f"{name}={_literal(name, value)}" for name, value in parameters.bound(args, named).items())
-        return f"{prefix}({', '.join(parts)})"
-
-    return from_arguments
-
-
-def _from_template(template: str, parameters: _Parameters) -> Callable[..., str]:
-    from string import Formatter
-
-    try:
-        fields = [field for _, field, _, _ in Formatter().parse(template) if field is not None]
-    except ValueError as error:
-        raise ConfigurationError(f"key is no template that str.format can fill: {error}") from None
-    for field in fields:
-        name = field.split(".")[0].split("[")[0]
-        if name not in parameters.names and not parameters.open:
-            names = ", ".join(parameters.names) or "none"
-            raise ConfigurationError(
-                f"key names {field!r}, and {parameters.name} has no such parameter; it has {names}"
+    def take(self, function: Any) -> None:
+        """Raises TypeError if another function has this name here, or the same one that sees other things around it."""
+        name, sees = name_of(function), _seen_by(function)
+        earlier, saw = self._taken.setdefault(name, (function, sees))
+        if _is_same_code(earlier, function) and _are_same(saw, sees, ()):
+            return
+        if not _is_typed_anew(innermost(earlier), innermost(function)):
+            raise TypeError(
+                f"another function named {name} is cached here already, or this one with other values around it: by name and "
+                'arguments alone they would share values. Write cached(key="…") or key=lambda …: "…" with what tells them apart'
             )
-    if not fields and parameters.names:
-        raise ConfigurationError(
-            f"key has no field, so that all calls of {parameters.name} would share one value; "
-            f"name its parameters, such as {{{parameters.names[0]}}}, or give a function"
-        )
-    return lambda *args, **named: template.format_map(parameters.bound(args, named))
+        self._taken[name] = function, sees
 
 
-def _literal(name: str, value: Any) -> str:
-    """`value` as text that tells 1 from 1.0, True and "1"."""
-    kind = type(value)
-    if kind is float and value != value:  # noqa: PLR0124  # NaN, without importing math
-        raise TypeError(f"argument {name} is NaN, which equals nothing and so makes no key")
-    if kind in _PLAIN:
-        return repr(value)
-    if kind is tuple:
-        return f"({', '.join(_literal(name, part) for part in value)},)"
-    if f"{kind.__module__}.{kind.__qualname__}" in _PLAIN_ELSEWHERE:
-        return repr(value)
-    raise TypeError(
-        f"argument {name} of type {kind.__qualname__} makes no key by itself: "
-        f'write cached(key="…{{{name}.id}}…") or key=lambda …: "…" with what tells its values apart'
-    )
+_UNSET = object()
+
+
+def _seen_by(function: Any) -> tuple[Any, ...]:
+    """What the function sees of those around it, as of now; what will be set later is the same for all."""
+    return tuple(_content(cell) for cell in function.__closure__ or ())
+
+
+def _content(cell: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return _UNSET
+
+
+def _is_same_code(one: Any, other: Any) -> bool:
+    return bool(one.__code__ == other.__code__ and one.__code__.co_filename == other.__code__.co_filename)
+
+
+def _is_typed_anew(earlier: Any, later: Any) -> bool:
+    """Whether a function was written over by hand: a cell of a notebook is a file of its own, and a prompt is none."""
+    filename = later.__code__.co_filename
+    is_by_hand = filename != earlier.__code__.co_filename or filename.startswith("<")
+    return is_by_hand and not _is_same_code(earlier, later)
+
+
+def _are_same(some: tuple[Any, ...], others: tuple[Any, ...], compared: tuple[tuple[Any, Any], ...]) -> bool:
+    return all(_is_same(one, other, compared) for one, other in zip(some, others, strict=True))
+
+
+def _is_same(one: Any, other: Any, compared: tuple[tuple[Any, Any], ...]) -> bool:
+    """Whether a function that sees `other` does what it did when it saw `one`. Functions made anew of the same code are
+    the same if what they see is. compared: pairs that are being compared already, since a function may see itself.
+    """
+    if one is other or any(one is first and other is second for first, second in compared):
+        return True
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, CachedFunction):
+        return _is_same(one.__wrapped__, other.__wrapped__, compared)
+    if isinstance(one, FunctionType):
+        defaults = (one.__defaults__, one.__kwdefaults__) == (other.__defaults__, other.__kwdefaults__)
+        seen = (_seen_by(one), _seen_by(other), (*compared, (one, other)))
+        return defaults and _is_same_code(one, other) and _are_same(*seen)
+    try:
+        return (one == other) is True
+    except Exception:  # noqa: BLE001  # whatever an object does when it is compared, it is not known to be the same
+        return False
+
+
+def _mark_asynchronous(cached: Any) -> None:
+    """Have it known for a coroutine function, by which frameworks tell what to await."""
+    import inspect
+    import sys
+
+    if sys.version_info >= (3, 12):
+        inspect.markcoroutinefunction(cached)
+    else:
+        from asyncio import coroutines
+
+        cached._is_coroutine = coroutines._is_coroutine  # type: ignore[attr-defined]  # noqa: SLF001

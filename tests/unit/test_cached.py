@@ -2,13 +2,15 @@
 
 import asyncio
 import functools
+import inspect
+import sys
 from datetime import date
 from decimal import Decimal
 from uuid import UUID
 
 import pytest
 
-from tiered_cache import ConfigurationError, MemoryTier, TieredCache
+from tiered_cache import AsyncTieredCache, ConfigurationError, MemoryTier, TieredCache
 
 
 @pytest.fixture
@@ -126,7 +128,14 @@ def test_a_method_is_cached_by_what_its_template_says(cache):
 
 @pytest.mark.parametrize(
     ("value", "says"),
-    [([1], "list"), ({"a": 1}, "dict"), (object(), "object"), (float("nan"), "NaN"), ((1, [2]), "list")],
+    [
+        ([1], "list"),
+        ({"a": 1}, "dict"),
+        (object(), "object"),
+        (float("nan"), "NaN"),
+        (Decimal("NaN"), "NaN"),
+        ((1, [2]), "list"),
+    ],
 )
 def test_an_argument_that_makes_no_key_is_refused(cache, value, says):
     """The error names the argument and says what to write instead."""
@@ -197,3 +206,258 @@ def test_a_call_that_python_would_refuse_gets_no_cached_value(cache):
         for args, named in [((1, 2, 3), {}), ((), {}), ((1,), {"x": 1}), ((1,), {"z": 1})]:
             with pytest.raises(TypeError, match="load"):
                 function(*args, **named)
+
+
+class Unnamed:
+    """An object that does not say how it looks: Python names its place in memory, where the next one may stand."""
+
+    def __init__(self, number):
+        self.number = number
+
+
+@pytest.mark.parametrize(
+    ("template", "made"),
+    [
+        ("page:{thing}", Unnamed),
+        ("page:{thing!s}", Unnamed),
+        ("page:{thing!r:.12}", Unnamed),
+        ("page:{thing}", lambda number: [Unnamed(number)]),
+        ("page:{thing}", lambda number: {"who": (Unnamed(number),)}),
+        ("page:{thing}", lambda number: lambda: number),
+        ("page:{thing.number}", lambda number: Unnamed(Unnamed(number))),
+        ("page:{thing[0]}", lambda number: [Unnamed(number)]),
+    ],
+    ids=map(str, range(8)),
+)
+def test_a_place_in_memory_is_no_key(cache, template, made):
+    """Neither as text, nor cut short, nor inside of what is shown: the next caller's object may be put there."""
+
+    @cache.cached(template)
+    def page(thing):
+        return thing
+
+    with pytest.raises(TypeError, match=r"argument thing.* makes no key by itself"):
+        page(made(1))
+
+
+def test_a_template_is_filled_as_format_fills_it(cache):
+    """Conversions, attributes, places, specifications and the fields in them; a text may have any words."""
+
+    class Said(Unnamed):
+        def __str__(self):
+            return f"no. {self.number}"
+
+    @cache.cached("{a!r:>6}|{b:{width}.2f}|{c[0].number:03}|{d}|{e}|{{}}")
+    def page(a, b, c, d, width, e):
+        return None
+
+    key = page.cache_key("x", 1.5, [Unnamed(7)], Said(8), 6, "<x at 0x7f>")
+    assert key == "   'x'|  1.50|007|no. 8|<x at 0x7f>|{}"
+
+
+def test_names_that_are_no_identifiers_cannot_feign_arguments(cache):
+    """**{…} takes any text for a name; the keys of calls as they are mostly written stay as they were."""
+
+    @cache.cached()
+    def orders(*places, **filters):
+        return (places, filters)
+
+    calls = [((), {"status": "open", "zone": "eu"}), ((), {"status='open', zone": "eu"}), ((1,), {}), ((), {"*0": 1})]
+    assert [orders(*args, **named) for args, named in calls] == calls
+    assert orders.cache_key(1, zone="eu").endswith("orders(*0=1, zone='eu')")
+
+
+def test_a_parameter_by_place_alone_leaves_its_name_to_others(cache):
+    """`f(1, a=2)` is as legal as in Python, and `f(a=1)` as illegal."""
+
+    @cache.cached()
+    def page(a, /, **others):
+        return (a, others)
+
+    assert (page(1, a=2), page(1, a=3), page(2)) == ((1, {"a": 2}), (1, {"a": 3}), (2, {}))
+    with pytest.raises(TypeError, match="page"):
+        page(a=1)
+
+
+def table(cache, region, decorate=lambda function: function):
+    @cache.cached()
+    @decorate
+    def rates(currency="USD"):
+        return f"{currency} in {region}"
+
+    return rates
+
+
+def test_a_function_that_sees_other_things_around_it_is_refused(cache):
+    """Its name and arguments alone do not tell whose values are whose; with a key they are told apart."""
+    assert table(cache, "eu")() == "USD in eu"
+    with pytest.raises(TypeError, match=r"another function named .*rates is cached here already"):
+        table(cache, "us")
+    with pytest.raises(TypeError, match=r"another function named .*rates"):
+        table(cache, True)
+    with TieredCache() as other:
+        assert table(other, "us")() == "USD in us"
+
+
+def test_a_function_made_anew_that_sees_the_same_is_the_same(cache):
+    """Equal values, the same client, functions made along with it, and itself."""
+    client = object()
+
+    def make(region):
+        def prefix():
+            return region
+
+        @cache.cached()
+        def inner(number):
+            return f"{prefix()} {number}"
+
+        @cache.cached()
+        def outer(number):
+            return inner(number) if number == 0 or client is None else outer(number - 1)
+
+        return outer
+
+    assert make(str(b"eu", "ascii"))(2) == "eu 0"
+    assert make(str(b"eu", "ascii"))(2) == "eu 0"
+    with pytest.raises(TypeError, match=r"another function named .*inner"):
+        make("us")
+
+
+def test_two_functions_of_one_name_are_refused(cache):
+    """As routes often are; also where a decorator of theirs is what the cache gets."""
+
+    @cache.cached()
+    @passed_on
+    def route(page):
+        return f"first {page}"
+
+    assert route(1) == "first 1"
+
+    with pytest.raises(TypeError, match=r"another function named .*route is cached here already"):
+
+        @cache.cached()
+        @passed_on
+        def route(page):
+            return f"second {page}"
+
+
+def test_a_function_may_be_typed_anew_at_a_prompt(cache):
+    """It takes the place of the one before, as in a notebook; but a closure does not, whatever it was typed into."""
+    names = {"cache": cache, "__name__": "typed"}
+    exec("@cache.cached()\ndef rate():\n    return 1", names)
+    exec("@cache.cached()\ndef rate():\n    return 2 + 3", names)
+    exec("def make(x):\n    @cache.cached()\n    def rate():\n        return x\n    return rate", names)
+    names["make"](1)
+    with pytest.raises(TypeError, match="another function named"):
+        names["make"](2)
+
+
+def passed_on(function):
+    """As Powertools' `tracer.capture_method` does."""
+
+    @functools.wraps(function)
+    def decorated(*args, **named):
+        return function(*args, **named)
+
+    return decorated
+
+
+def test_a_function_under_decorators_has_its_own_parameters(cache):
+    """By place and by name are the same call, and a template may name them."""
+    versions = iter(range(9))
+
+    @cache.cached("customer:{customer_id}")
+    @passed_on
+    @passed_on
+    def customer(customer_id):
+        return {"id": customer_id}
+
+    @cache.cached()
+    @passed_on
+    def rate(currency="EUR"):
+        return next(versions)
+
+    assert customer(7) == customer(customer_id=7) == {"id": 7}
+    assert (rate(), rate("EUR"), rate(currency="EUR")) == (0, 0, 0)
+    cache.delete(rate.cache_key("EUR"))
+    assert rate(currency="EUR") == 1
+    with pytest.raises(ConfigurationError, match="no such parameter; it has customer_id"):
+        cache.cached("{nobody}")(passed_on(customer.__wrapped__))
+
+
+def test_a_decorator_with_parameters_of_its_own_says_by_these_what_it_takes(cache):
+    """It may give the function other arguments than it gets."""
+
+    def load(connection, product):
+        return f"{connection} {product}"
+
+    @cache.cached("product:{product}")
+    @functools.wraps(load)
+    def connected(product):
+        return load("connection", product)
+
+    assert [connected(1), connected(2)] == ["connection 1", "connection 2"]
+
+
+def test_a_field_that_a_call_does_not_give_is_named(cache):
+    """Where **kwargs might have given it."""
+
+    @cache.cached("orders:{zone}:{a-b}")
+    def orders(**filters):
+        return filters
+
+    assert orders.cache_key(zone="eu", **{"a-b": 1}) == "orders:eu:1"
+    with pytest.raises(TypeError, match=r"orders\(\) names zone, which this call does not give"):
+        orders()
+
+
+@pytest.mark.parametrize("key", ["{}", "{0}", "{nobody}"])
+def test_a_field_that_no_call_can_give_is_refused(cache, key):
+    """At the decoration, whatever the function takes besides."""
+    with pytest.raises(ConfigurationError, match="no such parameter"):
+        cache.cached(key)(lambda *places: places)
+
+
+def test_tags_that_can_be_read_but_once_serve_all_calls(cache):
+    """As of a generator."""
+
+    @cache.cached("page:{number}", tags=(tag for tag in ["pages"]))
+    def page(number):
+        return object()
+
+    first = page(1)
+    assert page(1) is first
+    cache.invalidate_tag("pages")
+    assert page(1) is not first
+
+
+def test_the_decorator_without_its_parentheses_is_refused(cache):
+    """At the call; before it, a function of the arguments may have been meant."""
+
+    @cache.cached
+    def page(number):
+        return number
+
+    for args, named in [((1,), {}), ((1, 2), {}), ((), {}), ((), {"number": 1})]:
+        with pytest.raises(TypeError, match=r"write @cache.cached\(\), with the parentheses"):
+            page(*args, **named)
+
+
+def test_a_coroutine_function_stays_one():
+    """Frameworks ask before they await."""
+
+    async def main():
+        async with AsyncTieredCache() as cache:
+
+            @cache.cached()
+            async def double(number):
+                return 2 * number
+
+            assert await double(3) == 6
+            return double
+
+    double = asyncio.run(main())
+    is_one = inspect.iscoroutinefunction if sys.version_info >= (3, 12) else asyncio.iscoroutinefunction
+    assert is_one(double)
+    with TieredCache() as cache:
+        assert not is_one(cache.cached()(table))
