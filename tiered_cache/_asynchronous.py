@@ -149,7 +149,7 @@ class AsyncTieredCache:
 
     async def close(self) -> None:
         """As `TieredCache.close`."""
-        self._core.close()
+        await _THREADS.run(self._core.close)
 
     async def __aenter__(self) -> Self:
         return self

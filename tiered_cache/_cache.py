@@ -374,11 +374,16 @@ class TieredCache:
         )
 
     def close(self) -> None:
-        """Give back connections and memory. A second call does nothing; any other call after it raises ClosedError."""
+        """Give back connections and memory. A second call does nothing; any other call after it raises ClosedError.
+
+        Invalidations that wait are tried once more, and the leases of loads under way are given up: this takes L2's
+        `timeout` for either at most. A load under way goes on, its caller gets ClosedError, and no tier keeps its value.
+        """
+        now = self._watch.last if self._watch.closed else self._watch.now()
         self._watch.closed = True
         self._carriers.abandon(self._counts)
         self._memory.clear()
-        self._shared.close()
+        self._shared.close(now)
 
     def __enter__(self) -> Self:
         return self

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 from tiered_cache._entry import START
 from tiered_cache._forks import ForkSafe
+from tiered_cache._log import log
 from tiered_cache._news import EVERYTHING, Invalidation, Kind, News
 from tiered_cache._reply import ABSENT, UNREACHED, Claim, Filled, Lease, Reply, Right
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from tiered_cache._coherence import Follower, Look
     from tiered_cache._entry import Entry
@@ -41,12 +42,18 @@ class Shared(ForkSafe):
         self._follower = follower
         self._counts = counts
         self._undelivered: dict[Invalidation, object] = {}  # a mark of its own for each
+        self._held: set[Lease] = set()
         self._closed = False
         self.expects_hit = False
         """Whether the last read found something: then the next asks for the value alone, and not for the lease too. So it
         does where the last came to nothing, since L2 may answer reads before it takes writes.
         """
         memory.invalidated.alias = store.alias
+
+    def forked(self) -> None:
+        """What is held is the parent's."""
+        super().forked()
+        self._held = set()
 
     def catch_up(self, now: float) -> None:
         """Look into the log if nothing may be answered before."""
@@ -84,6 +91,7 @@ class Shared(ForkSafe):
             self._deliver(now)
         before, look = self._memory.invalidated.tick, self._follower.wanted(now)
         reply = self._store.ask(lease, claim, now, None if look is None else look.since)
+        self._hold((lease,), now)
         if look is not None:
             self._heard(reply.news, look, now)
         self.expects_hit = reply.entry is not None or not reply.reached
@@ -94,6 +102,7 @@ class Shared(ForkSafe):
         self._deliver(now)
         before, look = self._memory.invalidated.tick, self._follower.wanted(now)
         replies, news = self._store.ask_many(leases, claim, now, None if look is None else look.since)
+        self._hold(leases, now)
         if look is not None:
             self._heard(news, look, now)
         return self._all_judged(replies, self._since(before, news), now)
@@ -125,11 +134,18 @@ class Shared(ForkSafe):
         self._counts["refused"] += kept is Filled.REFUSED
         return kept
 
-    def release(self, leases: Iterable[Lease], now: float, *, drop: bool = False, ended: bool = False) -> None:
+    def release(self, leases: Collection[Lease], now: float, *, drop: bool = False, ended: bool = False) -> None:
         """Give up those of the leases that are held; `ended`: with what their loads have left, `drop`: with the values too."""
         held = [lease for lease in leases if lease.held]
-        if held and not self._closed:
+        if held:
             self._store.release(held, now, drop=drop, ended=ended)
+        self._held.difference_update(leases)
+
+    def _hold(self, leases: Collection[Lease], now: float) -> None:
+        """Remember those that are held, to give them up with the cache: now, if that was closed meanwhile."""
+        self._held.update([lease for lease in leases if lease.held])
+        if self._closed:
+            self.release(leases, now)
 
     def invalidate(self, what: Sequence[Invalidation], now: float, lease: Lease | None = None) -> bool:
         """Invalidate in the store, and here; whether the store took it. `lease`: to be held on its key from then on.
@@ -147,6 +163,7 @@ class Shared(ForkSafe):
             else:
                 self._learn(news, now)
                 self._settle(marks)
+                self._hold(() if lease is None else (lease,), now)
         finally:
             self._memory.invalidate(what, now)
         return news is not None
@@ -185,10 +202,31 @@ class Shared(ForkSafe):
             undelivered=len(self._undelivered),
         )
 
-    def close(self) -> None:
-        """As the store."""
-        self._closed = True
+    def close(self, now: float) -> None:
+        """Deliver what waits, for the last time, give up what is held, since no load can be kept any more, and close the store.
+
+        Whoever is in a call goes on to its end, and gives up by itself what it is granted now.
+        """
+        if not self._closed:
+            self._closed = True
+            self._store.allow(None)
+            if self._undelivered:
+                self._deliver_all(now)
+            held = [lease for lease in list(self._held) if lease.held]
+            self._store.release(held, now, drop=False)  # none too: the store may know of others
         self._store.close()
+
+    def _deliver_all(self, now: float) -> None:
+        """Deliver all that waits, whatever was last known of L2: there will be no other contact. Stops where it fails."""
+        self._store.thawed(now)
+        while self._deliver(now):
+            pass
+        if self._undelivered:
+            log().warning(
+                "%d invalidations were not delivered to L2 before the cache was closed, and never will be: "
+                "other containers may serve the old values until their time is up",
+                len(self._undelivered),
+            )
 
     def _since(self, before: int, news: News | None) -> int:
         """From when what was read is: from `before`, or from now if the look before it has seen all that is known here."""
@@ -263,16 +301,17 @@ class Shared(ForkSafe):
             found = self._store.look(look.since, wanted[start : start + MOST_AT_ONCE], now)
             self._heard(found, look, now)
 
-    def _deliver(self, now: float) -> None:
-        """Try again, in one round trip, what was not delivered; more waits for the next contact."""
+    def _deliver(self, now: float) -> bool:
+        """Try again, in one round trip, what was not delivered; more waits for the next contact. Whether any was delivered."""
         if not self._undelivered or not self._store.takes_writes(now):
-            return
+            return False
         with self._lock:
             marks = dict(list(self._undelivered.items())[:MOST_AT_ONCE])
         news = self._store.invalidate(list(marks), self._memory.invalidated.position, now, None)
         if news is not None:
             self._learn(news, now)
             self._settle(marks)
+        return news is not None
 
     def _learn(self, news: News, now: float) -> None:
         """Apply what was found along with an invalidation: its own record is to be known before its call returns."""
@@ -347,7 +386,7 @@ class NoShared:
     def leave(self, lease: Lease, left: Entry, pause: float, now: float) -> Filled:  # noqa: ARG002
         return Filled.NOT_KEPT
 
-    def release(self, leases: Iterable[Lease], now: float, *, drop: bool = False, ended: bool = False) -> None:
+    def release(self, leases: Collection[Lease], now: float, *, drop: bool = False, ended: bool = False) -> None:
         pass
 
     def invalidate(self, what: Sequence[Invalidation], now: float, lease: Lease | None = None) -> bool:  # noqa: ARG002
@@ -369,7 +408,7 @@ class NoShared:
     def stats(self, now: float) -> SharedStats:
         raise NotImplementedError(f"there is no L2 to have counters at {now}")
 
-    def close(self) -> None:
+    def close(self, now: float) -> None:
         pass
 
 

@@ -197,5 +197,5 @@ class SharedStore(Protocol):
         ...
 
     def close(self) -> None:
-        """Give back connections. May be called twice."""
+        """Give back connections. May be called twice. A call under way then, or made later, leaves none open at its end."""
         ...

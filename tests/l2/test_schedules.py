@@ -7,14 +7,24 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
 from rig import free_port, wait_until
 
-from tiered_cache import ClosedError, LoadContext, Loaded, LoadPending, MemoryTier, NotFound, RedisTier, TieredCache
+from tiered_cache import (
+    ClosedError,
+    LoadContext,
+    Loaded,
+    LoadPending,
+    LoadTimeout,
+    MemoryTier,
+    NotFound,
+    RedisTier,
+    TieredCache,
+)
 from tiered_cache._l2.faults import Failure, Unavailable
 from tiered_cache._l2.scripts import RELEASE
 from tiered_cache._l2.store import MOST_STRAYS
@@ -565,6 +575,158 @@ def test_a_cache_that_is_closed_during_a_load_connects_no_more(container: Make, 
         loading.result(WAIT)
     assert (l2(one).connects, one.stats().l1.entries) == (connects, 0)
     assert container().get("k", None) is None
+
+
+def batch_of(loader: Slow) -> Callable[[Sequence[str]], dict[str, Any]]:
+    return lambda keys: dict.fromkeys(keys, loader())
+
+
+def left_to_itself(cache: TieredCache, loader: Slow) -> Any:
+    """The load goes on in a thread that nobody waits for."""
+    with pytest.raises(LoadTimeout):
+        cache.get_or_load("k", loader, hard_timeout=0.01)
+    raise ClosedError("as the others")
+
+
+LOADS: dict[str, Callable[[TieredCache, Slow], Any]] = {
+    "get_or_load": lambda cache, loader: cache.get_or_load("k", loader),
+    "get_many_or_load": lambda cache, loader: cache.get_many_or_load(["j", "k"], batch_of(loader)),
+    "hard_timeout": left_to_itself,
+}
+
+
+@pytest.mark.parametrize("load", LOADS)
+def test_a_cache_that_is_closed_during_a_load_gives_up_its_lease(
+    container: Make, pool: ThreadPoolExecutor, admin: redis.Redis, load: str
+) -> None:
+    """The next container loads at once, while that load still goes on, of which no tier keeps anything."""
+    one, two, loader = container(), container(), Slow("lost")
+    loading = pool.submit(LOADS[load], one, loader)
+    assert loader.begun.wait(WAIT)
+    assert holds(admin, "k")
+    one.close()
+    assert not holds(admin, "k")
+    assert not holds(admin, "j")
+    assert two.get_or_load("k", lambda: "v") == "v"
+    assert l2(two).leases == 1
+    loader.go.set()
+    with pytest.raises(ClosedError):
+        loading.result(WAIT)
+    assert container().get("k", None) == "v"
+
+
+@pytest.mark.parametrize(
+    ("step", "call"),
+    [
+        ("ask", lambda cache: cache.get_or_load("k", lambda: "lost")),
+        ("ask_many", lambda cache: cache.get_many_or_load(["k"], lambda keys: dict.fromkeys(keys, "lost"))),
+        ("invalidate", lambda cache: cache.set("k", "lost")),
+    ],
+)
+def test_a_lease_that_is_granted_while_the_cache_is_closed_is_given_up(
+    container: Make, admin: redis.Redis, monkeypatch: pytest.MonkeyPatch, step: str, call: Callable[[TieredCache], Any]
+) -> None:
+    """close() cannot know of it yet; and no connection is left of giving it up."""
+    one = container()
+    store = store_of(one)
+    granting = getattr(store, step)
+
+    def meanwhile(*arguments: Any) -> Any:
+        granted = granting(*arguments)
+        assert holds(admin, "k")
+        one.close()
+        return granted
+
+    monkeypatch.setattr(store, step, meanwhile)
+    with pytest.raises(ClosedError):
+        call(one)
+    assert not holds(admin, "k")
+    assert not store._tier.link()._idle
+
+
+@pytest.mark.parametrize("lost", ["its reply", "its release"])
+def test_what_may_be_held_unknown_is_given_up_with_the_cache(
+    behind: TieredCache, proxy: FaultProxy, admin: redis.Redis, clock: FakeClock, lost: str
+) -> None:
+    """As a lease whose answer was lost."""
+    leave_a_stray(behind, proxy, admin, clock, lost)
+    behind.close()
+    assert not holds(admin, "k")
+
+
+@every_read
+def test_a_call_that_connects_after_the_cache_was_closed_leaves_no_connection(
+    container: Make, monkeypatch: pytest.MonkeyPatch, read: str
+) -> None:
+    """It was under way, and had not come to L2 yet."""
+    one = container()
+    link = store_of(one)._tier.link()
+    call = link.call
+
+    def late(*arguments: Any) -> Any:
+        one.close()
+        return call(*arguments)
+
+    monkeypatch.setattr(link, "call", late)
+    with suppress(ClosedError):
+        READS[read](one)
+    assert link.connects > 0
+    assert not link._idle
+
+
+def test_a_warm_up_that_ends_after_the_cache_was_closed_leaves_no_connection(
+    container: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes on in its thread."""
+    one, go = container(), threading.Event()
+    tier = store_of(one)._tier
+    link = tier.link()
+    call = link.call
+
+    def late(*arguments: Any) -> Any:
+        assert go.wait(WAIT)
+        return call(*arguments)
+
+    monkeypatch.setattr(link, "call", late)
+    assert one.warm_up(wait=False)
+    warming = tier.warming
+    assert warming is not None
+    one.close()
+    go.set()
+    assert warming.joined(warming.begins, WAIT)
+    assert link.connects == 1
+    assert not link._idle
+
+
+def test_what_waits_is_delivered_when_the_cache_is_closed(
+    behind: TieredCache, container: Make, proxy: FaultProxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    """However long the breaker would have waited still, since there will be no other contact."""
+    one = container()
+    one.get_or_load("k", lambda: "old")
+    proxy.reset()
+    behind.delete("k")
+    proxy.ok()
+    assert (l2(behind).undelivered, l2(behind).breaker) == (1, "open")
+    behind.close()
+    assert l2(behind).undelivered == 0
+    assert "never will be" not in caplog.text
+    with one.invocation():
+        assert one.get_or_load("k", lambda: "new") == "new"
+
+
+def test_what_is_lost_with_the_cache_is_said(
+    behind: TieredCache, proxy: FaultProxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    """How many invalidations, once; a second close() says and does nothing."""
+    proxy.reset()
+    behind.delete("k")
+    behind.invalidate_tag("t")
+    for _ in range(2):
+        behind.close()
+    said = [record.getMessage() for record in caplog.records if "never will be" in record.getMessage()]
+    assert [message.partition(" were not delivered")[0] for message in said] == ["2 invalidations"]
+    proxy.ok()
 
 
 # Invalidations that wait to be delivered

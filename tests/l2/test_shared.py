@@ -356,6 +356,31 @@ def test_a_delivery_that_fails_leaves_all_that_waits() -> None:
     assert box.undelivered == 1
 
 
+def test_all_that_waits_is_delivered_at_the_close(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In as many round trips as it takes; where one fails there is no other."""
+    monkeypatch.setattr(shared, "MOST_AT_ONCE", 10)
+    box, away = Box(), Box()
+    for one in (box, away):
+        keys = [one.holds(f"key-{number}") for number in range(35)]
+        one.tier.down = True
+        assert not one.delete(*keys)
+    box.tier.down = False
+    box.shared.close(NOW)
+    assert (box.tier.entries, box.undelivered) == ({}, 0)
+    away.shared.close(NOW)
+    assert (len(away.tier.entries), away.undelivered) == (35, 35)
+
+
+def test_a_fork_gives_up_no_lease_of_its_parent() -> None:
+    """Whose load goes on."""
+    box = Box()
+    lease = box.shared.lease("key", 60.0)
+    assert box.shared.ask(lease, Claim.MISSING, NOW).right is Right.MINE
+    box.shared.forked()
+    box.shared.close(NOW)
+    assert box.shared.fill(lease, Entry(1, loaded_at=NOW, fresh_for=60.0), NOW) is Filled.KEPT
+
+
 def test_what_is_invalidated_is_forgotten_here_even_if_the_store_breaks() -> None:
     """An interrupt in the midst of the call leaves no old value in L1."""
     box = Box()
@@ -415,6 +440,6 @@ def test_a_cache_without_l2_has_all_methods() -> None:
     assert nothing.invalidate([EVERYTHING], NOW)
     nothing.release([lease], NOW, drop=True)
     nothing.allow(1.0)
-    nothing.close()
+    nothing.close(NOW)
     with pytest.raises(NotImplementedError):
         nothing.stats(NOW)

@@ -67,10 +67,16 @@ class Calls:
         self._tier = tier
         self._counts = counts
         self._budget: Budget | None = None
+        self._closed = False
 
     def allow(self, seconds: float | None) -> None:
         """All calls together may take so many seconds from now on; None: no limit."""
         self._budget = None if seconds is None else Budget(seconds)
+
+    def close(self) -> None:
+        """Close the tier's connections, now and after each call that ends later: it may have connected since."""
+        self._closed = True
+        self._tier.close()
 
     def call(self, commands: Sequence[Command], now: float, *, urgent: bool = False) -> list[Any] | None:
         """The replies, or None where L2 could not be asked. Each way in which that can be is counted.
@@ -132,6 +138,9 @@ class Calls:
             if error.failure is Failure.TIMEOUT and not all(command[0] in _READS for command in commands):
                 tier.write_breaker.failed(error.failure, now, took=took)  # perhaps writes alone: let a read try first
             return None
+        finally:
+            if self._closed:
+                tier.close()
         if replies is None:
             return None
         answers = True

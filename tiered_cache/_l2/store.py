@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 MOST_AT_ONCE = 1_000
 """Invalidations in one round trip."""
 MOST_STRAYS = 100
-"""Leases remembered that could not be given up, to be given up with the next that is asked for."""
+"""Leases remembered that could not be given up, to be given up with the next that is asked for or given up."""
 LARGE = 32 * 1024
 """Bytes of a value in L1 from which on L2 is asked first whether it still has the same."""
 TRIES = 3
@@ -183,9 +183,11 @@ class RedisStore:
         """Give up the leases that are still ours; `ended`: with their loads' handles, `drop`: with the values too."""
         for lease in leases:
             lease.held = False
-        commands = [self._steps.release(lease, drop=drop, ended=ended) for lease in leases]
+        strays = self._taken_strays()
+        commands = [*map(self._steps.release, strays)]
+        commands += [self._steps.release(lease, drop=drop, ended=ended) for lease in leases]
         if commands and self._calls.call(commands, now) is None:
-            self._strays.extend(leases)
+            self._strays.extend((*strays, *leases))
 
     def takes_writes(self, now: float) -> bool:
         """Whether no breaker says that a write would be refused."""
@@ -291,8 +293,8 @@ class RedisStore:
         )
 
     def close(self) -> None:
-        """Close the tier's connections."""
-        self._tier.close()
+        """Close the tier's connections; one that a call opens later is closed at its end."""
+        self._calls.close()
 
     # Commands, and what their replies mean.
 
