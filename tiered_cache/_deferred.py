@@ -6,7 +6,6 @@ import threading
 import time
 from collections import deque
 from contextlib import contextmanager
-from contextvars import copy_context
 from functools import partial
 from math import inf
 from types import AsyncGeneratorType, GeneratorType
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tiered_cache._forks import ForkSafe
 from tiered_cache._log import log
+from tiered_cache._whose import context_to_go_on_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable
@@ -53,7 +53,7 @@ class Deferred(ForkSafe):
         with self._lock:
             if len(self._work) >= MOST:
                 raise OverflowError(f"{MOST} pieces of work wait already, and nobody carries them out")
-            self._work.append(partial(copy_context().run, work))  # tracing and log correlation go with it
+            self._work.append(partial(context_to_go_on_in().run, work))  # tracing and log correlation go with it
 
     def run(
         self, remaining: Callable[[], float | None], share: float = 1.0, let_end: Callable[[], object] | None = None

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-from contextvars import copy_context
 from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
 from tiered_cache._errors import LoadTimeout, OriginError
 from tiered_cache._forks import ForkSafe
 from tiered_cache._waits import WAITS
+from tiered_cache._whose import context_to_go_on_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -174,7 +174,7 @@ class Flights(ForkSafe, Generic[T]):
 
     def _launch(self, flight: Flight[T], work: Callable[[Flight[T]], T]) -> None:
         WAITS.begin(flight)
-        within = copy_context()  # tracing and log correlation go with the load
+        within = context_to_go_on_in()  # tracing and log correlation go with the load
         thread = threading.Thread(
             target=within.run, args=(self._perform, flight, work), name="tiered_cache-load", daemon=True
         )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from tiered_cache import _whose
 from tiered_cache._errors import ConfigurationError
+from tiered_cache._forks import ForkSafe
 from tiered_cache._load import run_loader
 from tiered_cache._rules import SKEW
 from tiered_cache._units import shown
@@ -19,15 +21,16 @@ if TYPE_CHECKING:
     from tiered_cache._values import LoadContext
 
 
-class Invocation:
+class Invocation(ForkSafe):
     """At most one at a time: an execution environment of Lambda serves one event after another."""
 
     def __init__(self, begun: Callable[[bool], None], ended: Callable[[], None]) -> None:
+        super().__init__()
         self._begun = begun
         self._ended = ended
         self._remaining: Callable[[], float] | None = None
         self.is_running = False
-        self._values: dict[str, tuple[float, float, Any]] = {}
+        self._run = _whose.Run()  # the last that has begun
 
     def begin(self, remaining: Callable[[], float] | None, *, works_after_response: bool) -> None:
         """An invocation begins that has `remaining()` seconds left; None: no limit is known."""
@@ -42,19 +45,25 @@ class Invocation:
                 "cache serve one invocation at a time"
             )
         self.is_running, self._remaining = True, remaining
+        self._run = _whose.begin(self)
         try:
             self._begun(works_after_response)
         except BaseException:
-            self.is_running, self._remaining = False, None
+            self._leave()
             raise
 
     def end(self) -> None:
         """Its handler has ended, and its values are gone."""
-        self._values = {}  # not cleared: a thread that still has the old dict must not fill the next one's
+        with self._lock:
+            self._run.close()
         try:
             self._ended()
         finally:
-            self.is_running, self._remaining = False, None
+            self._leave()
+
+    def _leave(self) -> None:
+        _whose.leave(self)
+        self.is_running, self._remaining = False, None
 
     @contextmanager
     def afterwards(self, remaining: Callable[[], float] | None) -> Generator[None]:
@@ -71,22 +80,21 @@ class Invocation:
                 self._remaining = None
 
     def remaining(self) -> float | None:
-        """Seconds until the invocation's deadline, or None where none is known."""
-        return None if self._remaining is None else max(0.0, self._remaining())
+        """Seconds until the invocation's deadline, or None where none is known, or it is not that of what runs here."""
+        return None if self._remaining is None or _whose.is_in_its_own_time() else max(0.0, self._remaining())
 
     def forget(self, key: str | None) -> None:
-        """`key` is invalidated, or everything."""
-        if key is None:
-            self._values = {}
-        else:
-            self._values.pop(key, None)
+        """`key` is invalidated, or everything, also for loads under way."""
+        with self._lock:
+            self._run.forget(key)
 
     def obtain(self, call: Call, context: LoadContext, ttl: float, too_late: Callable[[Call, None], object]) -> Answer:
         """The value of a call with `scope="invocation"`: kept here alone, for at most `ttl` unless the call says else.
 
+        What goes on beyond the invocation in which it was begun loads for itself, and keeps nothing.
         too_late: raises LoadTimeout where there is no time for a load.
         """
-        if not self.is_running:
+        if (run := _whose.run_of(self)) is None:
             raise ConfigurationError(
                 'scope="invocation" needs an invocation: decorate the handler with '
                 "tiered_cache.aws_lambda.lambda_handler(cache), or use `with cache.invocation():`"
@@ -96,7 +104,7 @@ class Invocation:
                 'scope="invocation" is not for a resumable loader: what that begins may outlive the invocation, and its '
                 "value with it. Use one that is not resumable, or leave the scope out"
             )
-        values = self._values
+        values = run.values_now()
         loaded_at, fresh_for, value = values.get(call.key, (0.0, 0.0, None))
         age = call.now - loaded_at
         if -SKEW <= age < fresh_for and not call.plan.force_refresh:

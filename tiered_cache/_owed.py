@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from contextvars import copy_context
 from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any, cast
@@ -16,6 +15,7 @@ from tiered_cache._errors import ConfigurationError
 from tiered_cache._forks import ForkSafe
 from tiered_cache._log import log
 from tiered_cache._units import shown
+from tiered_cache._whose import context_to_go_on_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -111,6 +111,9 @@ class Carriers:
 class ThreadCarrier(ForkSafe):
     """Daemon threads, started when there is work and gone when there is none. Not for a container that is frozen."""
 
+    in_its_own_time = True
+    """Threads go on: the deadline of the invocation that began their work is none of theirs."""
+
     def __init__(self, threads: int = 4) -> None:
         super().__init__()
         self._most = threads
@@ -137,7 +140,7 @@ class ThreadCarrier(ForkSafe):
 
     def submit(self, work: Callable[[], None], /) -> None:
         """Do `work` soon. Raises OverflowError where too much waits, RuntimeError where no thread is to be had."""
-        piece = partial(copy_context().run, work)  # tracing and log correlation go with the refresh
+        piece = partial(context_to_go_on_in(in_its_own_time=True).run, work)  # tracing goes with the refresh
         with self._lock:
             if len(self._work) >= MOST_WAITING:
                 raise OverflowError(f"{MOST_WAITING} pieces of work wait for a thread already")
@@ -229,7 +232,8 @@ class Owed(ForkSafe):
             finally:
                 self._settle(keys)
         try:
-            carrier.submit(lambda: self._carry(keys, refresh, pause))
+            within = context_to_go_on_in(in_its_own_time=getattr(carrier, "in_its_own_time", False))
+            carrier.submit(partial(within.run, partial(self._carry, keys, refresh, pause)))
         except Exception as error:  # noqa: BLE001  # a carrier that fails owes no work, and the caller has its answer
             self._settle(keys)
             self._failed("the carrier of refreshes took no work", error)

@@ -43,11 +43,12 @@ def locks(cache: TieredCache) -> dict[str, object]:
         "backoff": reads._backoff,
         "owed": reads._owed,
         "later": cache._carriers.later,
+        "invocation": cache._invocation,
     }
     return {name: owner._lock for name, owner in owners.items()}
 
 
-@pytest.mark.parametrize("held", ["memory", "watch", "follower", "shared", "flights", "backoff", "owed", "later"])
+@pytest.mark.parametrize("held", ["memory", "watch", "follower", "shared", "flights", "backoff", "owed", "later", "invocation"])
 def test_a_lock_that_another_thread_held_is_free_in_the_child(cache: TieredCache, held: str) -> None:
     """Else the child's first call would wait for ever for a thread that it does not have."""
     cache.get_or_load("k", lambda: 1)

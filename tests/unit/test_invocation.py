@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from unittest.mock import MagicMock
 
@@ -19,7 +21,10 @@ from tiered_cache import (
     TieredCache,
 )
 from tiered_cache.aws_lambda import RESERVE, lambda_handler
+from tiered_cache.local._process import poll
 from tiered_cache.testing import FakeClock, InMemorySharedTier
+
+WAIT = 60.0
 
 
 class Context:
@@ -284,3 +289,203 @@ def test_a_handler_decorated_wrongly_is_refused_at_once() -> None:
         lambda_handler(TieredCache)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="coroutine"):
         lambda_handler(cache)(coroutine)
+
+
+class Scene:
+    """A handler for several users, whose loader of what all share asks for what is the invocation's alone."""
+
+    def __init__(self, refresh: Any, **options: Any) -> None:
+        self.clock, self.work = FakeClock(), []  # type: ignore[var-annotated]
+        self.cache = TieredCache(
+            MemoryTier(ttl=10, stale_while_revalidate=1000, stale_if_error=1000, jitter=0),
+            clock=self.clock,
+            refresh=self if refresh == "own" else refresh,
+        )
+        self.options = options
+        self.gate, self.loaded = threading.Event(), threading.Event()
+        self.gate.set()
+        self.seen: list[str] = []
+
+    def submit(self, work: Any, /) -> None:
+        self.work.append(work)
+
+    def card(self, user: str) -> str:
+        return self.cache.get_or_load("card", lambda: f"card of {user}", scope="invocation")
+
+    def rates(self, user: str) -> str:
+        def load() -> str:
+            assert self.gate.wait(WAIT)
+            self.seen.append(self.card(user))
+            self.loaded.set()
+            return f"rates of {user}"
+
+        return self.cache.get_or_load("rates", load, **self.options)
+
+    def grow_stale(self) -> None:
+        with self.cache.invocation():
+            self.rates("nobody")
+        self.clock.advance(11)
+        self.gate.clear()
+        self.loaded.clear()
+
+    def go_on(self) -> None:
+        """Let the load go on that was begun in an earlier invocation, to its end."""
+        self.gate.set()
+        for work in self.work:
+            work()
+        assert self.loaded.wait(WAIT)
+
+
+@pytest.mark.parametrize(
+    ("refresh", "options"),
+    [("thread", {}), ("own", {}), ("inline", {"soft_timeout": 0.01})],
+    ids=["thread", "own", "soft"],
+)
+def test_a_load_that_goes_on_in_the_next_invocation_is_no_part_of_it(refresh: Any, options: dict[str, Any]) -> None:
+    """A refresh in a thread or by a carrier of one's own, or a load that a time limit left behind: neither user's value
+    reaches the other.
+    """
+    scene = Scene(refresh, **options)
+    scene.grow_stale()
+    with scene.cache.invocation():
+        scene.rates("ann")
+        assert "card of ann" == scene.card("ann")
+    with scene.cache.invocation():
+        scene.go_on()
+        assert "card of bob" == scene.card("bob")
+    assert ["card of nobody", "card of ann"] == scene.seen
+
+
+def test_a_load_that_began_in_a_thread_of_ones_own_is_of_that_invocation_too() -> None:
+    """The thread itself goes by what runs at the moment; what it leaves behind, by what ran then."""
+    scene = Scene("inline", soft_timeout=0.01)
+    scene.grow_stale()
+    with ThreadPoolExecutor(1) as pool:
+        with scene.cache.invocation():
+            assert "card of ann" == scene.card("ann") == pool.submit(scene.card, "another").result(WAIT)
+            pool.submit(scene.rates, "ann").result(WAIT)
+        with scene.cache.invocation():
+            scene.go_on()
+            assert "card of bob" == pool.submit(scene.card, "bob").result(WAIT)
+    assert "card of ann" == scene.seen[-1]
+
+
+def test_a_load_that_began_outside_of_any_invocation_is_of_none() -> None:
+    """Not of that either in which it goes on."""
+    scene = Scene("inline", soft_timeout=0.01)
+    scene.grow_stale()
+    scene.rates("nobody")
+    with scene.cache.invocation():
+        scene.gate.set()
+        assert poll(lambda: scene.cache.stats().origin.failures == 1, seconds=WAIT)
+        assert "card of bob" == scene.card("bob")
+
+
+def test_a_refresh_at_the_next_invocation_is_no_part_of_it() -> None:
+    """It belongs to the one that owes it."""
+    scene = Scene("next_invocation")
+    scene.grow_stale()
+    scene.gate.set()
+    with scene.cache.invocation():
+        scene.rates("ann")
+    with scene.cache.invocation():
+        assert ["card of nobody", "card of ann"] == scene.seen
+        assert "card of bob" == scene.card("bob")
+
+
+@pytest.mark.parametrize("promised", [True, False])
+def test_work_after_the_handler_may_ask_for_values_of_the_invocation(
+    monkeypatch: pytest.MonkeyPatch, *, promised: bool
+) -> None:
+    """It gets what it loads itself, and leaves nothing behind."""
+    monkeypatch.setenv("AWS_LAMBDA_RUNTIME_API", "127.0.0.1:9001")
+    scene = Scene("after_response")
+    scene.grow_stale()
+    scene.gate.set()
+    with scene.cache.invocation(works_after_response=promised):
+        scene.rates("ann")
+    scene.cache.run_deferred()
+    assert ["card of nobody", "card of ann"] == scene.seen
+    assert 0 == scene.cache.stats().origin.refresh_failures
+    with scene.cache.invocation():
+        assert "card of bob" == scene.card("bob")
+
+
+def test_a_task_that_outlives_its_invocation_in_a_kept_loop_is_no_part_of_the_next() -> None:
+    """It loads for itself."""
+    cache, loop, tasks = AsyncTieredCache(), asyncio.new_event_loop(), []
+
+    async def ask(user: str) -> str:
+        return await cache.get_or_load("card", lambda: f"card of {user}", scope="invocation")
+
+    async def handler(user: str) -> str:
+        async def later() -> str:
+            await gate.wait()
+            return await ask("ann")
+
+        if user == "ann":
+            tasks.append(asyncio.create_task(later()))
+            return await ask(user)
+        gate.set()
+        assert "card of ann" == await tasks[0]
+        return await ask(user)
+
+    gate = asyncio.Event()
+    for user in ("ann", "bob"):
+        with cache.invocation():
+            assert f"card of {user}" == loop.run_until_complete(handler(user))
+    loop.close()
+
+
+@pytest.mark.parametrize("forget", [lambda cache: cache.delete("k"), lambda cache: cache.clear()], ids=["key", "all"])
+def test_a_load_under_way_does_not_undo_an_invalidation(forget: Any) -> None:
+    """What it gives goes to its caller alone; other values stay."""
+    cache, _, _ = make()
+
+    def load() -> str:
+        forget(cache)
+        return "old"
+
+    with cache.invocation():
+        assert "old" == cache.get_or_load("k", load, scope="invocation")
+        assert "new" == cache.get_or_load("k", lambda: "new", scope="invocation")
+        cache.delete("another")
+        assert "new" == cache.get_or_load("k", lambda: "newer", scope="invocation")
+
+
+def test_a_refresh_in_a_thread_has_no_deadline_of_an_invocation() -> None:
+    """A thread goes on: neither that of the invocation that owes the refresh counts, nor that of a later one."""
+    scene, left = Scene("thread"), []
+
+    class Rates:
+        def load(self, context: LoadContext) -> str:
+            assert scene.gate.wait(WAIT)
+            left.append(context.remaining())
+            scene.loaded.set()
+            return "new"
+
+    scene.cache.get_or_load("k", lambda: "old")
+    scene.clock.advance(11)
+    scene.gate.clear()
+    with scene.cache.invocation(lambda: 1.0):
+        assert "old" == scene.cache.get_or_load("k", Rates())
+    with scene.cache.invocation(lambda: 0.0):
+        scene.go_on()
+    assert [None] == left
+    assert (1, 0) == (scene.cache.stats().origin.refreshes, scene.cache.stats().origin.too_late)
+
+
+def test_a_refresh_in_a_thread_is_not_refused_for_want_of_time() -> None:
+    """The invocation that owes it has less time than the last load took."""
+    scene = Scene("thread")
+
+    def load() -> str:
+        scene.loaded.set()
+        return "new"
+
+    scene.cache.get_or_load("k", lambda: "old")
+    scene.clock.advance(11)
+    with scene.cache.invocation(lambda: 0.0):
+        assert "old" == scene.cache.get_or_load("k", load)
+        assert scene.loaded.wait(WAIT)
+    assert 0 == scene.cache.stats().origin.too_late
