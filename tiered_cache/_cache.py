@@ -139,6 +139,7 @@ class TieredCache:
         self._invocation = self._reads.invocation
         self._follower.forget_flights = self._reads.forget_loads
         if type(self).get_or_load is TieredCache.get_or_load:
+            hit.__doc__, hit.__qualname__ = TieredCache.get_or_load.__doc__, TieredCache.get_or_load.__qualname__
             self.get_or_load = hit  # type: ignore[method-assign]  # the same method in fewer steps
 
     def get_or_load(self, key: str, loader: Any, **options: Unpack[LoadOptions]) -> Any:

@@ -32,7 +32,10 @@ class Limit(NamedTuple):
 
 
 class LoadOptions(TypedDict, total=False):
-    """The options of one call. Each but `ttl`, `tags`, `scope` and `force_refresh` can be set for the whole cache too."""
+    """The options of one call. Each but `ttl`, `tags`, `scope` and `force_refresh` can be set for the whole cache too.
+
+    A bad one is refused. Where a fresh value of L1 is at hand, the values of those that are about loads are not looked at.
+    """
 
     ttl: Duration | None
     """How long the data are fresh, in place of the outermost tier's `ttl`. `Loaded(ttl=…)` wins over it."""
@@ -196,6 +199,8 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
 }
 CACHE_WIDE = ("soft_timeout", "hard_timeout", "early_refresh", "negative_ttl", "error_backoff", "stale_ok")
 """The load options that can be set for a whole cache."""
+OF_LOADS = frozenset(_CHECKS) - {"scope", "force_refresh"}
+"""The options that say nothing of what may be served while it is fresh in L1."""
 
 
 def unknown_option(name: str, valid: Iterable[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,9 @@ import pytest
 import redis.asyncio
 
 from tiered_cache import MISSING, ClosedError, ConfigurationError, LoadContext, Loaded, MemoryTier, TieredCache
-from tiered_cache._options import Limit, Plan, check_key, check_loader, checked_tags, limit, unknown_option
+from tiered_cache._entry import Entry
+from tiered_cache._l1.hit import plain_hit
+from tiered_cache._options import Limit, LoadOptions, Plan, check_key, check_loader, checked_tags, limit, unknown_option
 from tiered_cache.testing import FakeClock, InMemorySharedTier
 
 SECRET = "rediss://:hunter2@cache:6379"
@@ -472,3 +475,36 @@ def test_the_options_of_a_call_win_over_the_caches() -> None:
     changed = plan.with_options({"ttl": 5, "stale_ok": True, "negative_ttl": None})
     assert (5.0, True, None) == (changed.ttl, changed.stale_ok, changed.negative_ttl)
     assert (None, False, 60.0) == (plan.ttl, plan.stale_ok, plan.negative_ttl)
+
+
+def test_options_of_loads_leave_a_plain_hit_plain() -> None:
+    """All but those that change what may be served; an unknown one goes the long way, where it is refused."""
+    armed = {"k": ("v", math.inf, Entry("v", loaded_at=0.0, fresh_for=math.inf))}
+    get_or_load, _ = plain_hit(armed, lambda: 0.0, lambda key, loader, options: sorted(options))
+    of_loads = {name: object() for name in LoadOptions.__annotations__ if name not in ("scope", "force_refresh")}
+    assert "v" == get_or_load("k", int, **of_loads)
+    assert ["scope", "ttl"] == get_or_load("k", int, scope="invocation", ttl=1)
+    assert ["force_refresh"] == get_or_load("k", int, force_refresh=True)
+    assert ["tll"] == get_or_load("k", int, tll=1)
+    assert sorted(of_loads) == get_or_load("another", int, **of_loads)
+
+
+def test_a_bad_option_is_refused_where_a_load_may_be_needed() -> None:
+    """And a misspelt one always; a value that is fresh at hand needs none of them."""
+    subject = cache()
+    for _ in range(2):
+        with pytest.raises(ConfigurationError, match="did you mean ttl"):
+            subject.get_or_load("k", int, tll=5)
+        with pytest.raises(ConfigurationError, match="ttl must be"):
+            subject.get_or_load("other", int, ttl=-5)
+        assert "v" == subject.get_or_load("k", lambda: "v", ttl=5)
+
+
+def test_the_quick_method_is_known_by_the_name_and_words_of_the_slow_one() -> None:
+    """As errors and `help` show it."""
+    subject = cache()
+    assert TieredCache.get_or_load.__doc__ == subject.get_or_load.__doc__
+    with pytest.raises(
+        TypeError, match=r"^TieredCache.get_or_load\(\) missing 1 required positional argument: 'loader'"
+    ):
+        subject.get_or_load("k")  # type: ignore[call-arg]
