@@ -22,6 +22,7 @@ from tiered_cache._forks import ForkSafe
 from tiered_cache._options import check_key, check_loader
 from tiered_cache._values import MISSING
 from tiered_cache._waits import acting_for
+from tiered_cache._whose import goes_on
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -67,8 +68,9 @@ class AsyncTieredCache:
     `stats`, `invocation`, `after_response` and the hooks for snapshots are plain methods as there, and so is
     `run_deferred`, which is for threads without an event loop. A loader that is not asynchronous runs in a thread. An
     asynchronous one runs in the loop of the caller that leads the load; where that loop has ended, as for work after the
-    response, in one of its own. Cancelling a caller does not cancel the load, which others may wait for. Any number of
-    loops may use one cache, one after another or at once.
+    response, in one of its own. Cancelling a caller does not cancel the load, which others may wait for. A load that is to
+    outlive its callers, as refreshes and those with a time limit are, and whose loop ends before it, begins once more, in
+    a loop of its own. Any number of loops may use one cache, one after another or at once.
     """
 
     def __init__(self, l1: MemoryTier | None = None, l2: SharedTier | None = None, **options: Any) -> None:
@@ -163,6 +165,10 @@ class AsyncTieredCache:
         return f"Async{super(_Core, self._core).__repr__()}"
 
 
+class _LoopEnded(Exception):
+    """The event loop of a loader has ended, or stands still, before the loader did."""
+
+
 class Bridge:
     """A user's loader, as one that a thread can run: what is awaitable is awaited in the loop that it came from."""
 
@@ -184,9 +190,15 @@ class Bridge:
             given = call()
             if not hasattr(type(given), "__await__"):
                 return given
-            return self._awaited(given)
+            try:
+                return self._awaited(given)
+            except _LoopEnded as error:
+                if not goes_on():
+                    raise OriginError(str(error)) from error.__cause__
+            return asyncio.run(_outcome(call()))  # begun once more, for it is to outlive those who began it
 
     def _awaited(self, given: Any) -> Any:
+        """Its outcome. Raises _LoopEnded if its loop does before it, and what it raises."""
         outcome = _outcome(given)
         if _is_in_a_loop():  # which cannot go on before this returns: work put off, carried out in a coroutine
             from concurrent.futures import ThreadPoolExecutor
@@ -203,18 +215,18 @@ class Bridge:
         try:
             return waiting.result()
         except CancelledError as error:
-            raise OriginError("the event loop in which the loader ran has ended, or cancelled it") from error
+            raise _LoopEnded("the event loop in which the loader ran has ended, or cancelled it") from error
 
     def _wait_for(self, waiting: Future[Any]) -> None:
-        """Return once it has ended. Raises OriginError if the loop has not, and does not go on."""
+        """Return once it has ended. Raises _LoopEnded if the loop has not, and does not go on."""
         still = 0
         while not _has_ended(waiting):
             if self._loop.is_closed():
-                raise OriginError("the event loop in which the loader ran was closed before it ended")
+                raise _LoopEnded("the event loop in which the loader ran was closed before it ended")
             still = 0 if self._loop.is_running() else still + 1
             if still == STILL:
                 waiting.cancel()
-                raise OriginError("the event loop in which the loader ran was stopped before it ended")
+                raise _LoopEnded("the event loop in which the loader ran was stopped before it ended")
 
 
 def _is_in_a_loop() -> bool:

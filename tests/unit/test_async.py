@@ -17,6 +17,7 @@ from tiered_cache import (
     ConfigurationError,
     LoadContext,
     Loaded,
+    LoadTimeout,
     MemoryTier,
     NotFound,
     OriginError,
@@ -389,6 +390,60 @@ def test_who_waits_for_a_load_in_a_loop_that_ends_is_told() -> None:
     with pytest.raises(OriginError, match="the event loop in which the loader ran has ended"):
         asyncio.run(asyncio.wait_for(cache.get_or_load("k", never), WAIT))
     leaving.join(WAIT)
+
+
+class Cut:
+    """Its first load does not end before its loop does; the second gives "new"."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Event()
+        self.loads = 0
+
+    async def load(self, context: LoadContext) -> str:
+        self.loads += 1
+        if self.loads == 1:
+            self.begun.set()
+            await asyncio.Event().wait()
+        return "new"
+
+    async def many(self, keys: Any) -> dict[str, str]:
+        return dict.fromkeys(keys, await self.load(None))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_a_refresh_in_a_thread_outlives_the_loop_of_its_caller(*, many: bool) -> None:
+    """As where each invocation has an asyncio.run of its own: it is begun once more, in a loop of its own."""
+    cache, clock = make(refresh="thread")
+    asyncio.run(cache.get_or_load("k", answering("old")))
+    clock.advance(61)
+    cut = Cut()
+
+    async def handler() -> Any:
+        if many:
+            found = (await cache.get_many_or_load(["k"], cut.many))["k"]
+        else:
+            found = await cache.get_or_load("k", cut)
+        assert await asyncio.to_thread(cut.begun.wait, WAIT)
+        return found
+
+    assert "old" == asyncio.run(handler())
+    assert poll(lambda: asyncio.run(cache.get("k")) == "new", seconds=WAIT)
+    assert (2, 0) == (cut.loads, cache.stats().origin.refresh_failures)
+
+
+def test_a_load_that_took_longer_than_its_limit_outlives_the_loop_of_its_caller() -> None:
+    """As the error says: it goes on, and its value will be kept."""
+    cache, _ = make()
+    cut = Cut()
+
+    async def handler() -> None:
+        with pytest.raises(LoadTimeout, match="it goes on, and its value will be kept$"):
+            await cache.get_or_load("k", cut, hard_timeout=0.01)
+        assert await asyncio.to_thread(cut.begun.wait, WAIT)
+
+    asyncio.run(handler())
+    assert poll(lambda: asyncio.run(cache.get("k", "none")) == "new", seconds=WAIT)
+    assert (2, 0) == (cut.loads, cache.stats().origin.failures)
 
 
 def test_who_waits_for_a_load_in_a_loop_that_was_stopped_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
