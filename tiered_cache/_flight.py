@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from math import inf
 from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
 from tiered_cache._errors import LoadTimeout, OriginError
@@ -25,16 +26,18 @@ def _nothing() -> None:
 class Flight(Generic[T]):
     """One run of the work for a key. `fallback` gives what a caller who will not wait longer may have, or None.
 
-    `is_outdated` says whether its outcome has been invalidated meanwhile, and so is not for those who joined.
+    `is_outdated` says whether its outcome has been invalidated meanwhile, and so is not for those who joined. `ends`: the
+    moment on the wall clock from which what it has brought is past all windows.
     """
 
-    __slots__ = ("_latch", "error", "fallback", "is_outdated", "key", "leader", "result")
+    __slots__ = ("_latch", "ends", "error", "fallback", "is_outdated", "key", "leader", "result")
 
     def __init__(self, key: Key) -> None:
         self.key = key
         self.leader = 0
         self.fallback: Callable[[], T | None] = _nothing
         self.is_outdated: Callable[[], bool] = bool
+        self.ends = inf
         self.result: T | None = None
         self.error: BaseException | None = None
         self._latch = threading.Lock()  # held until the flight has landed: an Event costs ten times as much to make
@@ -105,27 +108,36 @@ class Flights(ForkSafe, Generic[T]):
         *,
         soft: float | None = None,
         hard: float | None = None,
+        most: float | None = None,
         alone: bool = False,
     ) -> tuple[T, Flight[T] | None]:
         """What `work` gives for `key`, and the flight of another caller if it was that which gave it.
 
         The first caller does the work, in a thread of its own if there is a time limit. After `soft` seconds a caller
         takes the flight's fallback where there is one; after `hard` seconds it takes that or gets LoadTimeout. The work
-        goes on. `alone`: what began before this call would not do, so a flight of its own takes the place of any other.
+        goes on. `most`: where `hard` does not say, the seconds for which the work of another caller is waited for.
+        `alone`: what began before this call would not do, so a flight of its own takes the place of any other.
         Raises ReentrantLoadError where waiting would be for ever, since the work waits for this very caller.
         """
         with WAITS.working():
-            return self._run(key, work, soft, hard, alone=alone)
+            return self._run(key, work, soft, hard, most, alone=alone)
 
     def _run(
-        self, key: Key, work: Callable[[Flight[T]], T], soft: float | None, hard: float | None, *, alone: bool
+        self,
+        key: Key,
+        work: Callable[[Flight[T]], T],
+        soft: float | None,
+        hard: float | None,
+        most: float | None,
+        *,
+        alone: bool,
     ) -> tuple[T, Flight[T] | None]:
         while True:
             flight, joined = self._join_or_start(key, alone=alone)
             if not joined:
                 return self._lead(flight, work, soft, hard), None
             try:
-                result = self._wait(flight, soft, hard, joined=True)
+                result = self._wait(flight, soft, hard, most, joined=True)
             except Exception:
                 if not flight.is_outdated():
                     raise
@@ -138,7 +150,7 @@ class Flights(ForkSafe, Generic[T]):
             self._perform(flight, work)
             return flight.outcome(joined=False)
         self._launch(flight, work)
-        return self._wait(flight, soft, hard, joined=False)
+        return self._wait(flight, soft, hard, None, joined=False)
 
     def detach(self, key: str | None = None) -> None:
         """Let no later caller join the flight of `key`, or of any key: what it brings is of before an invalidation."""
@@ -185,19 +197,23 @@ class Flights(ForkSafe, Generic[T]):
             flight.error = error
             self._end(flight)
 
-    def _wait(self, flight: Flight[T], soft: float | None, hard: float | None, *, joined: bool) -> T:
+    def _wait(
+        self, flight: Flight[T], soft: float | None, hard: float | None, most: float | None, *, joined: bool
+    ) -> T:
+        limit = most if hard is None else hard
         try:
-            patience = soft if soft is not None and (hard is None or soft < hard) else None
+            patience = soft if soft is not None and (limit is None or soft < limit) else None
             if patience is not None:
                 if flight.wait(patience):
                     return flight.outcome(joined=joined)
                 if (instead := flight.fallback()) is not None:
                     return instead
-            rest = None if hard is None else hard - (patience or 0.0)
+            rest = None if limit is None else limit - (patience or 0.0)
             if flight.wait(rest):
                 return flight.outcome(joined=joined)
             if (instead := flight.fallback()) is not None:
                 return instead
         finally:
             WAITS.end()
-        raise LoadTimeout(f"the load took longer than hard_timeout, {hard:g} s; it goes on, and its value will be kept")
+        what = "than the invocation has time" if hard is None else f"than hard_timeout, {hard:g} s"
+        raise LoadTimeout(f"the load took longer {what}; it goes on, and its value will be kept")

@@ -5,15 +5,20 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from tiered_cache._errors import LoadTimeout
 from tiered_cache._keeping import Keeping
 from tiered_cache._load import Patience, generation_of, stale_value, wait_of
-from tiered_cache._values import LoadContext
+from tiered_cache._values import LoadContext, Reason
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tiered_cache._entry import Entry
+    from tiered_cache._flight import Flight, Key
     from tiered_cache._load import Call
     from tiered_cache._options import Limit
     from tiered_cache._reply import Lease
+    from tiered_cache._values import Answer
 
 PATIENCE = 0.5
 """The share of its own time for which a caller without a stale value waits for another container's load."""
@@ -36,14 +41,36 @@ class InTime(Keeping):
         most = MOST_PATIENCE if remaining is None else remaining * PATIENCE
         return Patience(most if hard is None else min(most, hard * PATIENCE), wait_of(call.loader))
 
-    def _within(self, limit: Limit | None) -> float | None:
-        """The limit in seconds, at most what the invocation has left."""
+    def _within(self, limit: Limit | None, *, counts: bool = False) -> float | None:
+        """The limit in seconds, at most what the invocation has left. `counts`: if it is cut to that."""
         remaining = self.invocation.remaining()
         within = None if limit is None else limit.within(remaining)
         if within is None or remaining is None or within <= remaining:
             return within
-        self._counts["clipped"] += 1
+        self._counts["clipped"] += counts
         return remaining
+
+    def _share(
+        self,
+        name: Key,
+        work: Callable[[Flight[Answer]], Answer],
+        alone: bool,
+        soft: float | None = None,
+        hard: float | None = None,
+    ) -> tuple[Answer, Flight[Answer] | None]:
+        """What `work` gives, or what another caller has under way, and that one's flight. Raises LoadTimeout.
+
+        Who leads a load cannot leave it but by a time limit. Who joins one can, and does when the invocation's time is up.
+        """
+        most = self.invocation.remaining()
+        try:
+            answer, joined = self.flights.run(name, work, soft=soft, hard=hard, most=most, alone=alone)
+        except LoadTimeout:
+            self._counts["timeouts"] += 1
+            raise
+        self._counts["shared"] += joined is not None
+        self._counts["timeouts"] += answer.reason is Reason.LOAD_SLOW
+        return answer, joined
 
     def _context(self, call: Call, held: Entry | None, left: Entry | None) -> LoadContext:
         ends = self._within(call.plan.hard_timeout)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
+from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from tiered_cache._errors import NotFound, OriginMalformed
@@ -11,7 +13,7 @@ from tiered_cache._load import Call, checked_value, is_passing
 from tiered_cache._options import check_key, refuse_options
 from tiered_cache._read_through import REASONS, ReadThrough
 from tiered_cache._reply import Claim, Filled, Right
-from tiered_cache._rules import Move
+from tiered_cache._rules import Move, kept_for
 from tiered_cache._units import shown
 from tiered_cache._values import Answer, Loaded, Outcome, Pending, Reason
 
@@ -102,18 +104,26 @@ class ReadMany(ReadThrough):
 
     def _fly_many(self, calls: list[Call], held: dict[str, Entry], *, refreshing: bool = False) -> dict[str, Any]:
         """Have what is missing loaded; callers of the very same keys share the load."""
-
-        def lead(flight: Flight[Answer]) -> Answer:
-            loaded: list[tuple[str, Entry]] = []
-            flight.is_outdated = lambda: any(self._memory.is_dead(key, entry) for key, entry in loaded)
-            found = self._lead_many(calls, held, loaded, flight, refreshing=refreshing)
-            return Answer(found, "origin", 0.0, stale=False, reason=Reason.LOADED)
-
         name = tuple(sorted(call.key for call in calls))
-        answer, joined = self.flights.run(name, lead, alone=calls[0].plan.force_refresh)
-        self._counts["shared"] += joined is not None
-        loaded: dict[str, Any] = answer.value
-        return loaded
+        while True:
+            work = partial(self._lead_flight, calls, held, refreshing=refreshing)
+            answer, joined = self._share(name, work, calls[0].plan.force_refresh)
+            if joined is None or calls[0].now < joined.ends:
+                loaded: dict[str, Any] = answer.value
+                return loaded
+            now = self._now()
+            calls = [call._replace(now=now) for call in calls]
+
+    def _lead_flight(
+        self, calls: list[Call], held: dict[str, Entry], flight: Flight[Answer], *, refreshing: bool
+    ) -> Answer:
+        """What those who join the flight get, too."""
+        loaded: list[tuple[str, Entry]] = []
+        flight.is_outdated = lambda: any(self._memory.is_dead(key, entry) for key, entry in loaded)
+        flight.fallback = partial(self._instead_of_all, calls, held, Reason.LOAD_SLOW)
+        found = self._lead_many(calls, held, loaded, flight, refreshing=refreshing)
+        flight.ends = min((entry.loaded_at + kept_for(entry) for _, entry in loaded if not entry.negative), default=inf)
+        return Answer(found, "origin", 0.0, stale=False, reason=Reason.LOADED)
 
     def _lead_many(
         self,
@@ -239,15 +249,24 @@ class ReadMany(ReadThrough):
     def _covered(self, calls: list[Call], held: dict[str, Entry], error: Exception) -> dict[str, Any]:
         """The stale values that cover for a failed load; raises the error unless there is one for each key."""
         self._counts["failures"] += 1
-        found: dict[str, Any] = {}
+        answer = self._instead_of_all(calls, held, Reason.LOAD_FAILED) if is_passing(error) else None
+        if answer is None:
+            raise error
         for call in calls:
-            answer = self._instead(call, held.get(call.key), Reason.LOAD_FAILED) if is_passing(error) else None
-            if answer is None:
-                raise error
-            found[call.key] = answer.value
             self._pause(call, error)
         self._counts["covered"] += 1
+        found: dict[str, Any] = answer.value
         return found
+
+    def _instead_of_all(self, calls: list[Call], held: dict[str, Entry], reason: Reason) -> Answer | None:
+        """What is held of all the keys, in place of what a load does not give; None unless there is something for each."""
+        found: dict[str, Any] = {}
+        for call in calls:
+            answer = self._instead(call, held.get(call.key), reason)
+            if answer is None:
+                return None
+            found[call.key] = answer.value
+        return Answer(found, "l1", 0.0, stale=True, reason=reason)
 
     def _refresh_many(self, calls: list[Call], held: dict[str, Entry]) -> dict[str, Any] | None:
         """Have what is stale refreshed, but for what is seen to already; the new values where it was done at once."""

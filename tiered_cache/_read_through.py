@@ -23,6 +23,7 @@ from tiered_cache._rules import (
     is_unasked,
     judge,
     judge_data,
+    kept_for,
     on_l1,
     on_l2,
     pause_before_look,
@@ -30,7 +31,7 @@ from tiered_cache._rules import (
 from tiered_cache._values import Answer, Outcome, Pending, Reason, Tier
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from typing import TypeGuard
 
     from tiered_cache._entry import Entry
@@ -130,7 +131,7 @@ class ReadThrough(InTime):
             newest, tier, move = self._weigh(call, held, reply, refreshing=False)
             if move is not Move.LOAD:
                 return self._refreshed(call, self._serve(call, newest, tier, REASONS[move]))
-        return self._refreshed(call, self._fly(call, partial(self._lead, call, held, refreshing=False)))
+        return self._refreshed(call, self._fly(call, held, refreshing=False))
 
     def _lead(self, call: Call, held: Entry | None, flight: Flight[Answer], *, refreshing: bool) -> Answer:
         """Load as the one in the fleet that does, or take what another has loaded. One per key is here at a time."""
@@ -158,7 +159,7 @@ class ReadThrough(InTime):
                 return self._await(call, newest, tier, left)  # who has the lease looks, and not the whole fleet
             if move is Move.LOAD or move is Move.WAIT:
                 return self._load(call, newest, tier, flight, lease, left=left)
-            flight.is_outdated = partial(self._memory.is_dead, call.key, cast("Entry", newest))
+            self._brings(flight, call.key, cast("Entry", newest))
             is_pending = move is Move.SERVE_MEANWHILE and left is not None
             return self._serve(call, newest, tier, Reason.LOAD_PENDING if is_pending else REASONS[move])
         finally:
@@ -198,7 +199,7 @@ class ReadThrough(InTime):
             self._counts["not_modified"] += 1
             outcome = renewed(cast("Entry", held), context.renewed_ttl)  # not_modified() refuses where nothing is held
         entry = self._stamped(call, outcome, load_time, begun)
-        flight.is_outdated = partial(self._memory.is_dead, call.key, entry)
+        self._brings(flight, call.key, entry)
         return self._keep(call, entry, lease, skip=context.skipped)
 
     # The steps, in the order in which they are met.
@@ -303,23 +304,26 @@ class ReadThrough(InTime):
         value = self._memory.value(call.key, entry)
         return Answer(value, tier, max(0.0, call.now - entry.loaded_at), stale, reason)
 
-    def _fly(self, call: Call, work: Callable[[Flight[Answer]], Answer]) -> Answer:
-        """The answer of the key's flight: of `work`, or of what another caller has under way."""
-        soft, hard = self._within(call.plan.soft_timeout), self._within(call.plan.hard_timeout)
+    def _brings(self, flight: Flight[Answer], key: str, entry: Entry) -> None:
+        """What those who join the flight get is `entry`."""
+        flight.is_outdated = partial(self._memory.is_dead, key, entry)
+        flight.ends = entry.loaded_at + kept_for(entry)
+
+    def _fly(self, call: Call, held: Entry | None, *, refreshing: bool) -> Answer:
+        """The answer of the key's flight: that which `_lead` gives, or that of what another caller has under way."""
+        limits = [self._within(limit, counts=True) for limit in (call.plan.soft_timeout, call.plan.hard_timeout)]
         alone = call.plan.force_refresh  # a load that began earlier would not do
         while True:
-            try:
-                answer, joined = self.flights.run(call.key, work, soft=soft, hard=hard, alone=alone)
-            except LoadTimeout:
-                self._counts["timeouts"] += 1
-                raise
-            self._counts["shared"] += joined is not None
-            self._counts["timeouts"] += answer.reason is Reason.LOAD_SLOW
+            answer, joined = self._share(
+                call.key, partial(self._lead, call, held, refreshing=refreshing), alone, *limits
+            )
             if joined is None:
                 return answer
-            if call.plan.stale_ok or not answer.stale:
+            is_over = call.now >= joined.ends  # it had been under way, or frozen, for so long when this call began
+            if not is_over and (call.plan.stale_ok or not answer.stale):
                 return answer._replace(value=self._memory.own(answer.value))
-            alone = True  # it did for the other caller, and not for this one, who insists on fresh
+            alone = not is_over  # it did for the other caller, and not for this one, who insists on fresh
+            call = call._replace(now=self._now())
 
     def _refreshed(self, call: Call, answer: Answer) -> Answer:
         """`answer`; where it is stale and a refresh is owed, that is seen to, and may give a better one."""
@@ -332,7 +336,7 @@ class ReadThrough(InTime):
 
         def refresh() -> Answer:
             later = call._replace(now=self._now())
-            return self._fly(later, partial(self._lead, later, self._memory.look(later.key), refreshing=True))
+            return self._fly(later, self._memory.look(later.key), refreshing=True)
 
         return self._owed.owe(call.key, refresh, call.now, call.plan.error_backoff)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tiered_cache import ConfigurationError, LoadTimeout, MemoryTier, RedisTier, TieredCache
+from tiered_cache import ConfigurationError, LoadContext, LoadTimeout, MemoryTier, RedisTier, TieredCache
 from tiered_cache.testing import FakeClock
 
 if TYPE_CHECKING:
@@ -58,6 +58,25 @@ def test_nobody_waits_for_longer_than_the_invocation_lasts() -> None:
     with cache.invocation(lambda: 0.2), pytest.raises(LoadTimeout):
         cache.get_or_load("k", lambda: gate.wait(60), hard_timeout=60)
     gate.set()
+
+
+class Request:
+    """A loader that is told how long it may take."""
+
+    def load(self, _: LoadContext) -> int:
+        return 1
+
+
+@pytest.mark.parametrize(
+    ("limits", "clipped"),
+    [({"hard_timeout": 1}, 0), ({"hard_timeout": 60}, 1), ({"soft_timeout": 30, "hard_timeout": 60}, 2)],
+)
+def test_a_limit_that_is_cut_counts_once(limits: dict[str, Any], clipped: int) -> None:
+    """However often one call asks for it."""
+    cache = TieredCache()
+    with cache.invocation(lambda: 10.0):
+        assert cache.get_or_load("k", Request(), **limits) == 1
+    assert cache.stats().origin.clipped == clipped
 
 
 def test_an_invocation_whose_time_cannot_be_told_has_not_begun() -> None:

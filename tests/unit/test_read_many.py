@@ -201,6 +201,19 @@ def test_stale_values_cover_for_a_failure_only_if_they_do_for_all(make, clock):
         cache.get_many_or_load(["a", "c"], origin)
 
 
+def test_where_not_all_keys_are_covered_none_gets_a_pause(clock, caplog):
+    """Nothing was served in place of the load: the next call loads, and nothing is said of values that cover."""
+    cache = TieredCache(MemoryTier(ttl="1m", stale_if_error="1h"), clock=clock)
+    origin = Origin(a=1, b=2)
+    cache.get_many_or_load(["a", "b"], origin)
+    clock.advance(120)
+    origin.error = ConnectionError("down")
+    with pytest.raises(ConnectionError):
+        cache.get_many_or_load(["a", "b", "c"], origin)
+    assert ([], 0) == (caplog.messages, cache.stats().origin.covered)
+    assert 3 == cache.get_or_load("a", lambda: 3)
+
+
 def test_denied_is_not_covered(make, clock):
     """A stale value must not be shown to who may not see it."""
     cache, origin = make(), Origin(a=1)

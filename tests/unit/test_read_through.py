@@ -1257,6 +1257,81 @@ def test_who_joined_a_load_gets_nothing_that_was_invalidated_meanwhile(l2: bool,
     assert "new" == world.cache.get("k")
 
 
+@both
+@pytest.mark.parametrize("came", [149, 151], ids=["while its data may be served", "when they are past all windows"])
+@pytest.mark.parametrize("batch", [False, True], ids=["one key", "a batch"])
+def test_who_joins_a_load_gets_nothing_that_was_too_old_when_he_came(l2: bool, came: int, batch: bool) -> None:
+    """As of a load that was frozen: then there is one load more. A load that takes long is shared, however old its value."""
+    world = World(l2=l2)
+    begun, gate = threading.Event(), threading.Event()
+
+    def slow(*keys: Any) -> Any:
+        begun.set()
+        assert gate.wait(WAIT)
+        return dict.fromkeys(keys[0], "old") if batch else "old"
+
+    def ask(loader: Any, answers: list[Any]) -> threading.Thread:
+        def run() -> None:
+            if batch:
+                answers.append(world.cache.get_many_or_load(["k"], loader)["k"])
+            else:
+                answers.append(world.cache.get_or_load("k", loader))
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        return thread
+
+    first, second = [], []  # type: ignore[var-annotated]
+    threads = [ask(slow, first)]
+    assert begun.wait(WAIT)
+    world.age(came)
+    threads.append(ask(lambda *keys: {"k": "new"} if keys else "new", second))
+    while not WAITS.awaited:
+        time.sleep(0.002)
+    world.age(100)
+    gate.set()
+    for thread in threads:
+        thread.join(WAIT)
+    assert ["old"] == first
+    assert ["new" if came > 150 else "old"] == second
+    assert (2 if came > 150 else 1, 1) == world.cache.stats().origin[:2]
+
+
+@pytest.mark.parametrize("held", [False, True], ids=["nothing held", "a stale value held"])
+@pytest.mark.parametrize("batch", [False, True], ids=["one key", "a batch"])
+def test_who_joins_a_load_waits_no_longer_than_the_invocation_lasts(held: bool, batch: bool) -> None:
+    """An earlier call may have left it, and it may hang; the function would be killed."""
+    world = World(l2=False)
+    gate, begun = threading.Event(), threading.Event()
+
+    def hangs(*keys: Any) -> Any:
+        begun.set()
+        assert gate.wait(WAIT)
+        return dict.fromkeys(keys[0], "new") if batch else "new"
+
+    def ask(loader: Any) -> Any:
+        if batch:
+            return world.cache.get_many_or_load(["k"], loader)["k"]
+        return world.cache.get_or_load("k", loader)
+
+    if held:
+        world.cache.get_or_load("k", lambda: "v1")
+        world.age(130)
+    thread = threading.Thread(target=ask, args=(hangs,))
+    thread.start()
+    assert begun.wait(WAIT)
+    with world.cache.invocation(lambda: 0.05):
+        if held:
+            assert "v1" == ask(lambda *_: pytest.fail("loaded"))
+        else:
+            with pytest.raises(LoadTimeout, match="^the load took longer than the invocation has time; it goes on"):
+                ask(lambda *_: pytest.fail("loaded"))
+    assert 1 == world.cache.stats().origin.timeouts
+    gate.set()
+    thread.join(WAIT)
+    assert "new" == world.cache.get("k")
+
+
 def test_a_deletion_that_l2_did_not_take_is_said_and_tried_again() -> None:
     """The local copy is gone in any case, the old value does not come back, and other containers learn it later."""
     for on_failure in ("raise", "queue"):
