@@ -684,6 +684,9 @@ def test_a_handler_may_be_any_callable() -> None:
     partial = functools.partial(lambda app, event, context: app(event, context), App(cache))
     for handler in (decorate(App(cache)), decorate(partial), Service().handler, Service().app):
         assert ({"a": 1}, pytest.approx(3.0)) == handler({"a": 1}, context)
+    for by_name in (decorate(App(cache)), decorate(partial), Service().handler):
+        assert ({"a": 1}, pytest.approx(3.0)) == by_name({"a": 1}, context=context)
+        assert ({"a": 1}, pytest.approx(3.0)) == by_name(event={"a": 1}, context=context)
     assert cache is decorate(App(cache)).__wrapped__.cache
 
 

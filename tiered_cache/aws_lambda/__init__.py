@@ -82,16 +82,18 @@ def lambda_handler(
         _register_hooks(cache)
 
         @wraps(handler)
-        def wrapped(event: Any, context: Any = None, *args: Any, **named: Any) -> Any:
-            of_lambda = _context(context, *args)
+        def wrapped(*args: Any, **named: Any) -> Any:
+            if len(args) == 1 and not named:
+                args = (*args, None)  # an event alone, as a test may give
+            of_lambda = _context(*args[1:], *named.values())
             remaining = _remaining(of_lambda, kept_back)
             if extension is None or not extension.is_registered:
                 with cache.invocation(remaining):
-                    return handler(event, context, *args, **named)
+                    return handler(*args, **named)
             extension.handler_began(getattr(of_lambda, "aws_request_id", None), lambda: cache.stats().work.waiting)
             try:
                 with cache.invocation(remaining, works_after_response=True):
-                    return handler(event, context, *args, **named)
+                    return handler(*args, **named)
             finally:
                 extension.handler_ended(lambda deadline: cache.run_deferred(lambda: deadline - time() - kept_back))
 
@@ -113,8 +115,10 @@ def _check_handler(handler: Any) -> None:
 
 
 def _context(*given: Any) -> Any:
-    """Of what a handler is given after its first argument, the context of Lambda: for a method that is the third."""
-    return next((one for one in given if hasattr(one, "get_remaining_time_in_millis")), given[0])
+    """Of what a handler is given after its first argument, the context of Lambda: for a method that is the third, and it
+    may be given by name.
+    """
+    return next((one for one in given if hasattr(one, "get_remaining_time_in_millis")), given[0] if given else None)
 
 
 def _remaining(context: Any, kept_back: float) -> Callable[[], float] | None:
