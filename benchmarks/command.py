@@ -81,7 +81,7 @@ def whole(text):
 
 def replayed(given, parts):
     """The traces that the arguments ask for; none where they ask for nothing. Raises ValueError for what cannot be."""
-    from tiered_cache.benchmarks import hitratio
+    from tiered_cache.benchmarks import hitratio, suites
 
     asked = {"--traces": given.traces, "--format": given.format, "--sizes": given.sizes, "--limit": given.limit}
     named = [name for name, value in asked.items() if value]
@@ -91,6 +91,9 @@ def replayed(given, parts):
         raise ValueError(f"{named[0]} is for the suite hitratio, which is not measured now")
     if given.format and not given.traces:
         raise ValueError("--format is that of the files of --traces, and there are none")
+    for path in given.traces:
+        if suites.is_name(str(path)) and not path.exists():
+            raise ValueError(f"there is no file {path}: a suite goes before --traces, which takes all that follows")
     return hitratio.chosen(given.traces, given.format, given.limit, given.sizes, quick=given.quick)
 
 
@@ -163,15 +166,22 @@ def _refuse_what_has_no_effect(given, wanted, parts):
     """Raises ValueError for an option that would be passed over in silence, or whose file another would write over."""
     from tiered_cache.benchmarks import tiers
 
-    files = {"--from": given.given, "--json": given.json, "--report": given.report, "--markdown": given.markdown}
-    named = {}
-    for name, path in files.items():
-        if path is not None and (other := named.setdefault(path.resolve(), name)) != name:
-            raise ValueError(f"{other} and {name} need files of their own; both are {path}")
+    keep_apart(
+        [("--traces", path) for path in given.traces] + [("--from", given.given), ("--compare", given.compare)],
+        [("--json", given.json), ("--report", given.report), ("--markdown", given.markdown)],
+    )
     if given.given and (wanted or given.json or given.quick):
         raise ValueError("--from takes all results as they are: no suites, no --quick and no --json go with it")
     if given.cpu and (given.given or tiers.by_share not in [part.run for part in parts]):
         raise ValueError("--cpu is for tiers.cpu, which is not measured now")
+
+
+def keep_apart(read, written):
+    """Raises ValueError where a file that is to be written is another of these files. All are pairs of an option and a path."""
+    named = {path.resolve(): name for name, path in read if path is not None}
+    for name, path in written:
+        if path is not None and (other := named.setdefault(path.resolve(), name)) != name:
+            raise ValueError(f"{other} and {name} need files of their own; both are {path}")
 
 
 def main(arguments=None):

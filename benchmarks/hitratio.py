@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from tiered_cache import MemoryTier, TieredCache
 from tiered_cache._l1.memory import ENTRY_OVERHEAD
-from tiered_cache.benchmarks import optimum, traces
+from tiered_cache.benchmarks import command, optimum, traces
 from tiered_cache.benchmarks.harness import figure, once
 from tiered_cache.benchmarks.progress import turns
 
@@ -269,12 +269,13 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(prog="python -m tiered_cache.benchmarks.hitratio", description=__doc__)
     parser.add_argument("traces", nargs="*", type=Path, help="files; by default traces that are made")
     parser.add_argument("--format", choices=traces.FORMATS, help="of the files, where their names do not say it")
-    parser.add_argument("--limit", type=int, help=f"accesses of each to replay; {traces.MOST:,} by default")
+    parser.add_argument("--limit", type=command.whole, help=f"accesses of each to replay; {traces.MOST:,} by default")
     parser.add_argument("--sizes", choices=("made", "none"), help="draw sizes for the keys, or leave out those known")
     parser.add_argument("--quick", action="store_true", help="fewer accesses and sizes, for a look")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows")
+    parser.add_argument("--json", type=command.file, metavar="FILE", help="write the rows")
     given = parser.parse_args(arguments)
     try:
+        command.keep_apart([("traces", path) for path in given.traces], [("--json", given.json)])
         wanted = chosen(given.traces, given.format, given.limit, given.sizes, quick=given.quick)
     except ValueError as error:
         parser.error(str(error))

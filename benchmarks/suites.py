@@ -78,10 +78,15 @@ def chosen(names):
     Raises ValueError for a name that means none.
     """
     for name in names:
-        if not any(_means(name, part) for part in PARTS):
+        if not is_name(name):
             there_are = "; ".join(f"{suite} ({', '.join(parts)})" for suite, parts in SUITES.items())
             raise ValueError(f"no suite {name!r}; there are {there_are}")
     return [part for part in PARTS if not names or any(_means(name, part) for name in names)]
+
+
+def is_name(name):
+    """Whether it is the name of a suite or of a part."""
+    return any(_means(name, part) for part in PARTS)
 
 
 def _means(name, part):

@@ -119,6 +119,15 @@ def test_results_that_cannot_be_shown_are_refused(tmp_path, capsys, option, path
             ["--from", "{}/results.json", "--markdown", "{}/results.json"],
             "--from and --markdown need files of their own",
         ),
+        (
+            ["--traces", "{}/results.json", "--format", "lines", "--json", "{}/./results.json"],
+            "--traces and --json need files of their own",
+        ),
+        (
+            ["--compare", "{}/results.json", "--markdown", "{}/results.json"],
+            "--compare and --markdown need files of their own",
+        ),
+        (["--traces", "{}/results.json", "hitratio"], "there is no file hitratio: a suite goes before --traces"),
         (["--from", "{}/results.json", "peers"], "--from takes all results as they are: no suites"),
         (["--from", "{}/results.json", "--json", "{}/x.json"], "no --json go with it"),
         (["--cpu", "0.5", "peers"], "--cpu is for tiers.cpu, which is not measured now"),
@@ -132,6 +141,7 @@ def test_what_cannot_be_is_said_before_an_hour_of_measuring(tmp_path, capsys, ar
         main(["bench", *(argument.format(tmp_path) for argument in arguments)])
     assert said in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
+    assert results.read(tmp_path / "results.json").results == [MISSED]
 
 
 def test_to_look_whether_a_file_can_be_written_changes_none(tmp_path):

@@ -341,8 +341,20 @@ def test_the_command_writes_its_rows(tmp_path, capsys):
     assert "200 accesses" in capsys.readouterr().out
 
 
-def test_a_wrong_file_is_answered_by_the_command(tmp_path, capsys):
-    """In a line, before anything is replayed."""
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["{}/none.csv"], "none.csv"),
+        (["--limit", "0"], "--limit: a whole number above 0 is needed; got '0'"),
+        (["--limit", "-5"], "--limit: a whole number above 0 is needed; got '-5'"),
+        (["--json", "{}/nowhere/rows.json"], "--json: the name of a file in a folder that is there is needed"),
+        (["{}/keys.txt", "--json", "{}/./keys.txt"], "traces and --json need files of their own"),
+    ],
+)
+def test_what_cannot_be_is_answered_by_the_command(tmp_path, capsys, arguments, text):
+    """In a line, before anything is replayed; and nothing is written over."""
+    (tmp_path / "keys.txt").write_text("a\n", encoding="utf-8")
     with pytest.raises(SystemExit):
-        hitratio.main([str(tmp_path / "none.csv")])
-    assert "none.csv" in capsys.readouterr().err
+        hitratio.main(["--quick", *(argument.format(tmp_path) for argument in arguments)])
+    assert text in capsys.readouterr().err
+    assert (tmp_path / "keys.txt").read_text(encoding="utf-8") == "a\n"
