@@ -181,6 +181,7 @@ class Keeping:
         resumed one, when the first part did.
         """
         self._backoff.forget(call.key)
+        self._owed.forget(call.key)
         self._handles.forget(call.key)
         return min(begun.at, self._now() - (self._steady() - begun.started))
 
@@ -190,5 +191,6 @@ class Keeping:
             self._handles.forget(None)
         else:
             self._backoff.forget(key)
+            self._owed.forget(key)
             self._handles.forget(key)
         self.flights.detach(key)

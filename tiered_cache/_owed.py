@@ -206,9 +206,10 @@ class Owed(ForkSafe):
         return 0 <= since < getattr(self._carrier(), "lost_after", LOST_AFTER) or self._pauses.holds(key, now)
 
     def forget(self, key: str) -> None:
-        """Others have done it: the key's value is fresh."""
+        """Others have done it: the key's value is fresh, or gone. Nor does what failed before count any longer."""
         if key in self._since:
             self._settle((key,))
+        self._pauses.forget(key)
 
     def owe(self, key: Key, refresh: Callable[[], Answer], now: float, pause: float = 0.0) -> Answer | None:
         """Have `refresh` done. Its answer where it was done at once; None where it is under way, or owed already.

@@ -596,6 +596,35 @@ def test_after_a_refresh_that_failed_there_is_a_pause_that_grows() -> None:
 
 
 @pytest.mark.usefixtures("on_lambda")
+@pytest.mark.parametrize(
+    "mend",
+    [
+        lambda cache: cache.get_or_load("k", lambda: "new", force_refresh=True),
+        lambda cache: cache.get_many_or_load(["k"], lambda keys: {"k": "new"}, force_refresh=True),
+        lambda cache: cache.set("k", "new"),
+        lambda cache: (cache.delete("k"), cache.get_or_load("k", lambda: "new")),
+    ],
+    ids=["load", "many", "set", "delete"],
+)
+def test_the_pause_after_a_refresh_that_failed_ends_with_what_succeeds(mend: Any) -> None:
+    """Whoever does: the next refresh is not put off by what failed before."""
+    cache, clock, loads = stale("next_invocation", error_backoff=60)
+
+    def denied() -> str:
+        raise PermissionError
+
+    for _ in range(2):
+        with cache.invocation():
+            assert "v0" == cache.get_or_load("k", denied)
+    assert 1 == cache.stats().origin.refresh_failures
+    mend(cache)
+    clock.advance(11)
+    for expected in ("new", "v1"):
+        with cache.invocation():
+            assert expected == cache.get_or_load("k", loader(loads))
+
+
+@pytest.mark.usefixtures("on_lambda")
 def test_loads_that_go_on_in_threads_end_before_the_container_is_frozen() -> None:
     """Those that outlived a soft_timeout: whoever works after the response waits for them, in the time that is left."""
     cache, _, _ = stale("auto")
