@@ -65,7 +65,7 @@ class Parameters:
 def innermost(function: Any) -> Any:
     """The function that decorators made with `functools.wraps` pass their arguments on to.
 
-    One that has parameters of its own, or a `__signature__`, says by these what it takes.
+    One that takes neither `*args` nor `**kwargs`, or has a `__signature__`, says by itself what it takes.
     """
     while function.__code__.co_flags & 0x0C and not hasattr(function, "__signature__"):
         wrapped = getattr(function, "__wrapped__", None)
@@ -109,7 +109,10 @@ def key_maker(function: Any, key: object) -> Callable[..., str]:
 
 def _from_template(template: str, parameters: Parameters) -> Callable[..., str]:
     try:
-        parts = tuple(_formatter().parse(template))
+        parts = tuple(
+            (literal, field, field is not None and field.isidentifier(), spec, conversion)
+            for literal, field, spec, conversion in _formatter().parse(template)
+        )
         names = [_name_in(field) for field in _fields(template)]
     except ValueError as error:
         raise ConfigurationError(f"key is no template that str.format can fill: {error}") from None
@@ -130,7 +133,7 @@ def _from_template(template: str, parameters: Parameters) -> Callable[..., str]:
         for name in to_look_for:
             if name not in others:
                 raise TypeError(f"the key of {parameters.name}() names {name}, which this call does not give by name")
-        return "".join(_filled(parts, others | own))
+        return _filled(parts, others | own if others else own)
 
     return from_template
 
@@ -154,13 +157,19 @@ def _name_in(field: str) -> str:
     return field.partition(".")[0].partition("[")[0]
 
 
-def _filled(parts: tuple[Any, ...], given: dict[str, Any]) -> Iterator[str]:
-    """The pieces of the text that `str.format` would make; but what makes no key is refused."""
-    for literal, field, spec, conversion in parts:
-        yield literal
+def _filled(parts: tuple[Any, ...], given: dict[str, Any]) -> str:
+    """The text that `str.format` would make; but what makes no key is refused."""
+    made: list[str] = []
+    for literal, field, is_name, spec, conversion in parts:
+        made.append(literal)
         if field is not None:
-            value = given[field] if field.isidentifier() else _formatter().get_field(field, (), given)[0]
-            yield _text(field, value, _formatter().vformat(spec, (), given) if "{" in spec else spec, conversion)
+            value = given[field] if is_name else _formatter().get_field(field, (), given)[0]
+            if not spec and not conversion and type(value) in _PLAIN:
+                made.append(str(value))  # nearly always
+            else:
+                spec_filled = _formatter().vformat(spec, (), given) if "{" in spec else spec
+                made.append(_text(field, value, spec_filled, conversion))
+    return "".join(made)
 
 
 def _text(field: str, value: Any, spec: str, conversion: str | None) -> str:

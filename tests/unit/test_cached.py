@@ -407,6 +407,8 @@ def test_a_field_that_a_call_does_not_give_is_named(cache):
         return filters
 
     assert orders.cache_key(zone="eu", **{"a-b": 1}) == "orders:eu:1"
+    page = cache.cached("{number.real}")(lambda number, **others: number)
+    assert page.cache_key(1, **{"number.real": 2}) == "1"
     with pytest.raises(TypeError, match=r"orders\(\) names zone, which this call does not give"):
         orders()
 
