@@ -81,7 +81,7 @@ def _set(where: str, values: AbstractSet[object]) -> Attribute:
 
 def key_attributes(where: str, key: object) -> dict[str, Attribute]:
     """The primary key `{"pk": "a"}` as DynamoDB writes it. Raises TypeError or ConfigurationError if it cannot be."""
-    given = type(key).__qualname__
+    given = type(key).__qualname__ if key or not isinstance(key, Mapping) else "an empty one"
     if not isinstance(key, Mapping) or not key:
         raise TypeError(f'{where} must be a dict of the key attributes, such as {{"pk": "a"}}; got {given}')
     written: dict[str, Attribute] = {}

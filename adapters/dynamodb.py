@@ -110,7 +110,7 @@ class DynamoDBOrigin:
 
         key_condition, values: such as `"pk = :pk"` and `{":pk": "a"}`; names: for reserved words, `{"#n": "name"}`.
         filter_expression: applied after reading. index: a secondary index.
-        limit: stop after so many items, in the order of the sort key, or against it with `forward=False`.
+        limit: stop after so many items, at most max_items, in the order of the sort key, or against it with `forward=False`.
         max_items: more raise SizeLimitExceeded.
         """
         if not isinstance(key_condition, str) or not key_condition.strip():  # pyright: ignore[reportUnnecessaryIsInstance] untyped callers
@@ -118,6 +118,10 @@ class DynamoDBOrigin:
         for name, given in (("limit", limit), ("max_items", max_items)):
             if given is not None and (isinstance(given, bool) or not isinstance(given, int) or given < 1):  # pyright: ignore[reportUnnecessaryIsInstance] untyped callers
                 raise ConfigurationError(f"{name} must be a whole number of at least 1; got {shown(given)}")
+        if limit is not None and limit > max_items:
+            raise ConfigurationError(
+                f"limit ({limit}) must not be above max_items ({max_items}), beyond which SizeLimitExceeded is raised"
+            )
         if consistent and index is not None:
             raise ConfigurationError("consistent reads are not to be had from a global index; leave out one of the two")
         parameters: dict[str, Any] = {
@@ -315,7 +319,7 @@ class QueryRequest(NamedTuple):
             if self.limit is not None and len(found) >= self.limit:
                 return found[: self.limit]
             if len(found) > self.max_items:
-                text = f"it found more than {len(found) - 1} items; max_items allows {self.max_items}"
+                text = f"it found more than the {self.max_items} items that max_items allows"
                 raise SizeLimitExceeded(call.says(text))
             after = answer.get("LastEvaluatedKey")
             if not after:

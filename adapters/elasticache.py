@@ -64,8 +64,12 @@ class ElastiCacheIAM:
     def prepare(self) -> None:
         """Import botocore, and make the session if none was given. No server is asked."""
         if self._session is None:
-            from botocore.session import Session
-
+            try:
+                from botocore.session import Session
+            except ImportError as error:
+                raise ImportError(
+                    "ElastiCacheIAM needs botocore: pip install 'tiered-cache[aws]'", name="botocore"
+                ) from error
             self._session = Session()
         if hasattr(self._session, "get_component"):
             self._session.get_component("credential_provider")  # imports what the session would when it is asked

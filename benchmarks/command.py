@@ -110,6 +110,9 @@ def shares(text):
 
 def run(given, parser):
     """What the arguments ask for; gives the exit code."""
+    from tiered_cache.local._needs import need
+
+    need("redis")
     from tiered_cache.benchmarks import comparison, hitratio, measuring, report, results, suites, tiers
 
     wanted = [*given.suites, *filter(None, given.only.split(","))]

@@ -59,3 +59,10 @@ def test_a_command_is_needed(capsys):
     with pytest.raises(SystemExit):
         main([])
     assert "demo" in capsys.readouterr().err
+
+
+def test_what_a_benchmark_needs_is_named(capsys, monkeypatch):
+    """In an install without extras, with what to install."""
+    monkeypatch.setitem(sys.modules, "redis", None)
+    assert main(["bench", "l1"]) == 1
+    assert "needs the package 'redis': pip install 'tiered-cache[local]'" in capsys.readouterr().err

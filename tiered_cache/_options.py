@@ -257,7 +257,7 @@ def check_loader(loader: object, *, asynchronous: bool = False) -> None:
     code = getattr(loader, "__code__", None)
     if code is not None and not (code.co_argcount or code.co_kwonlyargcount or code.co_flags & 0x2A0):
         return  # nearly always: a plain function without parameters
-    target = getattr(loader, "load", None)
+    target: Any = getattr(loader, "load", None)
     wants_context = callable(target)
     if not wants_context:
         if not callable(loader):
@@ -266,6 +266,8 @@ def check_loader(loader: object, *, asynchronous: bool = False) -> None:
                 f"{type(loader).__qualname__}. To pass a value at hand, write cache.set(key, value)"
             )
         target = loader
+    if not isinstance(target, type) and not hasattr(target, "__code__"):  # an object that is called as a method is
+        target = target.__call__
     plain = getattr(target, "__func__", target)
     code = getattr(plain, "__code__", None)
     if code is None:
@@ -276,5 +278,7 @@ def check_loader(loader: object, *, asynchronous: bool = False) -> None:
     required_names = code.co_kwonlyargcount - len(getattr(plain, "__kwdefaults__", None) or ())
     takes_any = bool(code.co_flags & 0x04)
     if needed > given or required_names > 0 or (given > code.co_argcount and not takes_any):
-        wanted = "load(context) must take the context alone" if wants_context else "loader must take no arguments"
-        raise TypeError(f"{wanted}: bind what it needs, for example with lambda: fetch(customer_id)")
+        wanted, hint = "loader must take no arguments", "; one that takes the missing keys is for get_many_or_load"
+        if wants_context:
+            wanted, hint = "load(context) must take the context alone", ""
+        raise TypeError(f"{wanted}: bind what it needs, for example with lambda: fetch(customer_id){hint}")

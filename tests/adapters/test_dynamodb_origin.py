@@ -142,7 +142,7 @@ def test_a_query_gives_all_pages_up_to_its_limit(client: Any) -> None:
     assert keys() == list(range(8))
     assert keys(limit=3, forward=False) == [7, 6, 5]
     assert keys(limit=3, filter_expression="#s > :pk", names={"#s": "pk"}) == []
-    with pytest.raises(SizeLimitExceeded, match="max_items allows 7"):
+    with pytest.raises(SizeLimitExceeded, match="it found more than the 7 items that max_items allows"):
         keys(max_items=7)
     assert origin.query("pk = :pk", {":pk": "none"}).load(CONTEXT) == []
 
@@ -305,6 +305,8 @@ def test_a_key_that_cannot_be_one_is_refused(key: Any, kind: type[Exception]) ->
         DynamoDBOrigin("users").item(key)
     if key == {"pk": 1.5}:
         assert "Decimal" in str(caught.value)
+    if key == {}:
+        assert str(caught.value).endswith("; got an empty one")
 
 
 @pytest.mark.parametrize("table", ["", "ab", "a b c", None, "x" * 256])
@@ -319,6 +321,8 @@ def test_options_that_mean_nothing_are_refused() -> None:
     origin = DynamoDBOrigin("users")
     with pytest.raises(ConfigurationError, match="limit"):
         origin.query("pk = :pk", {":pk": "a"}, limit=0)
+    with pytest.raises(ConfigurationError, match=r"^limit \(300\) must not be above max_items \(100\)"):
+        origin.query("pk = :pk", {":pk": "a"}, limit=300, max_items=100)
     with pytest.raises(ConfigurationError, match="consistent"):
         origin.query("pk = :pk", {":pk": "a"}, index="by-name", consistent=True)
     with pytest.raises(TypeError, match="key_condition"):

@@ -449,6 +449,13 @@ def test_botocore_is_imported_when_a_connection_is_made() -> None:
     assert done.stdout.strip() == "ElastiCacheIAM('fn', 'cache', serverless=True)"
 
 
+def test_without_botocore_it_is_named_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the other adapters do."""
+    monkeypatch.setitem(sys.modules, "botocore.session", None)
+    with pytest.raises(ImportError, match=r"^ElastiCacheIAM needs botocore: pip install 'tiered-cache\[aws\]'$"):
+        ElastiCacheIAM("fn", "cache").get_credentials()
+
+
 def test_a_provider_that_cannot_be_prepared_is_found_out_later(rig_of: RigOf, server: ValkeyServer) -> None:
     """What it raises then comes again when it is asked, and is counted there."""
     provider = Provider()

@@ -6,7 +6,7 @@ import functools
 import math
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import cachetools
 import pytest
@@ -269,6 +269,18 @@ class AsyncLoad:
     async def load(self, context: LoadContext) -> int: ...
 
 
+class OfKeys(NamedTuple):
+    """As `DynamoDBOrigin.items` gives them."""
+
+    number: int = 0
+
+    def __call__(self, missing_keys: Any, /) -> dict[str, int]: ...
+
+
+class AsyncCall:
+    async def __call__(self) -> int: ...
+
+
 @pytest.mark.parametrize(
     ("bad", "text"),
     [
@@ -282,6 +294,12 @@ class AsyncLoad:
         (needs_named, "loader must take no arguments"),
         (NoContext(), "load(context) must take the context alone"),
         (TwoArguments(), "load(context) must take the context alone"),
+        (
+            OfKeys(),
+            "loader must take no arguments: bind what it needs, for example with lambda: fetch(customer_id); one that",
+        ),
+        (OfKeys(), "one that takes the missing keys is for get_many_or_load"),
+        (AsyncCall(), "loader got a coroutine function"),
     ],
 )
 def test_a_loader_that_cannot_load_is_refused_before_it_runs(bad: Any, text: str) -> None:
