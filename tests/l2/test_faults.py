@@ -16,6 +16,7 @@ from rig import Rig, ScriptedServer, delete, free_port, leased, pause_of, wait_u
 
 from tiered_cache import InvalidationNotDelivered, Reason
 from tiered_cache._l2.link import Link
+from tiered_cache._l2.scripts import Script
 from tiered_cache._reply import Filled
 from tiered_cache.local.proxy import FaultProxy
 
@@ -626,6 +627,54 @@ def test_an_address_that_the_server_refuses(rest: str, rig_of: RigOf, server: Va
     assert rig.errors == {"handshake": 1}
 
 
+def test_a_server_that_does_not_know_what_reads(
+    rig_of: RigOf, valkey: ValkeyServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is left alone, and the log says why; it says no key."""
+    with ScriptedServer(b"-ERR unknown command 'GET', with args beginning with: 'tc1:{test|secret}'\r\n") as scripted:
+        rig = rig_of(f"redis://127.0.0.1:{scripted.port}", valkey.url)
+        for _ in range(10):
+            assert rig.ask("secret").tier in ("origin", "l1")
+            rig.cache.get_many_or_load(["a", "secret"], lambda keys: dict.fromkeys(keys, 1), force_refresh=True)
+        assert (set(rig.errors), rig.l2.breaker) == ({"unknown_command"}, "open")
+        rig.clock.advance(50)
+        counted = rig.errors
+        rig.ask()
+        assert rig.errors == counted
+        rig.cache.close()
+    assert "it is a Sentinel" in caplog.text
+    assert {record.levelno for record in caplog.records} == {logging.ERROR}
+    assert len(caplog.records) <= 2  # of writes, and of all
+    assert "secret" not in caplog.text
+
+
+def test_a_server_whose_scripts_are_renamed(
+    rig_of: RigOf, server: ValkeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command that only writes need: reads go on, as they do for who may not write."""
+    rig = rig_of(server.url)
+    assert rig.reads_l2()
+    monkeypatch.setattr(Script, "__call__", lambda *_: (b"EVALSH", b"", b"1", b"tc1:{test|}:log"))
+    for _ in range(3):
+        assert rig.ask().tier == "origin"
+    monkeypatch.undo()
+    assert (rig.errors, rig.reads_l2(), rig.l2.breaker) == ({"unknown_command": 1}, True, "closed")
+
+
+def test_a_log_of_another_type_is_said_once(
+    rig_of: RigOf, server: ValkeyServer, admin: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No breaker opens for it, and each look fails."""
+    rig = rig_of(server.url)
+    admin.set("tc1:{test|}:marks", "of somebody else")
+    for _ in range(3):
+        rig.ask()
+        rig.clock.advance(2)
+    assert rig.l2.look_failures >= 3
+    said = [record.getMessage() for record in caplog.records]
+    assert said == ["the log of invalidations in L2 cannot be read: the error WRONGTYPE"]
+
+
 # Writes alone
 
 
@@ -744,6 +793,8 @@ def _run_for_ever(port: int) -> None:
         (b"-ERR max number of clients reached", "too_many_clients"),
         (b"-ERR something else NOAUTH LOADING SSL", "reply"),
         (b"-WRONGTYPE Operation against a key", "reply"),
+        (b"-ERR unknown command 'GET', with args beginning with: 'key'", "unknown_command"),
+        (b"-ERR Error running script: Unknown Redis command called from Lua script", "unknown_command"),
         (b"HTTP/1.1 400 Bad Request", "protocol"),
         (b"$ten", "protocol"),
         (b"*1000000000", "timeout"),
@@ -813,13 +864,16 @@ def test_tls_with_a_wrong_authority(
     assert "certificate authority" in caplog.text
 
 
-def test_tls_to_a_server_that_speaks_none(rig_of: RigOf, valkey: ValkeyServer) -> None:
+def test_tls_to_a_server_that_speaks_none(
+    rig_of: RigOf, valkey: ValkeyServer, caplog: pytest.LogCaptureFixture
+) -> None:
     """rediss:// to a plain port is a TLS failure or a reset, and never a plain connection."""
     rig = rig_of(f"rediss://127.0.0.1:{valkey.port}", valkey.url)
     with rig.hurried(TIMEOUT), within(SOON):
         assert not rig.reads_l2()
     assert len(rig.errors) == 1
     assert set(rig.errors) <= {"tls", "reset", "timeout"}
+    assert "does the server speak TLS at this port?" in caplog.text
 
 
 def test_a_tls_handshake_that_is_cut(rig_of: RigOf, valkey: ValkeyServer) -> None:
@@ -915,7 +969,8 @@ def test_one_line_for_each_change_of_state(rig: Rig, proxy: FaultProxy, caplog: 
     for _ in range(5):
         rig.ask()
     place = f"L2 redis://127.0.0.1:{proxy.port}"
-    hint = "reset (the connection was closed (some servers that demand TLS do this: then write rediss://))"
+    tls = "does the URL begin with rediss://, and does the server speak TLS at this port?"
+    hint = f"reset (the connection was closed (or only one side speaks TLS: {tls}))"
     lines = [(record.levelname, record.getMessage()) for record in caplog.records]
     assert lines == [("WARNING", f"{place} is left alone for now: {hint}"), ("INFO", f"{place} answers again")]
 

@@ -95,6 +95,32 @@ def test_all_sentinels_frozen(watched: ValkeySentinel, rig_of: Callable[..., Rig
         wait_until(rig.recovers)
 
 
+def test_a_name_that_no_sentinel_knows(
+    watched: ValkeySentinel, rig_of: Callable[..., Rig], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is a name that does not resolve, and not a connection that broke."""
+    manager = redis.Sentinel(watched.addresses)
+    with manager.master_for("misspelt") as client:
+        rig = rig_of(client, watched.primary().url)
+        assert rig.ask().tier == "origin"
+    for sentinel in manager.sentinels:
+        sentinel.close()
+    assert rig.errors == {"resolve": 1}
+    assert "no Sentinel knows a server by this name" in caplog.text
+
+
+def test_a_sentinel_in_place_of_the_primary(
+    watched: ValkeySentinel, rig_of: Callable[..., Rig], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its address is that of no L2: it is left alone, and the log says what to write."""
+    host, port = watched.addresses[0]
+    rig = rig_of(f"redis://{host}:{port}", watched.primary().url)
+    assert not rig.cache.warm_up()
+    assert [rig.ask().tier for _ in range(5)] == ["origin"] * 5
+    assert (set(rig.errors), rig.l2.breaker) == ({"unknown_command"}, "open")
+    assert "redis.Sentinel(…).master_for(name)" in caplog.text
+
+
 @pytest.mark.faults
 @pytest.mark.parametrize("fault", ["kill", "pause"])
 def test_a_primary_is_replaced_under_load(fault: str, capsys: Any) -> None:

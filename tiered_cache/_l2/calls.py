@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from tiered_cache._forks import ForkSafe
-from tiered_cache._l2.faults import HARMLESS, MISCONFIGURED, WRITES_ONLY, Failure, Unavailable
+from tiered_cache._l2.faults import FORBIDDEN, HARMLESS, MISCONFIGURED, WRITES_ONLY, Failure, Unavailable
 from tiered_cache._l2.warming import Warming
 from tiered_cache._log import log
 
@@ -177,7 +177,7 @@ class Calls:
             return True
         if failure is Failure.READ_ONLY:
             self._tier.link().drop()  # its name may lead to another server by now
-        if failure in WRITES_ONLY or (writes and failure is Failure.PERMISSION):
+        if failure in WRITES_ONLY or (writes and failure in FORBIDDEN):
             self._failed(error, self._tier.write_breaker, now)
             return True
         self._failed(error, self._tier.breaker, now)

@@ -289,7 +289,7 @@ class ClusterLink:
 
 def _no_topology(reply: Unavailable) -> Unavailable:
     """The error reply to CLUSTER SLOTS, told in terms of what to do."""
-    if reply.failure is Failure.REPLY:
+    if reply.failure is Failure.REPLY or reply.failure is Failure.UNKNOWN_COMMAND:
         hint = "this server is no cluster: leave out cluster=true, or give a redis.Redis in place of a RedisCluster"
         return Unavailable(Failure.CLUSTER, hint)
     if reply.failure is Failure.PERMISSION:

@@ -21,15 +21,17 @@ class Failure(StrEnum):
     RESET = "reset"
     """The connection broke."""
     RESOLVE = "resolve"
-    """The name does not resolve."""
+    """The name does not resolve, or no Sentinel knows a primary by it."""
     AUTH = "auth"
     """Wrong or missing credentials."""
     PERMISSION = "permission"
     """The user may not run this command or touch this key."""
     TLS = "tls"
-    """The certificate is not to be trusted, or the server speaks no TLS."""
+    """The certificate is not to be trusted, or the server breaks off the handshake."""
     HANDSHAKE = "handshake"
     """The server refuses the database number or the client name of the address."""
+    UNKNOWN_COMMAND = "unknown_command"
+    """The server does not know a command: it is a Sentinel, a proxy, or too old."""
     CLUSTER = "cluster"
     """The server is one node of a cluster and was taken for a single one, or the other way round."""
     NODE = "node"
@@ -76,7 +78,9 @@ WRITES_ONLY = frozenset({Failure.OUT_OF_MEMORY, Failure.READ_ONLY, Failure.NO_WR
 """Failures that say nothing about reads."""
 HARMLESS = frozenset({Failure.REPLY, Failure.SCRIPT_MISSING, Failure.NODE})
 """Failures that say nothing about the next call."""
-MISCONFIGURED = frozenset({Failure.AUTH, Failure.PERMISSION, Failure.TLS, Failure.HANDSHAKE, Failure.CLUSTER})
+FORBIDDEN = frozenset({Failure.PERMISSION, Failure.UNKNOWN_COMMAND})
+"""Failures of one command: where it writes, others may still read."""
+MISCONFIGURED = FORBIDDEN | {Failure.AUTH, Failure.TLS, Failure.HANDSHAKE, Failure.CLUSTER}
 """Failures that only people can mend: a long pause, and a louder word."""
 
 _BY_REPLY = (
@@ -97,6 +101,11 @@ _BY_CODE = {
     "MISCONF": Failure.NO_WRITES,
     "DENIED": Failure.PERMISSION,
 }
+_BY_TEXT = (
+    ("ACL failure in script", Failure.PERMISSION),
+    ("unknown command", Failure.UNKNOWN_COMMAND),
+    ("Unknown Redis command called from", Failure.UNKNOWN_COMMAND),  # in a script
+)
 _NOT_THERE = {errno.ECONNREFUSED, errno.ENOENT, errno.EACCES, errno.EHOSTUNREACH, errno.ENETUNREACH}
 
 
@@ -117,8 +126,7 @@ def classify(error: BaseException) -> Unavailable:
             return _unavailable(failure, error)
     text = str(error)
     if isinstance(error, exceptions.ResponseError):
-        in_script = Failure.PERMISSION if "ACL failure in script" in text else Failure.REPLY
-        return _unavailable(_BY_CODE.get(text.partition(" ")[0], in_script), error)
+        return _refused(text)
     if isinstance(error, OSError | exceptions.ConnectionError):
         refused_late = "[SSL: " in text and "ALERT" in text and "BAD_RECORD" not in text  # TLS 1.3: after the handshake
         broken = Failure.TLS if refused_late else Failure.RESET
@@ -126,21 +134,33 @@ def classify(error: BaseException) -> Unavailable:
     return _unavailable(Failure.PROTOCOL, error)
 
 
+def _refused(text: str) -> Unavailable:
+    """What an error reply stands for that redis-py has no class of its own for."""
+    code = text.partition(" ")[0]
+    found = _BY_CODE.get(code) or next((failure for part, failure in _BY_TEXT if part in text), Failure.REPLY)
+    said = f"the error {code}" if code.isupper() else "an error without a code"  # the rest of its text may name a key
+    return Unavailable(found, _HINTS.get(found, said))
+
+
 def classify_connecting(error: BaseException) -> Unavailable:
     """As `classify`, for an error in connecting, raised in a thread that does nothing else: so its causes count too."""
     from ssl import SSLEOFError, SSLError, SSLZeroReturnError
+
+    from redis.sentinel import MasterNotFoundError, SlaveNotFoundError
 
     for cause in _chain(error):
         if isinstance(cause, TimeoutError):
             return _unavailable(Failure.TIMEOUT, error)
         if isinstance(cause, socket.gaierror | UnicodeError):  # UnicodeError: no name that could be asked for
             return _unavailable(Failure.RESOLVE, error)
+        if isinstance(cause, MasterNotFoundError | SlaveNotFoundError):
+            return Unavailable(Failure.RESOLVE, "no Sentinel knows a server by this name, or none of them answers")
         if isinstance(cause, SSLError) and not isinstance(cause, SSLEOFError | SSLZeroReturnError):
             return _unavailable(Failure.TLS, error)
         if isinstance(cause, OSError) and cause.errno in _NOT_THERE:
             return _unavailable(Failure.REFUSED, error)
     found = classify(error)
-    return _unavailable(Failure.HANDSHAKE, error) if found.failure is Failure.REPLY else found
+    return _unavailable(Failure.HANDSHAKE, error) if found.failure in _OF_ONE_COMMAND else found
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -155,16 +175,22 @@ def _unavailable(failure: Failure, error: BaseException) -> Unavailable:
     return Unavailable(failure, _HINTS.get(failure, "") or type(error).__name__)
 
 
+_OF_ONE_COMMAND = {Failure.REPLY, Failure.UNKNOWN_COMMAND}
+_OR_TLS = (
+    "(or only one side speaks TLS: does the URL begin with rediss://, and does the server speak TLS at this port?)"
+)
 _HINTS = {
-    Failure.TIMEOUT: "no answer within the timeout (a server that demands TLS hangs like this: then write rediss://)",
+    Failure.TIMEOUT: f"no answer within the timeout {_OR_TLS}",
     Failure.REFUSED: "nobody answers at this address",
-    Failure.RESET: "the connection was closed (some servers that demand TLS do this: then write rediss://)",
+    Failure.RESET: f"the connection was closed {_OR_TLS}",
     Failure.RESOLVE: "the name does not resolve",
     Failure.AUTH: "the credentials were refused",
     Failure.PERMISSION: "this user may not do that: on the keys tc1:* it needs GET MGET SET DEL GETRANGE SETRANGE EVALSHA EVAL "
     "HGET HSET HMGET HLEN XADD XRANGE XREVRANGE TIME",
     Failure.TLS: "no trusted TLS connection: check the certificate authority, and that the server speaks TLS here",
     Failure.HANDSHAKE: "the server refuses the database number or the client name",
+    Failure.UNKNOWN_COMMAND: "the server does not know a command that L2 needs: it is a Sentinel (then give "
+    "redis.Sentinel(…).master_for(name)), a proxy, or older than Redis 5",
     Failure.CLUSTER: "this is one node of a cluster: add ?cluster=true to the URL, or give a redis.RedisCluster",
     Failure.TOO_MANY_CLIENTS: "the server has as many clients as its maxclients allows",
     Failure.OUT_OF_MEMORY: "the server is full and its maxmemory-policy evicts nothing: use volatile-lru",

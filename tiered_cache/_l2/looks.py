@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from tiered_cache._entry import START
 from tiered_cache._l2.faults import Failure, Unavailable
 from tiered_cache._l2.log import LogKeys, glimpse_of, news_of
+from tiered_cache._log import warn_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -68,7 +69,10 @@ class Looks:
 
     def understood(self, read: Callable[..., News | None], told: Sequence[Any], *known: Any) -> News | None:
         """What replies about the log say; None where one is an error, or they are no such replies."""
-        if any(isinstance(answer, Unavailable) for answer in told):
+        refused = next((answer for answer in told if isinstance(answer, Unavailable)), None)
+        if refused is not None:
+            if refused.failure is Failure.REPLY:  # which no breaker hears of
+                warn_once("the log of invalidations in L2 cannot be read: %s", refused)
             return None
         try:
             news = read(told, *known)

@@ -40,7 +40,8 @@ class RedisTier:
     compress_above: bytes of payload from which zlib compresses it; None: never.
     jitter: the share of `ttl` by which an entry may be cut short, so that entries do not expire together.
     max_value_bytes: larger payloads are not sent, and larger entries are not read.
-    hash_keys: let no key or tag be readable in the server, outside of entries: its BLAKE2b hash stands there.
+    hash_keys: let no key or tag be readable in the server, outside of entries: its BLAKE2b hash stands there. The same in all
+        containers of a namespace: one that hashes invalidates nothing for one that does not, nor the other way round.
     lease: for how long a load may keep other containers from loading the same key, where no invocation's deadline is
         known, which counts otherwise. What a longer load brings is returned, and kept in no tier.
     credentials: an object with `get_credentials()`, as redis-py's CredentialProvider, that gives `(user, password)` or
