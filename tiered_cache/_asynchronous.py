@@ -1,8 +1,8 @@
 """AsyncTieredCache: the same cache for code that runs in an event loop.
 
 What L1 may answer is answered in the loop. For all else a thread goes the one way of a read that there is, and comes back
-to the loop to await an asynchronous loader: so the loop never waits for L2, and freshness, leases and invalidation have
-one implementation. docs/decisions/0010-async.md weighs that.
+to the loop to await an asynchronous loader: so the loop waits for L2 only where an invocation carries out what was put off,
+and freshness, leases and invalidation have one implementation. docs/decisions/0010-async.md weighs that.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ class AsyncTieredCache:
     """`TieredCache` for an event loop: the same options, and the same methods, awaited. Loaders may be asynchronous.
 
     `stats`, `invocation`, `after_response` and the hooks for snapshots are plain methods as there, and so is
-    `run_deferred`, which is for threads without an event loop. A loader that is not asynchronous runs in a thread. An
+    `run_deferred`, which is for threads without an event loop. Work that was put off until an invocation begins or ends is
+    done as it does so, and the loop waits for it. A loader that is not asynchronous runs in a thread. An
     asynchronous one runs in the loop of the caller that leads the load; where that loop has ended, as for work after the
     response, in one of its own. Cancelling a caller does not cancel the load, which others may wait for. A load that is to
     outlive its callers, as refreshes and those with a time limit are, and whose loop ends before it, begins once more, in

@@ -66,6 +66,10 @@ class Answer(NamedTuple):
     reason: Reason
     """Why this is the answer."""
 
+    def __repr__(self) -> str:
+        kind = type(self.value).__name__  # a value may be personal, and long
+        return f"Answer(<{kind}>, tier={self.tier!r}, age={self.age:.3f}, stale={self.stale}, reason={self.reason.value!r})"
+
 
 @final
 class Loaded:
