@@ -306,18 +306,19 @@ class TieredCache:
         """Have `work(*args, **named)` done when it delays nobody; what it raises is counted and logged.
 
         On Lambda: after the response, if `aws_lambda.lambda_handler(cache, after_response=True)` was asked for; else at the
-        end of the invocation. Elsewhere, and on Managed Instances: in a thread, now. What there was no time for is done
-        after the next invocation; how much waits, failed or was never run stands in `stats().work`. Raises TypeError,
-        ClosedError.
+        end of the invocation; at once in a forked process, unless that has invocations of its own. Elsewhere, and on Managed
+        Instances: in a thread, now. What there was no time for is done after the next invocation; how much waits, failed or
+        was never run stands in `stats().work`. Raises TypeError, ClosedError.
         """
         if hasattr(work, "__code__") or not callable(work):
             check_loader_kind(work, "after_response")
         self._watch.now()
         self._counts["deferred"] += 1
-        if not self._carriers.sees_invocations and is_frozen_between_invocations():
+        carrier = self._carriers.for_later()
+        if carrier is self._carriers.later and not self._carriers.sees_invocations:
             warn_once("work was put off before any invocation: %s", "it waits for one that lambda_handler(cache) marks")
         try:
-            self._carriers.for_later().submit(guarded(partial(work, *args, **named), self._counts))
+            carrier.submit(guarded(partial(work, *args, **named), self._counts))
         except (OverflowError, RuntimeError) as error:
             self._counts["dropped"] += 1
             log().error("work for after the response was refused, and is not done: %s", error)
@@ -342,8 +343,10 @@ class TieredCache:
 
     def before_snapshot(self) -> None:
         """Get ready to be copied: close connections, forget what no two copies may share. `lambda_handler` has SnapStart
-        call it; L1 is kept, and is as old in each copy as it is.
+        call it; L1 is kept, and is as old in each copy as it is. What waits is done by each copy, which the log says.
         """
+        if waiting := self._carriers.waiting():
+            log().warning("%d pieces of work were put off before the snapshot: each copy of it will do them", waiting)
         self._shared.suspend()
         self._uniform.renew()
 

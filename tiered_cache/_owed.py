@@ -41,10 +41,11 @@ def is_frozen_between_invocations() -> bool:
     return on_lambda and os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") != "lambda-managed-instances"
 
 
-class Carriers:
+class Carriers(ForkSafe):
     """Who can carry work: threads, where they are not frozen; who works after the response; the next invocation."""
 
     def __init__(self, later: Deferred, following: Deferred) -> None:
+        super().__init__()
         self.later = later
         self.following = following
         self.works_after_response = False
@@ -52,6 +53,13 @@ class Carriers:
         self.sees_invocations = False
         """Whether one was ever marked. Without, nobody would come by to do what was put off."""
         self._threads = ThreadCarrier()
+        self._is_forked = False
+
+    def forked(self) -> None:
+        """Whoever comes by to do what was put off does so in the parent; here, nobody may before the process ends."""
+        super().forked()
+        self._is_forked = True
+        self.works_after_response = self.sees_invocations = False
 
     def waiting(self) -> int:
         """How many pieces of work wait, for whomever."""
@@ -96,8 +104,12 @@ class Carriers:
         )
 
     def for_later(self) -> Carrier:
-        """Who does what need not be done before the answer. On Lambda it is put off to the end of the invocation."""
-        return self.later if self.works_after_response or is_frozen_between_invocations() else self._threads
+        """Who does what need not be done before the answer. On Lambda it is put off to the end of the invocation, but in a
+        forked process done at once until that has invocations of its own.
+        """
+        if not (self.works_after_response or is_frozen_between_invocations()):
+            return self._threads
+        return AT_ONCE if self._is_forked and not self.sees_invocations else self.later
 
     def _if_worked_off(self, carrier: Carrier) -> Carrier | None:
         return carrier if self.sees_invocations or carrier is self._threads else None
@@ -106,6 +118,17 @@ class Carriers:
         if self.works_after_response:
             return self.later
         return None if is_frozen_between_invocations() else self._threads
+
+
+class AtOnce:
+    """The caller itself."""
+
+    def submit(self, work: Callable[[], None], /) -> None:
+        """Do `work`."""
+        work()
+
+
+AT_ONCE = AtOnce()
 
 
 class ThreadCarrier(ForkSafe):

@@ -870,6 +870,21 @@ def test_a_copy_made_from_a_snapshot_is_a_container_of_its_own() -> None:
     assert "of the copy" == cache.get_or_load("k", lambda: "of the copy")
 
 
+@pytest.mark.usefixtures("on_lambda")
+def test_what_waits_in_a_snapshot_is_told_and_each_copy_does_it(caplog: pytest.LogCaptureFixture) -> None:
+    """With its first invocation, as every container does what was put off in its init phase."""
+    cache, done = TieredCache(), []
+    cache.before_snapshot()
+    cache.after_response(done.append, "in the init phase")
+    caplog.clear()
+    cache.before_snapshot()
+    assert ["1 pieces of work were put off before the snapshot: each copy of it will do them"] == caplog.messages
+    cache.after_restore()
+    with cache.invocation():
+        assert [] == done
+    assert ["in the init phase"] == done
+
+
 @pytest.mark.parametrize("coherence", ["invocation", "ttl"])
 def test_what_a_copy_holds_is_confirmed_by_l2_where_there_is_one(coherence: Any) -> None:
     """Before it is served, though L1's own time is not up."""

@@ -48,7 +48,9 @@ def locks(cache: TieredCache) -> dict[str, object]:
     return {name: owner._lock for name, owner in owners.items()}
 
 
-@pytest.mark.parametrize("held", ["memory", "watch", "follower", "shared", "flights", "backoff", "owed", "later", "invocation"])
+@pytest.mark.parametrize(
+    "held", ["memory", "watch", "follower", "shared", "flights", "backoff", "owed", "later", "invocation"]
+)
 def test_a_lock_that_another_thread_held_is_free_in_the_child(cache: TieredCache, held: str) -> None:
     """Else the child's first call would wait for ever for a thread that it does not have."""
     cache.get_or_load("k", lambda: 1)
@@ -141,6 +143,39 @@ def test_what_the_parent_owes_is_owed_anew_in_the_child() -> None:
     with cache.invocation():
         assert "v1" == cache.get_or_load("k", load)
     assert ["v0", "v1"] == loads
+
+
+def test_what_a_child_puts_off_on_lambda_is_done_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends without an invocation of its own, as one of multiprocessing does, and nobody else would do it."""
+    monkeypatch.setenv("AWS_LAMBDA_RUNTIME_API", "127.0.0.1:9001")
+    clock, done = FakeClock(), []
+    cache = TieredCache(MemoryTier(ttl=10, stale_while_revalidate=10_000, jitter=0), refresh="auto", clock=clock)
+    cache.get_or_load("k", lambda: "old")
+    clock.advance(11)
+
+    def fail() -> None:
+        raise ValueError
+
+    def work() -> bool:
+        before = cache.stats().work
+        cache.after_response(done.append, "at once")
+        cache.after_response(fail)
+        work = cache.stats().work
+        counts = [work.deferred - before.deferred, work.done, work.failures, work.waiting]
+        return [["at once"], [2, 2, 1, 0], "new"] == [done, counts, cache.get_or_load("k", lambda: "new")]
+
+    def work_with_invocations() -> bool:
+        with cache.invocation():
+            cache.after_response(done.append, "later")
+            waited = not done
+        return waited and ["later"] == done
+
+    with cache.invocation(works_after_response=True):
+        cache.after_response(done.append, "the parent's")
+        assert 0 == in_child(work)
+    assert 0 == in_child(work_with_invocations)
+    assert 0 == cache.run_deferred()
+    assert ["the parent's"] == done
 
 
 def test_a_child_has_an_id_and_randomness_of_its_own(cache: TieredCache) -> None:
