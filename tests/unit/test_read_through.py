@@ -1595,7 +1595,6 @@ def test_the_counters_say_what_happened() -> None:
     assert world.cache.stats().l2 is not None
     assert World(l2=False).cache.stats().l2 is None
     assert "TieredCache(namespace='default', l2=True)" == repr(world.cache)
-    assert "Answer(<str>, tier='origin', age=0.000, stale=False, reason='loaded')" == repr(world.get())
 
 
 def test_a_subclass_may_change_how_a_value_is_got() -> None:

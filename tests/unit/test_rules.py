@@ -28,6 +28,7 @@ from tiered_cache._rules import (
     on_l2,
     pause_after,
 )
+from tiered_cache._values import Answer, Reason
 
 FRESH, REVALIDATE, UNCONFIRMED, FAILING, GONE = Verdict
 T0 = 1_800_000_000.0
@@ -333,3 +334,10 @@ def test_held_stamps_what_l1_adds_and_nothing_else(
 def test_the_repr_of_an_entry_shows_no_value() -> None:
     """Its type and its times alone."""
     assert "Entry(<str>, loaded_at=1800000000.000, fresh_for=60)" == repr(entry())
+
+
+def test_the_repr_of_an_answer_shows_no_value() -> None:
+    """Its type, and where it came from; it is a tuple all the same."""
+    answer = Answer("4111 1111", "l1", 1.25, True, Reason.LOAD_FAILED)
+    assert "Answer(<str>, tier='l1', age=1.250, stale=True, reason='load_failed')" == repr(answer) == f"{answer}"
+    assert ("4111 1111", "l1", 1.25, True, "load_failed") == answer
