@@ -54,6 +54,8 @@ class Call(NamedTuple):
     now: float
     waited: float = 0.0
     """Seconds for which it has waited for another container's load."""
+    owed: bool = False
+    """Whether this is the refresh of what was served: nobody waits for it, or who does has a value already."""
 
 
 class Patience:

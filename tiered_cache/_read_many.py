@@ -13,7 +13,7 @@ from tiered_cache._load import Call, checked_value, is_passing
 from tiered_cache._options import check_key, refuse_options
 from tiered_cache._read_through import REASONS, ReadThrough
 from tiered_cache._reply import Claim, Filled, Right
-from tiered_cache._rules import Move, kept_for
+from tiered_cache._rules import Move, Verdict, judge, kept_for
 from tiered_cache._units import shown
 from tiered_cache._values import Answer, Loaded, Outcome, Pending, Reason
 
@@ -51,12 +51,19 @@ class ReadMany(ReadThrough):
         stale: list[Call] = []
         calls = [Call(key, loader, plan, now) for key in others]
         found |= self._from_l1(calls, held, stale)
+        ours = [(call, held[call.key]) for call in stale]
         found |= self._from_l2([call for call in calls if call.key not in found], held, stale)
         missing = [call for call in calls if call.key not in found]
         if missing:
             found |= self._fly_many(missing, held)
         if stale:
-            found |= self._refresh_many(stale, held) or {}
+            better = self._refresh_many(stale, held) or {}
+            found |= better
+            for call, entry in ours:
+                if call.key in better:
+                    self._memory.misses += 1
+                else:
+                    self._memory.count(entry, stale=judge(entry, now) is not Verdict.FRESH)
         return {key: found[key] for key in asked if found.get(key, NotFound) is not NotFound}
 
     def _from_l1(self, calls: list[Call], held: dict[str, Entry], stale: list[Call]) -> dict[str, Any]:
@@ -260,13 +267,17 @@ class ReadMany(ReadThrough):
 
     def _instead_of_all(self, calls: list[Call], held: dict[str, Entry], reason: Reason) -> Answer | None:
         """What is held of all the keys, in place of what a load does not give; None unless there is something for each."""
-        found: dict[str, Any] = {}
+        found: dict[str, Answer] = {}
         for call in calls:
-            answer = self._instead(call, held.get(call.key), reason)
+            answer = self._instead(call._replace(owed=True), held.get(call.key), reason)
             if answer is None:
                 return None
-            found[call.key] = answer.value
-        return Answer(found, "l1", 0.0, stale=True, reason=reason)
+            found[call.key] = answer
+        for call in calls:
+            if not call.owed:
+                self._given(found[call.key], held[call.key])
+        values = {key: answer.value for key, answer in found.items()}
+        return Answer(values, "l1", 0.0, stale=True, reason=reason)
 
     def _refresh_many(self, calls: list[Call], held: dict[str, Entry]) -> dict[str, Any] | None:
         """Have what is stale refreshed, but for what is seen to already; the new values where it was done at once."""
@@ -277,7 +288,7 @@ class ReadMany(ReadThrough):
         def refresh() -> Answer:
             now = self._now()
             known = {call.key: entry for call in calls if (entry := self._memory.look(call.key)) is not None}
-            later = [call._replace(now=now) for call in calls]
+            later = [call._replace(now=now, owed=True) for call in calls]
             due = [call for call in later if not self._is_done(call, None, known.get(call.key), refreshing=True)]
             found = self._fly_many(due, held | known, refreshing=True) if due else {}
             return Answer(found, "origin", 0.0, stale=False, reason=Reason.LOADED)

@@ -66,7 +66,9 @@ class ReadThrough(InTime):
                 return self._serve(call, held, "l1", Reason.FRESH)
             case Move.SERVE_AND_REFRESH:
                 answer = self._serve(call, held, "l1", Reason.REVALIDATING)
-                return self._refresh(call) or answer
+                answer = self._refresh(call) or answer
+                self._memory.misses += answer.tier != "l1"
+                return self._given(answer, cast("Entry", held))
             case Move.SERVE_STALE:
                 return self._serve(call, held, "l1", Reason.LOAD_FAILED)
             case _:
@@ -130,8 +132,8 @@ class ReadThrough(InTime):
                 return Answer(self._memory.value(call.key, reply.entry), "l2", age, False, Reason.FRESH)
             newest, tier, move = self._weigh(call, held, reply, refreshing=False)
             if move is not Move.LOAD:
-                return self._refreshed(call, self._serve(call, newest, tier, REASONS[move]))
-        return self._refreshed(call, self._fly(call, held, refreshing=False))
+                return self._refreshed(call, newest, self._serve(call, newest, tier, REASONS[move]))
+        return self._refreshed(call, held, self._fly(call, held, refreshing=False))
 
     def _lead(self, call: Call, held: Entry | None, flight: Flight[Answer], *, refreshing: bool) -> Answer:
         """Load as the one in the fleet that does, or take what another has loaded. One per key is here at a time."""
@@ -289,16 +291,17 @@ class ReadThrough(InTime):
         return call.now < done.early_at if refreshing else done is not held
 
     def _serve(self, call: Call, entry: Entry | None, tier: Tier, reason: Reason) -> Answer:
-        """The answer that `entry` makes. Raises NotFound where that is what the entry says."""
+        """The answer that `entry` makes. Raises NotFound where that is what the entry says.
+
+        It counts, unless a refresh may yet give another, or this is one: see `_given`.
+        """
         assert entry is not None  # noqa: S101  # no rule says to serve what is not there
+        is_settled = not call.owed and (reason is not Reason.REVALIDATING or entry.negative)
         if reason is Reason.REVALIDATING and judge(entry, call.now) is Verdict.FRESH:
             reason = Reason.FRESH  # refreshed ahead of time
         stale = reason not in FRESH_REASONS
-        if tier == "l1":
-            if stale:
-                self._memory.stale_hits += 1
-            else:
-                entry.hits += 1
+        if tier == "l1" and is_settled:
+            self._memory.count(entry, stale=stale)
         if entry.negative:
             raise NotFound(entry.value)
         value = self._memory.value(call.key, entry)
@@ -325,9 +328,17 @@ class ReadThrough(InTime):
             alone = not is_over  # it did for the other caller, and not for this one, who insists on fresh
             call = call._replace(now=self._now())
 
-    def _refreshed(self, call: Call, answer: Answer) -> Answer:
+    def _given(self, answer: Answer, entry: Entry | None) -> Answer:
+        """`answer`, to which it has come after a refresh or without one; it counts if it is what L1 held as `entry`."""
+        if answer.tier == "l1" and entry is not None:
+            self._memory.count(entry, stale=answer.stale)
+        return answer
+
+    def _refreshed(self, call: Call, held: Entry | None, answer: Answer) -> Answer:
         """`answer`; where it is stale and a refresh is owed, that is seen to, and may give a better one."""
-        return (self._refresh(call) or answer) if answer.reason is Reason.REVALIDATING else answer
+        if answer.reason is not Reason.REVALIDATING:
+            return answer
+        return self._given(self._refresh(call) or answer, held)
 
     def _refresh(self, call: Call) -> Answer | None:
         """Have the value refreshed, unless that is under way; the new answer where it was done at once."""
@@ -335,7 +346,7 @@ class ReadThrough(InTime):
             return None
 
         def refresh() -> Answer:
-            later = call._replace(now=self._now())
+            later = call._replace(now=self._now(), owed=True)
             return self._fly(later, self._memory.look(later.key), refreshing=True)
 
         return self._owed.owe(call.key, refresh, call.now, call.plan.error_backoff)
@@ -358,7 +369,7 @@ class ReadThrough(InTime):
         return answer
 
     def _cover(self, call: Call, held: Entry | None, tier: Tier, error: Exception) -> Answer:
-        """The stale answer that covers for a failed load; raises the error where there is none, or it may not."""
+        """The answer that covers for a failed load; raises the error where there is none, or it may not."""
         answer = self._instead(call, held, Reason.LOAD_FAILED, tier) if is_passing(error) else None
         if answer is None:
             raise error
@@ -372,16 +383,21 @@ class ReadThrough(InTime):
             log().warning("a value held covers for a load that failed: %s", type(error).__name__)
 
     def _instead(self, call: Call, held: Entry | None, reason: Reason, tier: Tier = "l1") -> Answer | None:
-        """What is held, in place of what a load does not give, if it may be served at this moment."""
+        """What is held, in place of what a load does not give, if it may be served at this moment: stale for this reason, or
+        fresh, as where the load was one ahead of time.
+        """
         now = self._now()
-        if held is None or held.negative or not call.plan.stale_ok or not covers(held, now):
+        if held is None or held.negative:
+            return None
+        is_fresh = judge(held, call.now) is judge_data(held, now) is Verdict.FRESH and not call.plan.force_refresh
+        if not is_fresh and not (call.plan.stale_ok and covers(held, now)):
             return None
         if held.doubtful or self._memory.is_dead(call.key, held):
             return None  # invalidated meanwhile, or perhaps
-        return self._serve(call._replace(now=now), held, tier, reason)
+        return self._serve(call._replace(now=now), held, tier, Reason.FRESH if is_fresh else reason)
 
     def _await(self, call: Call, held: Entry | None, tier: Tier, left: Entry) -> Answer:
-        """The stale answer while a load goes on elsewhere, which has left `left`. Raises LoadPending where there is none."""
+        """The answer held while a load goes on elsewhere, which has left `left`. Raises LoadPending where there is none."""
         answer = self._instead(call, held, Reason.LOAD_PENDING, tier)
         if answer is None:
             raise LoadPending(

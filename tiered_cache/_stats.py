@@ -15,9 +15,9 @@ class MemoryStats(NamedTuple):
     hits: int
     """Answers from fresh entries."""
     stale_hits: int
-    """Answers from entries past their freshness, for whatever reason."""
+    """Answers from entries past their freshness, for whatever reason; none where a refresh at once gave another answer."""
     misses: int
-    """Calls that had to go on to the next tier."""
+    """Calls that had to go on to the next tier, or whose answer a refresh at once gave."""
     entries: int
     bytes: int
     """What the entries cost in memory, as the sizer measures it."""
@@ -82,7 +82,7 @@ class OriginStats(NamedTuple):
     failures: int
     """Loader runs that raised something else than NotFound."""
     covered: int
-    """Failures that a stale value covered for."""
+    """Failures that a value held covered for: a stale one, or one that was to be refreshed ahead of time."""
     timeouts: int
     """Calls that stopped waiting for a load: a stale answer after `soft_timeout`, or a LoadTimeout."""
     too_late: int

@@ -652,6 +652,45 @@ def test_a_fresh_value_is_refreshed_ahead_of_its_end(l2: bool) -> None:
     assert owed == sum(world.get(key).value == "v2" for key in keys)
 
 
+@both
+@pytest.mark.parametrize("stale_ok", [True, False], ids=["stale is ok", "fresh is insisted on"])
+@pytest.mark.parametrize("batch", [False, True], ids=["one key", "a batch"])
+@pytest.mark.parametrize("trouble", ["it fails", "there is no time", "it is slow"])
+def test_an_early_refresh_that_comes_to_nothing_takes_no_fresh_value_away(
+    l2: bool, stale_ok: bool, batch: bool, trouble: str
+) -> None:
+    """The value is given as what it is, and not as a stale one."""
+    world = World(l2=l2, early_refresh=1, stale_ok=stale_ok, l1={"ttl": 90})
+    gate = threading.Event()
+    options = {"hard_timeout": 0.01} if trouble == "it is slow" and not batch else {}
+
+    def slow(*_: Any) -> Any:
+        world.age(2)
+        return {"k": "v1"}
+
+    def refreshed(*_: Any) -> Any:
+        if trouble != "it is slow":
+            raise OSError("down")
+        assert gate.wait(0 if batch else WAIT), "the load of a batch has no limit"
+        return "v2"
+
+    assert {"k": "v1"} == world.cache.get_many_or_load(["k"], slow)
+    held = world.cache._memory.look("k")
+    assert held is not None
+    held.early_at = world.clock()  # in place of a draw
+    world.cache._memory.hot.clear()
+    with world.cache.invocation((lambda: 0.0) if trouble == "there is no time" else None):
+        if batch:
+            assert {"k": "v1"} == world.cache.get_many_or_load(["k"], refreshed)
+        else:
+            answer = world.cache.get_entry_or_load("k", refreshed, **options)
+            assert Answer("v1", answer.tier, 2.0, False, Reason.FRESH) == answer
+    gate.set()
+    stats = world.cache.stats()
+    assert 0 == stats.l1.stale_hits
+    assert (trouble == "it fails" or (batch and trouble == "it is slow")) == stats.origin.covered
+
+
 def test_an_early_refresh_takes_what_another_container_has_loaded() -> None:
     """Only data that are as old as those to be refreshed send it to the origin; with L2 down it goes there too."""
     carrier = Carrier()
@@ -1595,6 +1634,38 @@ def test_the_counters_say_what_happened() -> None:
     assert world.cache.stats().l2 is not None
     assert World(l2=False).cache.stats().l2 is None
     assert "TieredCache(namespace='default', l2=True)" == repr(world.cache)
+
+
+@both
+@pytest.mark.parametrize("batch", [False, True], ids=["one key", "a batch"])
+def test_where_a_refresh_gives_the_answer_it_was_a_miss(l2: bool, batch: bool) -> None:
+    """And no stale hit: nobody got the stale value."""
+    world = World(l2=l2, l1={"ttl": 100})
+    for count in range(4):
+        if batch:
+            assert {"k": count} == world.cache.get_many_or_load(["k"], lambda _, count=count: {"k": count})
+        else:
+            assert count == world.cache.get_or_load("k", lambda count=count: count)
+        world.age(105)
+    assert (0, 0, 4) == world.cache.stats().l1[:3]
+    assert 3 == world.cache.stats().origin.refreshes
+
+
+@pytest.mark.parametrize("batch", [False, True], ids=["one key", "a batch"])
+def test_a_refresh_that_falls_back_on_the_stale_value_gives_it_to_nobody(batch: bool) -> None:
+    """It counts for the callers alone."""
+    carrier = Carrier()
+    world = World(l2=False, refresh=carrier)
+    world.get()
+    world.age(105)
+    for count in range(1, 4):
+        if batch:
+            assert {"k": "v1"} == world.cache.get_many_or_load(["k"], lambda _: 1 / 0)
+        else:
+            assert "v1" == world.cache.get_or_load("k", lambda: 1 / 0)
+        carrier.carry_out()
+        assert (0, count, 1) == world.cache.stats().l1[:3]
+    assert 1 == world.cache.stats().origin.covered
 
 
 def test_a_subclass_may_change_how_a_value_is_got() -> None:

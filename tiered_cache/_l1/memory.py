@@ -97,6 +97,13 @@ class MemoryStore(ForkSafe):
                 found[key] = armed[0]
         return found
 
+    def count(self, entry: Entry, *, stale: bool) -> None:
+        """A caller is given what `entry` holds."""
+        if stale:
+            self.stale_hits += 1
+        else:
+            entry.hits += 1
+
     def refuses(self, key: str, entry: Entry) -> bool:
         """Whether `entry` is not to be kept: invalidated since its load began, or older than what is held."""
         with self._lock:
