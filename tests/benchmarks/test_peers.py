@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 
 import pytest
 import redis
@@ -10,7 +10,7 @@ import redis
 from tiered_cache import ConfigurationError
 from tiered_cache.benchmarks import peers
 from tiered_cache.benchmarks.harness import Skipped
-from tiered_cache.benchmarks.peer_caches import PEERS, Given, Ours
+from tiered_cache.benchmarks.peer_caches import PEERS, Given, LruCache, Ours
 from tiered_cache.benchmarks.readers import Awaited, Called, WithLoader
 from tiered_cache.local import ValkeyServer
 
@@ -119,6 +119,41 @@ def test_a_peer_that_does_not_work_in_a_process_is_skipped(server):
 
     with pytest.raises(Skipped):
         peers.race_of_processes(Unknown(), server.url)
+
+
+@pytest.mark.parametrize(("end", "limit"), [("exit 1", 30.0), ("exec sleep 600", 0.1)], ids=["dies", "hangs"])
+def test_a_peer_that_does_not_end_its_race_is_skipped(monkeypatch, tmp_path, end, limit):
+    """Though it was ready. Of ours that is a failure."""
+    program = tmp_path / "python"
+    program.write_text(f"#!/bin/sh\necho ready\nread line\n{end}\n", encoding="utf-8")
+    program.chmod(0o700)
+    monkeypatch.setattr(peers.sys, "executable", str(program))
+    monkeypatch.setattr(peers, "ENDED", limit)
+    with pytest.raises(Skipped, match="functools.lru_cache, no TTL does not work in a process of its own: "):
+        peers.race_of_processes(LruCache(), "no url")
+    with pytest.raises(RuntimeError, match="tiered_cache does not work in a process of its own: "):
+        peers.race_of_processes(Ours(), "no url")
+
+
+def test_a_peer_that_raises_in_its_race_takes_nobody_with_it(monkeypatch, capsys):
+    """In one process: the others are measured. Of ours it is a failure."""
+
+    class Raises(Ours):
+        name = "raises"
+
+        @contextmanager
+        def in_memory(self, given):
+            reader = Called(lambda _key: None)
+            monkeypatch.setattr(reader, "race", lambda _key, _count: {}["race"])
+            yield reader
+
+    monkeypatch.setattr(peers, "PEERS", [Raises(), Ours()])
+    peers.once.cache_clear()
+    assert [(result.name, result.median) for result in peers.together(quick=True)] == [("tiered_cache", 1)]
+    assert "raises is skipped: KeyError: 'race'" in capsys.readouterr().out
+    monkeypatch.setattr(peers, "OURS", "raises")
+    with pytest.raises(KeyError, match="race"):
+        peers.together(quick=True)
 
 
 def test_what_does_not_work_of_ours_is_a_failure():
