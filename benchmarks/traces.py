@@ -7,9 +7,9 @@
 | lines | a key on each line | `.txt`, `.list` |
 | csv | a header, then a line for each access: columns `key`, and perhaps `timestamp` or `time`, `bytes` or `size` | `.csv` |
 
-All may be packed (`.gz`, `.xz`, `.bz2`). The lines of a CSV are put in the order of `timestamp`, a number or ISO 8601;
-`bytes` is what the answer took, and the largest of a key counts. Access logs are made into one by a query; in Athena, on the
-tables that AWS documents:
+All may be packed (`.gz`, `.xz`, `.bz2`). The lines of a CSV are put in the order of `timestamp`, a number or ISO 8601: of UTC,
+where it names no zone, as CloudFront's does not. `bytes` is what the answer took, and the largest of a key counts. Access logs
+are made into one by a query; in Athena, on the tables that AWS documents:
 
     SELECT to_unixtime(parse_datetime(requestdatetime, 'dd/MMM/yyyy:HH:mm:ss Z')) AS timestamp, key, objectsize AS bytes
     FROM s3_access_logs WHERE operation = 'REST.GET.OBJECT' AND httpstatus = '200'
@@ -30,7 +30,7 @@ from random import Random
 from typing import NamedTuple
 
 from tiered_cache._units import shown
-from tiered_cache.simulation.recorded import MOST_BYTES, SIZES, TIMES, moment
+from tiered_cache.simulation.recorded import ENCODING, MOST_BYTES, SIZES, TIMES, moment, whole_rows
 
 MOST = 600_000
 """Accesses that are read of a file by default."""
@@ -81,8 +81,12 @@ def _cache2k(file, limit):
     return list(map(str, numbers)), None
 
 
+def _text(file):
+    return (line.decode("utf-8" if number else ENCODING) for number, line in enumerate(file))
+
+
 def _lirs(file, limit):
-    keys = list(islice((line.strip().decode() for line in file if line.strip() not in (b"", b"*")), limit))
+    keys = list(islice((key for line in _text(file) if (key := line.strip()) not in ("", "*")), limit))
     strange = next((key for key in keys if not key.isdecimal()), None)
     if strange is not None:
         raise ValueError(f"a line must be a decimal number; got {strange[:40]!r}")
@@ -90,18 +94,14 @@ def _lirs(file, limit):
 
 
 def _lines(file, limit):
-    return list(islice((line.strip().decode() for line in file if line.strip()), limit)), None
+    return list(islice((key for line in _text(file) if (key := line.strip())), limit)), None
 
 
 def _csv(file, limit):
-    reader = csv.DictReader(line.decode() for line in file)
+    reader = csv.DictReader(_text(file))
     if "key" not in (reader.fieldnames or ()):
         raise ValueError(f"the header must name a column 'key'; got {reader.fieldnames}")
-    rows = []
-    for row in reader:
-        if None in row or None in row.values():
-            raise ValueError(f"line {reader.line_num} has another number of columns than the header")
-        rows.append(row)
+    rows = list(whole_rows(reader))
     time, size = (next((name for name in names if name in reader.fieldnames), None) for names in (TIMES, SIZES))
     if time:
         rows.sort(key=lambda row: moment(row[time]))

@@ -64,6 +64,15 @@ def test_an_access_log_is_read_in_the_order_of_time(tmp_path, times, columns):
     assert traces.read(tmp_path / "log.csv") == ("log.csv", ["a", "b", "b"], {"a": 20, "b": 10})
 
 
+def test_a_file_may_begin_with_the_mark_of_its_encoding(tmp_path):
+    """Then the first column is the one that it names, and the first key is that key."""
+    (tmp_path / "log.csv").write_text("timestamp,key\n3,c\n1,a\n2,b\n", encoding="utf-8-sig")
+    (tmp_path / "keys.txt").write_text("a\nb\nc\n", encoding="utf-8-sig")
+    (tmp_path / "some.trace").write_text("1\n2\n", encoding="utf-8-sig")
+    found = [traces.read(tmp_path / name).keys for name in ("log.csv", "keys.txt", "some.trace")]
+    assert found == [["a", "b", "c"], ["a", "b", "c"], ["1", "2"]]
+
+
 def test_a_log_needs_neither_times_nor_sizes(tmp_path):
     """Then the lines stand in their order, and entries are counted."""
     (tmp_path / "log.csv").write_text('key\nb\n"a,b"\nb\n', encoding="utf-8")
@@ -83,6 +92,7 @@ def test_a_log_needs_neither_times_nor_sizes(tmp_path):
         ("a.csv", b"key,timestamp,bytes\na,1\n", "line 2 has another number of columns than the header"),
         ("a.csv", b"key\na,1\n", "line 2 has another number of columns than the header"),
         ("a.csv", b"key\n" + b"a" * 200_000, "a.csv cannot be read as csv: field larger than field limit"),
+        ("a.csv", b"key,bytes\na,1\n,2\n", "a.csv cannot be read as csv: line 3 has an empty key"),
         ("a.csv", b"key,bytes\na,-1\n", "a size in bytes must be between 0 and 10+; got '-1'"),
         ("a.txt", b"", "a.txt holds no access"),
         ("a.parquet", b"", "a.parquet does not say its format by its end: state it, one of cache2k, lirs, lines, csv"),

@@ -19,6 +19,7 @@ from tiered_cache.benchmarks.machine import facts
 from tiered_cache.benchmarks.results import Document, write
 from tiered_cache.simulation.costs import EXAMPLE
 from tiered_cache.simulation.paying import Refused
+from tiered_cache.simulation.recorded import read_requests
 
 QUICK = ("--repeat", "2", "--jobs", "1", "--l2-ttl", "30", "--ttl", "10")
 SHORT = ("--requests", "500")
@@ -121,6 +122,41 @@ def test_a_trace_from_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
     finally:
         os.close(reading)
     assert (len(found["fleets"]), len(found["answers"])) == (4, 2)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("time,key\n1,a\n", "trace must last for some time; {} has its only request at one moment, 1.0"),
+        ("time,key\n1,a\n1,b\n", "trace must last for some time; {} has all of its 2 requests at one moment, 1.0"),
+        ("time,key\n1,a\n2,\n", "trace must be a CSV file of requests; {} is not: line 3 has an empty key"),
+        ("time,key\nsoon,a\n", "trace must be a CSV file of requests; {} is not: Invalid isoformat string: 'soon'"),
+    ],
+)
+def test_what_is_no_trace(capsys: pytest.CaptureFixture[str], tmp_path: Path, content: str, text: str) -> None:
+    """The file is named, and what is wrong with it."""
+    path = tmp_path / "trace.csv"
+    path.write_text(content, encoding="utf-8")
+    assert text.format(path) in refused(capsys, "--trace", str(path))
+
+
+@pytest.mark.skipif(not hasattr(time, "tzset"), reason="the zone of this process cannot be set here")
+def test_times_that_name_no_zone_are_of_utc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever the command runs: there may be a night with an hour that comes twice. A mark before the header is no matter."""
+    path = tmp_path / "trace.csv"
+    path.write_text(
+        "time,key\n2026-10-25T00:50:00,a\n2026-10-25T01:10:00,b\n2026-10-25 03:30:00+01:00,c\n", encoding="utf-8-sig"
+    )
+    found = []
+    try:
+        for zone in ("UTC0", "CET-1CEST,M3.5.0,M10.5.0/3"):
+            monkeypatch.setenv("TZ", zone)
+            time.tzset()
+            found.append(read_requests(path).requests)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert found == [((0.0, "a"), (1200.0, "b"), (6000.0, "c"))] * 2
 
 
 @pytest.mark.parametrize("option", ["keys", "zipf", "requests", "lasts"])

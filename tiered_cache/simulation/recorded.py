@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from datetime import datetime
+from datetime import UTC, datetime
 from math import isfinite
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 TIMES = ("timestamp", "time")
 SIZES = ("bytes", "size")
 """Names that the columns may have."""
+ENCODING = "utf-8-sig"
+"""UTF-8, with or without the mark that some programs begin a file with."""
 MOST_BYTES = 10**15
 """Of one value; a column with more in it is of something else."""
 
@@ -34,26 +36,32 @@ def read_requests(path: Path) -> Recorded:
     timestamp: seconds or ISO 8601, in any order. Raises ConfigurationError, which says what is wrong with the file.
     """
     try:
-        with path.open(encoding="utf-8", newline="") as lines:
+        with path.open(encoding=ENCODING, newline="") as lines:
             reader = csv.DictReader(lines)
             time = _column(reader, TIMES)
             size = next((name for name in SIZES if name in (reader.fieldnames or ())), None)
             _column(reader, ("key",))
-            rows = [(moment(row[time]), row["key"], _bytes(row[size]) if size else 0) for row in _whole(reader)]
+            rows = [(moment(row[time]), row["key"], _bytes(row[size]) if size else 0) for row in whole_rows(reader)]
     except (OSError, ValueError, TypeError, csv.Error) as error:
         raise ConfigurationError(f"trace must be a CSV file of requests; {path} is not: {error}") from error
     if not rows:
         raise ConfigurationError(f"trace must hold at least one request; {path} holds none")
     rows.sort(key=lambda row: row[0])
     first = rows[0][0]
+    if first == rows[-1][0]:
+        count = "its only request" if len(rows) == 1 else f"all of its {len(rows):,} requests"
+        raise ConfigurationError(f"trace must last for some time; {path} has {count} at one moment, {shown(first)}")
     mean = sum(row[2] for row in rows) / len(rows) if size else None
     return Recorded(tuple((moment - first, key) for moment, key, _ in rows), mean)
 
 
-def _whole(reader: csv.DictReader[str]) -> Iterator[dict[str, str]]:
+def whole_rows(reader: csv.DictReader[str]) -> Iterator[dict[str, str]]:
+    """The rows. Raises ValueError, which names the line, for one with other columns than the header, or without a key."""
     for row in reader:
         if None in row or None in row.values():
             raise ValueError(f"line {reader.line_num} has another number of columns than the header")
+        if not row["key"]:
+            raise ValueError(f"line {reader.line_num} has an empty key")
         yield row
 
 
@@ -66,14 +74,12 @@ def _column(reader: csv.DictReader[str], names: tuple[str, ...]) -> str:
 
 
 def moment(text: str) -> float:
-    """Seconds or ISO 8601 as seconds. Raises ValueError, also for what no clock shows."""
+    """Seconds or ISO 8601 as seconds; of UTC, where it names no zone, as access logs do. Raises ValueError for anything else."""
     try:
         seconds = float(text)
     except ValueError:
-        try:
-            return datetime.fromisoformat(text).timestamp()
-        except OverflowError as error:
-            raise ValueError(f"{shown(text)} is beyond the years that can be told as seconds") from error
+        told = datetime.fromisoformat(text)
+        return (told if told.tzinfo else told.replace(tzinfo=UTC)).timestamp()
     if not isfinite(seconds):
         raise ValueError(f"a time must be finite; got {shown(text)}")
     return seconds
