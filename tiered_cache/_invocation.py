@@ -32,6 +32,11 @@ class Invocation(ForkSafe):
         self.is_running = False
         self._run = _whose.Run()  # the last that has begun
 
+    def forked(self) -> None:
+        """The invocation of the parent is not what keeps a child from one of its own."""
+        super().forked()
+        self.is_running = False
+
     def begin(self, remaining: Callable[[], float] | None, *, works_after_response: bool) -> None:
         """An invocation begins that has `remaining()` seconds left; None: no limit is known."""
         left: object = None if remaining is None else remaining()

@@ -145,6 +145,27 @@ def test_what_the_parent_owes_is_owed_anew_in_the_child() -> None:
     assert ["v0", "v1"] == loads
 
 
+def test_a_child_may_have_an_invocation_of_its_own(cache: TieredCache) -> None:
+    """Though it was forked within one of its parent, whose value it sees until then, and whose end it comes by."""
+
+    def card(value: str) -> str:
+        return cache.get_or_load("card", lambda: value, scope="invocation")
+
+    def work() -> bool:
+        with cache.invocation():
+            own = card("the child's")
+        return own == "the child's"
+
+    with cache.invocation():
+        assert "the parent's" == card("the parent's")
+        assert 0 == in_child(lambda: card("another") == "the parent's" and work())
+        assert "the parent's" == card("another")
+    running = cache.invocation()
+    running.__enter__()
+    assert 0 == in_child(lambda: running.__exit__(None, None, None) is None and work())
+    running.__exit__(None, None, None)
+
+
 def test_what_a_child_puts_off_on_lambda_is_done_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """It ends without an invocation of its own, as one of multiprocessing does, and nobody else would do it."""
     monkeypatch.setenv("AWS_LAMBDA_RUNTIME_API", "127.0.0.1:9001")
