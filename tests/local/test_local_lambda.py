@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import Future
 from datetime import timedelta
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from tiered_cache.local._lambda_options import RESERVED
 from tiered_cache.local._process import poll
 from tiered_cache.local.awslambda import (
     ContainerCrashed,
+    Done,
     FunctionTimedOut,
     HandlerError,
     InitFailed,
@@ -460,6 +462,82 @@ def test_nothing_is_left_behind():
     with pytest.raises(ServiceUnavailable, match="not started"):
         fn.invoke({})
     fn.stop()
+
+
+def test_a_daemon_ends_with_the_function(tmp_path):
+    """Though it is in no group of a container, and the process that started it has ended long ago."""
+    pid = tmp_path / "pid"
+    with function() as fn:
+        fn.invoke({"daemon": str(pid)})
+        assert poll(pid.exists, seconds=WAIT)
+        daemon = int(pid.read_text())
+        fn.containers[0].kill()
+        fn.invoke({})
+        assert alive(daemon)
+    assert not alive(daemon)
+
+
+def test_an_orphan_that_ends_is_waited_for(tmp_path):
+    """As the system's own first process would; a container that ends after it is noticed all the same."""
+    pid = tmp_path / "pid"
+    with function() as fn:
+        fn.invoke({"daemon": str(pid)})
+        assert poll(pid.exists, seconds=WAIT)
+        daemon = int(pid.read_text())
+        os.kill(daemon, signal.SIGKILL)
+        assert poll(lambda: not Path(f"/proc/{daemon}").exists(), seconds=WAIT)
+        with pytest.raises(ContainerCrashed):
+            fn.invoke({"exit": 3})
+        assert fn.invoke({}).value["calls"] == 1
+
+
+def test_a_handle_outlives_the_function():
+    """To kill what is gone does nothing; to wait for it is told to be in vain."""
+    with function() as fn:
+        fn.invoke({})
+        (container,) = fn.containers
+    container.kill()
+    for wait in (container.wait_idle, container.wait_frozen):
+        with pytest.raises(ServiceUnavailable, match="was stopped"):
+            wait()
+
+
+def test_a_done_callback_may_invoke_and_must_not_wait():
+    """It runs where the answer that it would wait for is brought."""
+    chained: Future[Done] = Future()
+    refused: list[str] = []
+
+    def then(answered: Future[Done]) -> None:
+        fn.invoke_async({}).add_done_callback(lambda second: chained.set_result(second.result()))
+        waits = (
+            lambda: fn.invoke({}),
+            lambda: fn.invoke_async({}, wait=True).result(),
+            lambda: fn.invoke_async({}, wait=True).exception(),
+            lambda: answered.result().billed_seconds,
+            fn.settle,
+            fn.stop,
+            *(getattr(fn.containers[0], name) for name in ("kill", "wait_idle", "wait_frozen")),
+        )
+        for wait in waits:
+            try:
+                wait()
+            except RuntimeError as error:
+                refused.append(str(error))
+
+    with function(containers=2) as fn:
+        fn.invoke_async({}).add_done_callback(then)
+        assert chained.result(WAIT).value["calls"] >= 1
+        fn.settle(WAIT)
+    assert len(refused) == 9
+    assert all("Call invoke_async, or wait in another thread" in said for said in refused)
+
+
+def test_a_routing_must_not_wait():
+    """Its caller is told."""
+    with function(routing=lambda containers: containers[0].wait_idle()) as fn:
+        fn.invoke({})
+        with pytest.raises(LambdaError, match="to wait here would be for ever"):
+            fn.invoke({})
 
 
 def test_an_invocation_that_is_cut_off_by_the_end_is_told_so():

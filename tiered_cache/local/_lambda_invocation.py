@@ -4,13 +4,46 @@ from __future__ import annotations
 
 import json
 import secrets
+import threading
 import time
 import uuid
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from tiered_cache.local._lambda_errors import HandlerError, LambdaError
+
+T = TypeVar("T")
+
+
+def refuse_to_wait(keeper: int) -> None:
+    """Raise RuntimeError in the thread `keeper`, which alone can bring what would be waited for."""
+    if threading.get_ident() == keeper:
+        raise RuntimeError(
+            "this is the thread of the local Lambda itself, in which done-callbacks and `routing` run: "
+            "to wait here would be for ever. Call invoke_async, or wait in another thread"
+        )
+
+
+class Promise(Future[T]):
+    """A future that the thread `keeper` sets. To wait for it there raises RuntimeError."""
+
+    def __init__(self, keeper: int) -> None:
+        super().__init__()
+        self._keeper = keeper
+        self.set_running_or_notify_cancel()
+
+    def result(self, timeout: float | None = None) -> T:
+        """As Future.result."""
+        if not self.done():
+            refuse_to_wait(self._keeper)
+        return super().result(timeout)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """As Future.exception."""
+        if not self.done():
+            refuse_to_wait(self._keeper)
+        return super().exception(timeout)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,20 +86,20 @@ class Done:
 class Invocation:
     """An event to be handled by `deadline` (seconds of `time.time`), and its two ends: the answer, and what is billed.
 
-    The loop's thread alone changes it; the caller waits for `answer`.
+    The loop's thread, which is `keeper`, alone changes it; the caller waits for `answer`.
     """
 
-    def __init__(self, event: bytes, *, timeout: float, tenant: str | None, client_context: bytes | None) -> None:
+    def __init__(
+        self, event: bytes, *, timeout: float, tenant: str | None, client_context: bytes | None, keeper: int
+    ) -> None:
         self.event = event
         self.timeout = timeout
         self.tenant = tenant
         self.client_context = client_context
         self.request_id = str(uuid.uuid4())
         self.trace = f"Root=1-{int(time.time()):08x}-{secrets.token_hex(12)};Parent={secrets.token_hex(8)};Sampled=0"
-        self.answer: Future[Done] = Future()
-        self.finished: Future[tuple[float, LambdaError | None]] = Future()
-        self.answer.set_running_or_notify_cancel()
-        self.finished.set_running_or_notify_cancel()
+        self.answer: Promise[Done] = Promise(keeper)
+        self.finished: Promise[tuple[float, LambdaError | None]] = Promise(keeper)
         self.container = 0
         self.pid = 0
         self.cold = False

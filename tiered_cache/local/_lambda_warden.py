@@ -2,7 +2,8 @@
 
 `python -I -S _lambda_warden.py DIRECTORY` reads orders as lines of JSON on its standard input and writes what became
 of them to its standard output. Each process is the leader of a process group of its own, and a signal goes to the
-group, so that forked workers get it too.
+group, so that forked workers get it too. Who has left its group, as a daemon does, becomes a child of the warden when
+its parent ends, and is killed at the end with all others.
 
     {"do": "start", "key": 7, "command": [...], "environment": {...}, "directory": "...", "log": "..."}
         -> {"key": 7, "pid": 4711} or {"key": 7, "error": "..."}; in the end {"key": 7, "ended": <exit status>}
@@ -29,6 +30,8 @@ from pathlib import Path
 from typing import Any
 
 Order = dict[str, Any]
+PR_SET_CHILD_SUBREAPER = 36
+"""As in <linux/prctl.h>."""
 
 
 class Group:
@@ -119,6 +122,31 @@ class Warden:
             group.signal(signal.SIGKILL)
         for group in self._groups.values():
             group.process.wait()
+        while orphans := _children():
+            for pid in orphans:
+                os.kill(pid, signal.SIGKILL)  # a child that was not waited for: the id is nobody else's
+                os.waitpid(pid, 0)  # and what it has forked is our child from now on
+
+    def bury(self) -> None:
+        """Wait for orphans that have ended. A leader that has meanwhile is for the next look."""
+        leaders = {group.process.pid for group in self._groups.values()}
+        with contextlib.suppress(ChildProcessError):
+            while (seen := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) and seen.si_pid not in leaders:
+                os.waitpid(seen.si_pid, 0)
+
+
+def adopt_orphans() -> None:
+    """Have the kernel make this process the parent of those below it whose parents have ended."""
+    with contextlib.suppress(ImportError, OSError, AttributeError):
+        from ctypes import CDLL
+
+        CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def _children() -> list[int]:
+    with contextlib.suppress(OSError):  # a kernel that does not tell
+        return [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
+    return []
 
 
 def say(what: Order) -> None:
@@ -130,6 +158,7 @@ def say(what: Order) -> None:
 def main() -> None:
     directory = sys.argv[1]
     warden, parent = Warden(), os.getppid()
+    adopt_orphans()
     woken, wakes = os.pipe()
     os.set_blocking(wakes, False)
     signal.set_wakeup_fd(wakes, warn_on_full_buffer=False)
@@ -149,6 +178,7 @@ def main() -> None:
             for line in lines:
                 warden.obey(json.loads(line))
         warden.look()
+        warden.bury()
     warden.end()
     shutil.rmtree(directory, ignore_errors=True)
 

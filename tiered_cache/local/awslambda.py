@@ -29,6 +29,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar
@@ -47,7 +48,7 @@ from tiered_cache.local._lambda_errors import (
 )
 from tiered_cache.local._lambda_fleet import ROUTING, Choose, Fleet, asked_of, chosen_by
 from tiered_cache.local._lambda_function import Function, Initialization
-from tiered_cache.local._lambda_invocation import Done, Invocation
+from tiered_cache.local._lambda_invocation import Done, Invocation, refuse_to_wait
 from tiered_cache.local._needs import ServiceUnavailable
 
 if TYPE_CHECKING:
@@ -111,18 +112,21 @@ class Container:
         return self._environment.frozen_seconds
 
     def kill(self) -> None:
-        """End it at once, as when the machine below it fails. It never serves again; another is made when needed."""
-        self._call(self._kill())
+        """End it at once, as when the machine below it fails. It never serves again; another is made when needed. Gone
+        with the local Lambda: nothing.
+        """
+        with suppress(ServiceUnavailable):
+            self._call(self._kill())
 
     async def _kill(self) -> None:
         self._environment.kill()
 
     def wait_frozen(self, timeout: Duration = 10.0) -> None:
-        """Until it stands still. Raises TimeoutError."""
+        """Until it stands still. Raises TimeoutError; ServiceUnavailable once the local Lambda was stopped."""
         self._wait(("frozen",), timeout)
 
     def wait_idle(self, timeout: Duration = 10.0) -> None:
-        """Until nothing runs in it, frozen or not. Raises TimeoutError."""
+        """Until nothing runs in it, frozen or not. Raises as `wait_frozen` does."""
         self._wait(("idle", "frozen"), timeout)
 
     def _wait(self, states: Sequence[State], timeout: Duration) -> None:
@@ -214,6 +218,7 @@ class LocalLambda:
         self._fleet: Fleet | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self._keeper = 0
         self._stopping: asyncio.Event
 
     def start(self, containers: int = 0) -> Self:
@@ -241,6 +246,7 @@ class LocalLambda:
 
     def stop(self) -> None:
         """End every container with the graces that Lambda gives, and remove their folders. Twice does no harm."""
+        refuse_to_wait(self._keeper)
         thread, self._thread = self._thread, None
         if thread is not None:
             assert self._loop is not None
@@ -265,6 +271,7 @@ class LocalLambda:
         It returns when the runtime, its answer posted, has asked for the next event. A container without
         extensions is idle by then; one with extensions may be busy for a while, see `settle`.
         """
+        refuse_to_wait(self._keeper)  # before it is begun
         asked = self.invoke_async(event, tenant=tenant, timeout=timeout, client_context=client_context, wait=wait)
         return asked.result()
 
@@ -277,7 +284,11 @@ class LocalLambda:
         client_context: Any = None,
         wait: bool = False,
     ) -> Future[Done]:
-        """Like `invoke`, but gives at once a future of what that returns or raises."""
+        """Like `invoke`, but gives at once a future of what that returns or raises.
+
+        Its done-callbacks run in a thread that serves all invocations, as `routing` does: they may call `invoke_async`, and
+        what waits raises RuntimeError there.
+        """
         fleet = self._running()
         flag("wait", wait)
         invocation = Invocation(
@@ -285,6 +296,7 @@ class LocalLambda:
             timeout=self._function.timeout if timeout is None else checked.function_seconds("timeout", timeout),
             tenant=checked.tenant_id(tenant),
             client_context=None if client_context is None else checked.encoded("client_context", client_context),
+            keeper=self._keeper,
         )
 
         async def begin() -> None:
@@ -325,6 +337,7 @@ class LocalLambda:
         directory = Path(tempfile.mkdtemp(prefix="tiered-cache-lambda-"))
         try:
             self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
+            self._keeper = threading.get_ident()
             self._handles = {}
             fleet = self._fleet = Fleet(self._function, directory, self._choose)
             fleet.open()
@@ -336,6 +349,7 @@ class LocalLambda:
                 raise
             started.set_exception(error)
         finally:
+            self._keeper = 0  # another thread may get this one's number
             shutil.rmtree(directory, ignore_errors=True)
 
     def _running(self) -> Fleet:
@@ -351,10 +365,14 @@ class LocalLambda:
 
     def _call(self, coroutine: Coroutine[Any, Any, T]) -> T:
         try:
-            return self._submit(coroutine).result()
-        except RuntimeError:
-            coroutine.close()  # the loop is closed: it never ran
-            raise
+            refuse_to_wait(self._keeper)
+            future = self._submit(coroutine)
+        except RuntimeError as error:
+            coroutine.close()  # it never ran
+            if self._loop is None or not self._loop.is_closed():
+                raise
+            raise ServiceUnavailable("this local Lambda was stopped, and its containers are gone") from error
+        return future.result()
 
     def _handle(self, environment: Environment) -> Container:
         number = environment.place.number

@@ -59,6 +59,20 @@ def fork(seconds):
     os._exit(0)
 
 
+def daemon(path):
+    """A process in a session of its own, whose parent has ended, and which writes its number to `path`."""
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+        return
+    os.setsid()
+    if not os.fork():
+        Path(f"{path}.new").write_text(str(os.getpid()))
+        Path(f"{path}.new").rename(path)
+        time.sleep(600)
+    os._exit(0)
+
+
 def until(gate):
     """That file is there."""
     while not Path(gate).exists():
@@ -76,6 +90,7 @@ DO = {
     "exit": os._exit,
     "tick": tick,
     "fork": fork,
+    "daemon": daemon,
     "write": lambda name: Path(tempfile.gettempdir(), name).touch(),
     "answer": lambda length: None,
     "say": lambda text: sys.stdout.write(text + "\n"),
