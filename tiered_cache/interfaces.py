@@ -153,6 +153,8 @@ class SharedStore(Protocol):
     def release(self, leases: Sequence[Lease], now: float, *, drop: bool, ended: bool = False) -> None:
         """Give up each lease that is still held by its token; `ended`: and forget what its load has left; `drop`: and the
         value under its key too.
+
+        There may be none, before the store is closed: it may have been granted some without having heard of it.
         """
         ...
 

@@ -123,6 +123,26 @@ def test_all_that_is_asked_of_the_other_shell() -> None:
     asyncio.run(main())
 
 
+def test_the_loop_goes_on_while_the_cache_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leases are given up, which L2 may take its time for."""
+    cache, goes_on = AsyncTieredCache(MemoryTier(ttl=60), InMemorySharedTier(ttl=600)), threading.Event()
+    close = cache._core._shared.close
+
+    def slow(now: float) -> None:
+        assert goes_on.wait(10)
+        close(now)
+
+    monkeypatch.setattr(cache._core._shared, "close", slow)
+
+    async def main() -> None:
+        closing = asyncio.create_task(cache.close())
+        await asyncio.sleep(0)
+        goes_on.set()
+        await closing
+
+    asyncio.run(main())
+
+
 def test_callers_share_one_load_and_the_loop_goes_on_meanwhile() -> None:
     """A hundred tasks, one load; the loader is let go by the loop itself, asynchronous or not."""
     cache, _ = make()
