@@ -290,7 +290,8 @@ def verdict(result):
 
 
 def noise_of(results):
-    noise = next((result.noise for result in results if result.noise is not None), None)
+    """A word on the largest noise of the results: the points of a curve have each their own."""
+    noise = max((result.noise for result in results if result.noise is not None), default=None)
     if noise is None:
         return ""
     line = f"The base beside itself: within {noise:.1%}, so a smaller difference tells nothing."

@@ -32,7 +32,7 @@ def write_html(document, path):
         machine=escape(machine.line(document.machine)),
         at=escape(document.machine.get("at", "")),
         quick="A quick run: few rounds, so only a look." if document.quick else "",
-        budgets=budgets(document.results),
+        budgets=_budgets(document.results),
         suites="\n".join(_suite(name, _of_suite(document, name)) for name in _suites(document)),
         missing=_missing(document),
     )
@@ -51,6 +51,8 @@ def markdown(document):
         for group, results in _groups(of_suite).items():
             if results[0].curve not in along:
                 lines += [f"**{group}**", "", *_markdown_rows(results), ""]
+    if reasons := _reasons(document):
+        lines += ["## Not measured", "", *(f"- {part}: {reason}" for part, reason in reasons.items()), ""]
     return "\n".join(lines)
 
 
@@ -92,9 +94,12 @@ def _markdown_along(results):
         yield f"| {name} | {' | '.join(at.get((name, place), '') for place in places)} |"
 
 
-def budgets(results):
-    """The rows of the table of budgets."""
-    return "\n".join(_budget_row(result) for result in results if result.budget is not None)
+def _budgets(results):
+    """The table of budgets, where any was measured."""
+    rows = "\n".join(_budget_row(result) for result in results if result.budget is not None)
+    head = "<tr><th></th><th>measured</th><th>budget</th><th></th></tr>"
+    whole = f'<section id="budgets"><h2>Budgets</h2>\n<div class="wide"><table>{head}\n{rows}\n</table></div></section>'
+    return whole if rows else ""
 
 
 def _budget_row(result):
@@ -179,8 +184,11 @@ def _place(result):
 
 
 def _missing(document):
-    reasons = document.skipped | document.failed
-    if not reasons:
-        return ""
-    rows = "".join(f"<li>{escape(part)}: {escape(reason)}</li>" for part, reason in reasons.items())
-    return f"<section><h2>Not measured</h2><ul>{rows}</ul></section>"
+    rows = "".join(f"<li>{escape(part)}: {escape(reason)}</li>" for part, reason in _reasons(document).items())
+    return f"<section><h2>Not measured</h2><ul>{rows}</ul></section>" if rows else ""
+
+
+def _reasons(document):
+    """Why parts were not measured, each in a line."""
+    failed = {part: f"failed: {reason}" for part, reason in document.failed.items()}
+    return {part: " ".join(reason.split()) for part, reason in (document.skipped | failed).items()}

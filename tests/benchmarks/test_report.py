@@ -1,10 +1,13 @@
 """The report is one page without a network, and a real browser shows its figures: wide, on a phone, and dark."""
 
+import html
 import html.parser
+import json
 import os
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 
 import pytest
 
@@ -46,6 +49,7 @@ def document():
     loads = [("tiered_cache", 1), ("functools.lru_cache", 50), ("a name of <b>markup</b>", 50)]
     found += [figure("stampede", name, count, "loads", suite="peers", budget=1) for name, count in loads]
     found += [figure("outage", "tiered_cache", 1e-3, "s", suite="faults", budget=0.25)]  # the budget is far off
+    found += [figure("outage", "a_name_that_has_no_place_at_which_it_could_be_broken", 1e-3, "s", suite="faults")]
     found += [
         figure("inserts", "held", 16e6, "bytes", suite="memory"),
         figure("inserts", "one", 5e-5, "s", suite="memory"),
@@ -159,6 +163,25 @@ def test_a_browser_shows_each_figure(page, browser):
     assert shown.count("title") == PLOTS + 1
 
 
+def test_on_a_narrow_phone_no_table_is_cut(page, browser, tmp_path):
+    """In a frame of 390 px, for a browser without a window lays out none that is narrower than 500."""
+    for details in ("<details>", "<details open>"):
+        inner = page.read_text(encoding="utf-8").replace("<details>", details)
+        frame = (
+            f'<iframe style="width: 390px; height: 800px; border: 0" srcdoc="{html.escape(inner)}" onload="look(this)">'
+        )
+        script = """<script>function look(frame) {
+            const inner = frame.contentDocument, wide = [...inner.querySelectorAll(".wide")];
+            const seen = [inner.documentElement, ...wide].map(one => [one.clientWidth, one.scrollWidth]);
+            document.title = JSON.stringify(seen) }</script>"""
+        (tmp_path / "frame.html").write_text(f"<title></title>{script}<body>{frame}</iframe>", encoding="utf-8")
+        (title,) = re.findall("<title>(.*?)</title>", browser(tmp_path / "frame.html", "--dump-dom"))[:1]
+        whole, *tables = json.loads(title)
+        assert whole == [390, 390]
+        assert len(tables) == 7
+        assert [clear for clear, needed in tables if needed > clear] == []
+
+
 @pytest.mark.parametrize(
     ("width", "arguments"),
     [(1200, []), (500, []), (1200, ["--blink-settings=preferredColorScheme=0"])],
@@ -188,6 +211,33 @@ def test_the_command_writes_page_and_tables(tmp_path):
     assert "The base beside itself: within 4.2%" in tables
     assert "## Hit ratios\n\n**Hit ratio of <web07>**\n\n| share of the keys | 1% | 5% | 20% |" in tables
     assert "| tiered_cache s3fifo | 31.00% | 35.00% | 50.00% |" in tables
+
+
+def test_what_was_not_measured_stands_in_the_tables_too(tmp_path):
+    """Each part in a line, whatever was raised; and where nothing has a budget, no page has a table of none."""
+    nothing = Document(
+        MACHINE, False, [], {}, {"tiers.tls": "no certificates"}, {"peers.l1": "KeyError: of\ntwo lines"}
+    )
+    told = "## Not measured\n\n- tiers.tls: no certificates\n- peers.l1: failed: KeyError: of two lines\n"
+    assert report.markdown(nothing).endswith(told)
+    assert "Not measured" not in report.markdown(replace(nothing, skipped={}, failed={}))
+    report.write_html(nothing, tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "<li>peers.l1: failed: KeyError: of two lines</li>" in text
+    assert "Budgets" not in text
+
+
+def test_the_noise_of_a_curve_is_that_of_its_noisiest_point(tmp_path):
+    """Others were as quiet as they were."""
+    points = [
+        replace(point, noise=noise)
+        for at, noise in ((100, 0.03), (600, 0.33), (10_000, 0.02))
+        for point in timed(f"{at} bytes", curve="As values grow", at=at, axis="bytes", suite="tiers")
+    ]
+    report.write_html(Document(MACHINE, False, points), tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "The base beside itself: within 33.0%" in text
+    assert "too noisy for small differences" in text
 
 
 def test_without_matplotlib_it_is_said_what_to_install(tmp_path, monkeypatch, capsys):
