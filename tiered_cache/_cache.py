@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from tiered_cache._backoff import Backoff
@@ -101,8 +102,7 @@ class TieredCache:
         _check_tiers(l1, l2)
         _check_namespace(namespace)
         _check_coherence(coherence)
-        if not callable(clock):
-            raise ConfigurationError(f"clock must be a function that gives wall-clock seconds; got {shown(clock)}")
+        _check_clock(clock)
         self._raises = one_of("on_failure", on_failure, ("raise", "queue")) == "raise"
         self._namespace = namespace
         self._has_l2 = l2 is not None
@@ -410,6 +410,14 @@ def _check_tiers(l1: object, l2: object) -> None:
     hint = "write RedisTier(url, ttl=…)" if isinstance(l2, str) or hasattr(l2, "connection_pool") else "one, or None"
     kind = "a str" if isinstance(l2, str) else f"an object of type {type(l2).__qualname__}"  # a URL may hold a password
     raise ConfigurationError(f"l2 must be a RedisTier: {hint}; got {kind}")
+
+
+def _check_clock(clock: object) -> None:
+    if not callable(clock):
+        raise ConfigurationError(f"clock must be a function that gives wall-clock seconds; got {shown(clock)}")
+    now = time.time() if clock is time.time else clock()
+    if not isinstance(now, int | float) or not -inf < now < inf:
+        raise ConfigurationError(f"clock must give wall-clock seconds as a finite number; it gave {shown(now)}")
 
 
 def _check_namespace(namespace: object) -> None:

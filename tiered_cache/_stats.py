@@ -25,7 +25,8 @@ class MemoryStats(NamedTuple):
     evictions: int
     """Entries dropped to make room."""
     oversized: int
-    """Values returned but not stored, being larger than the whole budget or than the memory that was left."""
+    """Values returned but not stored, being larger than the whole budget or than the memory that was left, or of a size
+    that nobody can say."""
 
 
 class SharedStats(NamedTuple):

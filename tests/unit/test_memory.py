@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import tracemalloc
 from collections import OrderedDict
-from math import inf
+from math import inf, nan
 from random import Random
 from typing import Any, cast
 
@@ -23,7 +23,7 @@ from tiered_cache._l1.tier import AUTO_ELSEWHERE
 from tiered_cache._news import EVERYTHING, Invalidation, Kind
 from tiered_cache._rules import Freshness
 from tiered_cache._waits import WAITS
-from tiered_cache.testing import FakeClock
+from tiered_cache.testing import FakeClock, InMemorySharedTier
 
 T0 = 1_800_000_000.0
 
@@ -272,6 +272,59 @@ def test_a_value_that_no_memory_is_left_for_is_returned(where: str, caplog: pyte
     assert ["no memory is left to measure or to copy a value"] == [text.partition(",")[0] for text in caplog.messages]
 
 
+def raises(_: object) -> int:
+    raise KeyError("secret")
+
+
+@pytest.mark.parametrize(
+    ("sizer", "said"),
+    [
+        (lambda _: None, "sizer must give bytes as a number of at least 0; got None for one of type list"),
+        (lambda _: "12", "sizer must give bytes as a number of at least 0; got '12' for one of type list"),
+        (lambda _: nan, "sizer must give bytes as a number of at least 0; got nan for one of type list"),
+        (lambda _: -5, "sizer must give bytes as a number of at least 0; got -5 for one of type list"),
+        (raises, "KeyError from the sizer, for one of type list"),
+    ],
+)
+@pytest.mark.parametrize("l2", [False, True], ids=["l1 alone", "with l2"])
+def test_a_value_that_cannot_be_measured_is_returned(
+    sizer: Any, said: str, l2: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not held, which is counted, and said once; a size may be a fraction."""
+    monkeypatch.setattr("tiered_cache._log._SAID", set())
+    good = True
+    tier = MemoryTier(ttl=60, sizer=lambda value: 99.5 if good else sizer(value))
+    with TieredCache(tier, InMemorySharedTier(ttl=60) if l2 else None, clock=FakeClock()) as cache:
+        assert [0] == cache.get_or_load("k", lambda: [0])
+        assert 1 == cache.stats().l1.entries
+        good = False
+        for number in range(1, 3):
+            assert [number] == cache.get_or_load("k", lambda number=number: [number], force_refresh=True)
+            assert {"m": [number]} == cache.get_many_or_load(["m"], lambda _, n=number: {"m": [n]}, force_refresh=True)
+        cache.set("s", [3])
+        stats = cache.stats().l1
+        assert (5, 0, 0) == (stats.oversized, stats.entries, stats.bytes)
+        assert [3] == cache.get("s", [3])
+    assert [f"a value cannot be measured, and is not kept in L1: {said}"] == caplog.messages
+
+
+@pytest.mark.parametrize(
+    ("option", "text"),
+    [({"share": "copy"}, 'MemoryTier(share="copy")'), ({"detect_mutation": True}, "MemoryTier(detect_mutation=True)")],
+)
+def test_a_value_that_cannot_be_copied_where_it_must_be_is_refused(option: Any, text: str) -> None:
+    """By the name of the option, and nothing is held of the key, nor given the next time."""
+    cache = TieredCache(MemoryTier(ttl=60, **option), clock=FakeClock())
+    cache.set("k", 1)
+    for _ in range(2):
+        with pytest.raises(TypeError) as caught:
+            cache.get_or_load("k", lambda: [threading.Lock()], force_refresh=True)
+        expected = f"{text} needs values that copy.deepcopy can copy; got one of type list, which raises TypeError"
+        assert expected == str(caught.value)
+        assert 0 == cache.stats().l1.entries
+    assert 2 == cache.get_or_load("k", lambda: 2)
+
+
 def test_a_value_above_the_budget_is_spoken_of_once(caplog: pytest.LogCaptureFixture) -> None:
     """The log says the two sizes and what to do; further ones are counted only."""
     with TieredCache(MemoryTier(ttl=60, max_bytes=10_000), refresh="inline") as cache:
@@ -359,6 +412,20 @@ def test_a_value_without_equality_is_no_false_alarm() -> None:
     plain = type("Plain", (), {})()
     for key, thing in (("a", value), ("b", plain)):
         assert thing is cache.get_or_load(key, lambda thing=thing: thing) is cache.get_or_load(key, int)
+
+
+def test_a_value_whose_equality_is_no_truth_cannot_be_watched() -> None:
+    """As that of an array."""
+
+    class Array:
+        def __eq__(self, _: object) -> Any:
+            raise ValueError("the truth value of an array is ambiguous")
+
+        __hash__ = None  # type: ignore[assignment]
+
+    cache = TieredCache(MemoryTier(ttl=60, detect_mutation=True), clock=lambda: T0)
+    value = Array()
+    assert value is cache.get_or_load("k", lambda: value) is cache.get_or_load("k", int)
 
 
 def test_what_was_watched_for_changes_goes_with_its_entry() -> None:

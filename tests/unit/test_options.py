@@ -432,6 +432,8 @@ def test_a_policy_that_cannot_be_made_is_refused_by_the_cache(policy: Any) -> No
     ("options", "text"),
     [
         ({"clock": 5}, "clock must be a function that gives wall-clock seconds; got 5"),
+        ({"clock": lambda: None}, "clock must give wall-clock seconds as a finite number; it gave None"),
+        ({"clock": lambda: float("nan")}, "clock must give wall-clock seconds as a finite number; it gave nan"),
         ({"on_failure": "ignore"}, "on_failure must be one of 'raise', 'queue'; got 'ignore'"),
         ({"coherence": "always"}, 'coherence (other than "ttl" and "invocation") must be a finite duration above zero'),
         ({"coherence": 0}, 'coherence (other than "ttl" and "invocation") must be a finite duration above zero'),

@@ -17,9 +17,10 @@ from tiered_cache._entry import START, Birth
 from tiered_cache._forks import ForkSafe
 from tiered_cache._l1.invalidation import Invalidations
 from tiered_cache._l1.policy import entries_by
-from tiered_cache._log import log
+from tiered_cache._log import log, warn_once
 from tiered_cache._news import Invalidation, Kind
 from tiered_cache._stats import MemoryStats
+from tiered_cache._units import shown
 from tiered_cache._values import MISSING
 
 if TYPE_CHECKING:
@@ -33,6 +34,10 @@ ENTRY_OVERHEAD = 700
 """Bytes that an entry costs at most besides its value and texts: measured by `python -m benchmarks memory`."""
 LOGGED_OVERHEAD = 200
 """Bytes more of one that has a place in the log of an L2: the place is its own, and so are more of its times."""
+
+
+class Unmeasured(Exception):
+    """Nobody can say what a value takes in memory."""
 
 
 class MemoryStore(ForkSafe):
@@ -131,8 +136,9 @@ class MemoryStore(ForkSafe):
     def store(self, key: str, entry: Entry) -> bool:
         """Keep `entry` for `key`, unless it was invalidated since its load began, or a later load is held already.
 
-        False if it is not kept. One larger than the whole budget is not, nor one that the process has no memory left to
-        measure or to copy; then the key is not held at all.
+        False if it is not kept. One larger than the whole budget is not, nor one that cannot be measured, or that the
+        process has no memory left to measure or to copy; then the key is not held at all. Raises TypeError for one that
+        cannot be copied, where it must be.
         """
         try:
             return self._stored(key, entry)
@@ -140,6 +146,14 @@ class MemoryStore(ForkSafe):
             self.drop(key)
             self._note_oversized("no memory is left to measure or to copy a value, which is not kept in L1")
             return False
+        except Unmeasured as error:
+            self.drop(key)
+            self._oversized += 1
+            warn_once("a value cannot be measured, and is not kept in L1: %s", error)
+            return False
+        except TypeError:
+            self.drop(key)
+            raise
 
     def _stored(self, key: str, entry: Entry) -> bool:
         if not entry.size:  # once: the policy counts on it to stay the same
@@ -169,19 +183,20 @@ class MemoryStore(ForkSafe):
 
     def _put(self, key: str, entry: Entry, held: Entry | None) -> None:
         """Put `entry` in the place of `held`, and let go what it leaves no room for."""
+        value = self.own(entry.value)  # the caller may change what it has
+        copy = _unchanged(value) if self._tier.detect_mutation else MISSING
         if held is not None:
             self.hot.pop(key, None)
         elif self._tier.max_entries is not None:
             while len(self._entries) >= self._tier.max_entries:
                 self._entries.popitem()
-        entry.value = self.own(entry.value)  # the caller may change what it has
+        entry.value = value
         self._entries[key] = entry
         if held is not None:
             self._settle(held)  # now that the policy has seen its uses
         self.arm(key, entry)
         if self._tier.detect_mutation:
-            copy = _deepcopy(entry.value)
-            self._copies[key] = copy if copy == entry.value else MISSING  # of such, nothing can be said
+            self._copies[key] = copy
 
     def arm(self, key: str, entry: Entry) -> None:
         """Let plain hits find a fresh, positive entry; one that L1 shares by reference."""
@@ -210,16 +225,16 @@ class MemoryStore(ForkSafe):
 
     def own(self, value: Any) -> Any:
         """`value` for one holder among several: itself, or a copy where `share="copy"`."""
-        return value if self._tier.share == "reference" else _deepcopy(value)
+        return value if self._tier.share == "reference" else _deepcopy(value, 'MemoryTier(share="copy")')
 
     def measure(self, entry: Entry) -> None:
         """Learn what the value of `entry` takes in memory; what another container has measured is believed."""
-        with suppress(MemoryError):  # L2 may take it all the same, and L1 tries again when it is to keep it
+        with suppress(MemoryError, Unmeasured):  # L2 may take it all the same, and L1 tries again when it is to keep it
             self._measure(entry)
 
     def _measure(self, entry: Entry) -> None:
         if not entry.value_size or self._tier.sizer is not None:
-            entry.value_size = self._sizer(entry.value)
+            entry.value_size = _measured(entry.value, self._sizer)
 
     def invalidate(self, what: Sequence[Invalidation], now: float) -> None:
         """This is invalidated: forget it, and refuse what was loaded before this moment."""
@@ -354,7 +369,39 @@ _PER_TEXT = 16
 """What refers to it, and the bytes by which the allocator rounds it up."""
 
 
-def _deepcopy(value: Any) -> Any:
+def _measured(value: Any, sizer: Callable[[Any], int]) -> int:
+    """What the sizer says. Raises Unmeasured, with the reason."""
+    kind = type(value).__qualname__
+    try:
+        given = sizer(value)
+    except MemoryError:
+        raise
+    except Exception as error:  # it is the user's code, and may raise anything
+        raise Unmeasured(f"{type(error).__name__} from the sizer, for one of type {kind}") from error
+    with suppress(TypeError):  # where it is no number
+        if 0 <= given < inf:
+            return int(given)
+    raise Unmeasured(f"sizer must give bytes as a number of at least 0; got {shown(given)} for one of type {kind}")
+
+
+def _unchanged(value: Any) -> Any:
+    """A copy by which it is seen later that `value` was changed; MISSING where nothing can be said of such."""
+    copy = _deepcopy(value, "MemoryTier(detect_mutation=True)")
+    try:
+        return copy if copy == value else MISSING
+    except Exception:  # noqa: BLE001  # as of an array, whose equality is no truth
+        return MISSING
+
+
+def _deepcopy(value: Any, option: str) -> Any:
     import copy
 
-    return copy.deepcopy(value)
+    try:
+        return copy.deepcopy(value)
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise TypeError(
+            f"{option} needs values that copy.deepcopy can copy; got one of type {type(value).__qualname__}, "
+            f"which raises {type(error).__name__}"
+        ) from error
