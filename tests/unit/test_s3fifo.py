@@ -35,7 +35,8 @@ class Key(str):
 
 LETTERS = [Key(letter) for letter in "abcdefghijklmnopqrstuvwxyz"]
 keys = st.sampled_from(LETTERS)
-UNIT = 100 + sys.getsizeof(LETTERS[0]) - sys.getsizeof("") + ENTRY_OVERHEAD
+OF_LETTER = sys.getsizeof(LETTERS[0]) - sys.getsizeof("")
+UNIT = 100 + OF_LETTER + ENTRY_OVERHEAD
 """What an entry takes with the sizer below and a key of one letter."""
 
 
@@ -176,7 +177,7 @@ class AnySizes(RuleBasedStateMachine):
     def put(self, key: str, size: int, tag: str) -> None:
         before, self.gone[:] = set(self.held._entries), []
         mine = entry(size, birth=self.held.birth(), tags=(tag,))
-        fits = size + len(key) + sys.getsizeof(tag) + 16 + ENTRY_OVERHEAD <= self.held._tier.max_bytes
+        fits = size + OF_LETTER + sys.getsizeof(tag) + 16 + ENTRY_OVERHEAD <= self.held._tier.max_bytes
         assert fits is self.held.store(key, mine)
         assert self.held.look(key) is (mine if fits else None)
         assert len(self.gone) == len(set(self.gone))
