@@ -53,7 +53,7 @@ class LoadPending(TieredCacheError):
 
 
 class NotFound(TieredCacheError, KeyError):
-    """Raised by a loader for 'does not exist'. Cached for `negative_ttl` and raised again to callers."""
+    """Raised by a loader for 'does not exist', or returned. Cached for `negative_ttl` and raised again to callers."""
 
     __str__ = Exception.__str__  # KeyError shows the repr of its argument, which garbles a sentence
 

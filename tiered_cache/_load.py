@@ -15,6 +15,7 @@ from tiered_cache._errors import (
     SerializationError,
 )
 from tiered_cache._options import Plan  # noqa: TC001  # a NamedTuple field
+from tiered_cache._units import shown
 from tiered_cache._values import MISSING, Loaded, Outcome, Pending
 
 if TYPE_CHECKING:
@@ -89,7 +90,9 @@ def wait_of(loader: Any) -> float | None:
 
 
 def run_loader(loader: Any, context: LoadContext) -> Loaded | Outcome | Pending:
-    """What the loader gives for `context`, a bare value wrapped. Raises what it raises, TypeError for an awaitable."""
+    """What the loader gives for `context`, a bare value wrapped. Raises what it raises, NotFound also where it gives that,
+    TypeError for an awaitable.
+    """
     load = getattr(loader, "load", None)
     given = None
     try:
@@ -99,14 +102,28 @@ def run_loader(loader: Any, context: LoadContext) -> Loaded | Outcome | Pending:
             context.handle = None  # it did not go on from there
     if isinstance(given, Outcome | Pending):
         return given
+    if (absence := absence_of(given)) is not None:
+        raise absence
     if isinstance(given, Loaded):
         checked_value(given.value)
         return given
     return Loaded(checked_value(given))
 
 
+def absence_of(given: Any) -> NotFound | None:
+    """The NotFound that `given` is, or is the class of; None where it is a value."""
+    if isinstance(given, NotFound):
+        return given
+    return given() if isinstance(given, type) and issubclass(given, NotFound) else None
+
+
 def checked_value(value: Any) -> Any:
-    """`value`, unless it can be used but once and so cannot be cached. Raises TypeError."""
+    """`value`, unless it is none, or can be used but once and so cannot be cached. Raises TypeError."""
+    if isinstance(value, Loaded | Outcome | Pending) or absence_of(value) is not None:
+        raise TypeError(
+            f"a value must be the bare value; got {shown(value)}: Loaded, NotFound and what the context's verbs give "
+            "are for a loader to return by themselves"
+        )
     if hasattr(type(value), "__await__"):
         close = getattr(value, "close", None)
         if callable(close):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from tiered_cache._errors import NotFound, OriginMalformed
 from tiered_cache._keeping import Begun
-from tiered_cache._load import Call, checked_value, is_passing
+from tiered_cache._load import Call, absence_of, checked_value, is_passing
 from tiered_cache._options import check_key, refuse_options
 from tiered_cache._read_through import REASONS, ReadThrough
 from tiered_cache._reply import Claim, Filled, Right
@@ -220,8 +220,7 @@ class ReadMany(ReadThrough):
         entries: list[tuple[Call, Entry]] = []
         for key, value in given.items():
             call = by_key[key]
-            if value is NotFound or isinstance(value, NotFound):
-                absent = value if isinstance(value, NotFound) else NotFound()
+            if (absent := absence_of(value)) is not None:
                 entries.append((call, self._absence(call, absent, begun)))
                 found[key] = NotFound
                 continue

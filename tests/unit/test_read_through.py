@@ -1578,6 +1578,43 @@ def test_peeking_runs_no_loader_and_gives_nothing_stale(l2: bool) -> None:
     assert 1 == world.origin.loads
 
 
+class Removed(NotFound):
+    """A user's own."""
+
+
+@both
+@pytest.mark.parametrize("absence", [NotFound, NotFound("no such thing"), Removed, Removed("gone")])
+@pytest.mark.parametrize("scope", ["container", "invocation"])
+def test_a_loader_may_return_not_found(l2: bool, absence: Any, scope: Any) -> None:
+    """It is an absence as one that was raised is, and no value."""
+    world = World(l2=l2, negative_ttl=30)
+    kind = absence if isinstance(absence, type) else type(absence)
+    with world.cache.invocation():
+        with pytest.raises(kind) as caught:
+            world.cache.get_or_load("k", lambda: absence, scope=scope)
+        assert isinstance(absence, type) or absence is caught.value
+        if scope == "container":
+            with pytest.raises(NotFound):
+                world.cache.get_or_load("k", lambda: pytest.fail("ran"))
+            assert 1 == world.cache.stats().origin.not_found
+    assert MISSING is world.cache.get("k")
+    assert {} == world.cache.get_many_or_load(["m"], lambda _: {"m": absence})
+
+
+@both
+@pytest.mark.parametrize("inner", [Loaded(1), NotFound, NotFound("k"), LoadContext("k", stale=1).not_modified()])
+def test_what_is_no_bare_value_is_refused_as_a_value(l2: bool, inner: Any) -> None:
+    """Inside of `Loaded`, and by `set`; nothing is kept."""
+    world = World(l2=l2)
+    with pytest.raises(TypeError, match="^a value must be the bare value; got an object of type "):
+        world.cache.get_or_load("k", lambda: Loaded(inner))
+    with pytest.raises(TypeError, match="^a value must be the bare value; got an object of type "):
+        world.cache.get_many_or_load(["k"], lambda _: {"k": Loaded(inner)})
+    with pytest.raises(TypeError, match="^value must be the bare value|^a value must be the bare value"):
+        world.cache.set("k", inner)
+    assert MISSING is world.cache.get("k")
+
+
 @both
 def test_a_loader_that_gives_an_awaitable_is_refused(l2: bool) -> None:
     """It is closed, so that nobody is warned of it later."""
