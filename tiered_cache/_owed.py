@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
+from contextlib import suppress
 from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any, cast
 
 from tiered_cache._backoff import Backoff
 from tiered_cache._deferred import MOST as MOST_WAITING
-from tiered_cache._errors import ConfigurationError
+from tiered_cache._errors import ConfigurationError, NotFound
 from tiered_cache._forks import ForkSafe
 from tiered_cache._log import log
 from tiered_cache._units import shown
@@ -265,7 +266,8 @@ class Owed(ForkSafe):
 
     def _carry(self, keys: Sequence[str], refresh: Callable[[], Answer], pause: float) -> None:
         try:
-            refresh()
+            with suppress(NotFound):  # which is known now, and no failure
+                refresh()
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001  # nobody waits for it: it is counted, and a later stale hit tries again

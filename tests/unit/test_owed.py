@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import tiered_cache._owed as module
-from tiered_cache import ConfigurationError, TieredCache
+from tiered_cache import ConfigurationError, NotFound, TieredCache
 from tiered_cache._backoff import Backoff
 from tiered_cache._deferred import Deferred
 from tiered_cache._owed import LOST_AFTER, Carriers, Owed, ThreadCarrier
@@ -95,6 +95,19 @@ def test_a_carrier_without_submit_is_refused() -> None:
     """The text lists the words and the interface."""
     with pytest.raises(ConfigurationError, match=r'^refresh must be "auto", .* or an object with submit\(work\)'):
         carriers().chosen(object())
+
+
+def test_that_there_is_nothing_any_more_is_no_failure(caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody is told of it but who asks next, and the next refresh has no pause before it."""
+    counts, carrier = Counters(), Kept()
+    owed = owing(carrier, counts)
+
+    def refresh() -> Any:
+        raise NotFound("gone")
+
+    owed.owe("k", refresh, 0.0, 60.0)
+    carrier.work.pop()()
+    assert (0, False, "") == (counts["refresh_failures"], owed.holds("k", 0.0), caplog.text)
 
 
 def test_inline_work_is_done_at_once_and_its_failure_is_the_callers() -> None:
