@@ -1,5 +1,6 @@
 """Two runs beside each other, and one beside its budgets."""
 
+from math import inf
 from typing import NamedTuple
 
 from tiered_cache.benchmarks.harness import shown
@@ -37,13 +38,28 @@ def changes(then, now):
 
     Seconds, and hits a second, are left out: two runs are two machines, even on one machine.
     """
-    earlier = {_place(result): result for result in then.results}
-    return [
-        _change(earlier[_place(result)], result)
-        for result in now.results
-        if _place(result) in earlier and _measure(result) is not None and _measure(earlier[_place(result)])
-        if result.name != result.base
-    ]
+    earlier = _comparable(then)
+    return [_change(earlier[place], result) for place, result in _comparable(now).items() if place in earlier]
+
+
+def alone(one, other):
+    """The figures of a run that could be compared, and that the other run has not."""
+    others = _comparable(other)
+    return [result for place, result in _comparable(one).items() if place not in others]
+
+
+def parts_alone(one, other):
+    """The parts that a run has measured and the other one has not, each with the reason if that is known."""
+    failed = {part: f"failed: {reason}" for part, reason in other.failed.items()}
+    reasons = {part: f"skipped: {reason}" for part, reason in other.skipped.items()} | failed
+    mine, others = ({*run.seconds} - run.skipped.keys() - run.failed.keys() for run in (one, other))
+    return [f"{part} ({reasons[part]})" if part in reasons else part for part in sorted(mine - others)]
+
+
+def _comparable(run):
+    return {
+        _place(result): result for result in run.results if _measure(result) is not None and result.name != result.base
+    }
 
 
 def _place(result):
@@ -58,7 +74,8 @@ def _measure(result):
 def _change(then, now):
     before, after = _measure(then), _measure(now)
     unit = "ratio" if now.ratio is not None else now.unit
-    moved = {"then": before, "now": after, "by": after / before - 1, "noise": max(LEAST, _noise(then) + _noise(now))}
+    by = after / before - 1 if before else inf if after else 0.0
+    moved = {"then": before, "now": after, "by": by, "noise": max(LEAST, _noise(then) + _noise(now))}
     return Change(now.suite, now.group, now.name, unit, better=now.better, **moved)
 
 
@@ -70,7 +87,7 @@ def _noise(result):
 
 
 def show(then, now):
-    """Print the changes."""
+    """Print the changes, and what one of the runs has alone; gives whether there was anything to compare."""
     found = changes(then, now)
     print(f"\nBeside the run of {then.machine.get('at', 'an unknown time')}")
     for what in ("python", "processor"):
@@ -78,6 +95,11 @@ def show(then, now):
             print(f"  another {what}: {then.machine.get(what)}")
     if then.quick != now.quick:
         print("  one of them is quick, so that rounds and sizes differ")
+    _show_alone("then", then, now)
+    _show_alone("now", now, then)
+    if not found:
+        print("  Nothing can be compared: no ratio, count or share is in both.")
+        return False
     print(f"  {'':80}{'then':>10}{'now':>10}{'change':>9}{'noise':>8}")
     for change in found:
         values = "".join(f"{shown(value, change.unit):>10}" for value in (change.then, change.now))
@@ -85,6 +107,15 @@ def show(then, now):
         print(f"  {name:80}{values}{change.by:>+9.1%}{change.noise:>8.1%}  {change.word}")
     worse = [change for change in found if change.word == "WORSE"]
     print(f"  {len(worse)} of {len(found)} got worse by more than the noise.")
+    return True
+
+
+def _show_alone(when, one, other):
+    if parts := parts_alone(one, other):
+        print(f"  only {when}: {', '.join(parts)}")
+    if figures := alone(one, other):
+        example = f"{figures[0].suite}: {figures[0].group}: {figures[0].name}"
+        print(f"  {len(figures)} {'figures' if len(figures) > 1 else 'figure'} only {when}, such as {example}")
 
 
 def judged(document):

@@ -11,16 +11,19 @@ from collections import Counter
 from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
+from sys import getsizeof
 from typing import NamedTuple
 
 from tiered_cache import MemoryTier, TieredCache
 from tiered_cache._l1.memory import ENTRY_OVERHEAD
 from tiered_cache.benchmarks import command, optimum, traces
-from tiered_cache.benchmarks.harness import figure, once
+from tiered_cache.benchmarks.harness import figure, interleaved, once, table
 from tiered_cache.benchmarks.progress import turns
 
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.2)
 """Sizes of the cache, as shares of what all keys would take."""
+AT = 0.05
+"""The one at which speeds are compared."""
 AHEAD = "the clairvoyant optimum"
 BOUND = "a bound that none can pass"
 
@@ -32,10 +35,11 @@ replayed = ContextVar("replayed", default=())
 class Row(NamedTuple):
     """One replay. by: what is bounded, "entries" or "bytes", to `capacity`. byte_hit_ratio: None where sizes are not known.
 
-    seconds: of the processor, so that a busy machine does not matter.
+    seconds: of the processor, measured once.
     """
 
     trace: str
+    accesses: int
     by: str
     share: float
     capacity: int
@@ -61,7 +65,7 @@ def ours(policy, room):
     """L1 as its users have it: read through `get_or_load`."""
     limits = {"max_bytes": "1000 GiB", "max_entries": room.capacity, "sizer": len}
     if room.by == "bytes":
-        limits = {"max_bytes": room.capacity, "sizer": lambda key: room.weights[key] - len(key) - ENTRY_OVERHEAD}
+        limits = {"max_bytes": room.capacity, "sizer": lambda key: room.weights[key] - beside(key)}
     cache = TieredCache(MemoryTier(ttl="1d", policy=policy, **limits), refresh="inline")
     get, missed = cache.get_or_load, []
 
@@ -71,6 +75,11 @@ def ours(policy, room):
         return not missed
 
     return access, cache.close
+
+
+def beside(key):
+    """Bytes that L1 counts besides a value; those of a key are more than its letters where they are not all ASCII."""
+    return getsizeof(key) - getsizeof("") + ENTRY_OVERHEAD
 
 
 def of_cachetools(name, room):
@@ -184,16 +193,39 @@ def _sized(trace, sizes):
 
 
 def _replays(trace, by, shares):
-    weights = dict.fromkeys(trace.keys, 1)
-    if by == "bytes":
-        weights = {key: trace.sizes[key] + len(key) + ENTRY_OVERHEAD for key in weights}
-    whole = sum(weights.values())
-    present = _present(Room(by, whole, weights))
+    whole = _room(trace, by, 1.0)
+    present = _present(whole)
     for turn in turns(len(shares)):
-        room = Room(by, max(1, int(whole * shares[turn])), weights)
+        room = _room(trace, by, shares[turn])
         for name, make in present.items():
             yield _replay(trace, room, shares[turn], name, make(room))
         yield _best(trace, room, shares[turn])
+
+
+def _room(trace, by, share):
+    """The room for that share of all that is asked for."""
+    weights = dict.fromkeys(trace.keys, 1)
+    if by == "bytes":
+        weights = {key: trace.sizes[key] + beside(key) for key in weights}
+    return Room(by, max(1, int(sum(weights.values()) * share)), weights)
+
+
+def policies(*, quick):
+    """Seconds of the processor for an access, by policy: replays that take turns, in a room for a twentieth."""
+    results, base = [], "tiered_cache lru"
+    for trace in replayed.get() or chosen(quick=quick):
+        room = _room(trace, "bytes" if trace.sizes else "entries", AT)
+        operations = {
+            name: partial(_replayed, trace, room, name) for name in POLICIES if name.startswith("tiered_cache")
+        }
+        how = {"rounds": 3 if quick else 7, "calls": len(trace.keys), "clock": time.process_time}
+        title = f"An access, {_where(trace.name, len(trace.keys), room.by, AT)}"
+        results += table(title, interleaved(operations, base=base, **how), base, "Seconds of the processor.")
+    return results
+
+
+def _replayed(trace, room, name):
+    return _replay(trace, room, AT, name, POLICIES[name](room))
 
 
 def _present(room):
@@ -217,7 +249,8 @@ def _replay(trace, room, share, name, cache):
     seconds = time.process_time() - started
     close()
     saved = _size(trace, hits) / _size(trace, trace.keys) if trace.sizes else None
-    return Row(trace.name, room.by, share, room.capacity, name, len(hits) / len(trace.keys), saved, seconds)
+    count = len(trace.keys)
+    return Row(trace.name, count, room.by, share, room.capacity, name, len(hits) / count, saved, seconds)
 
 
 def _best(trace, room, share):
@@ -229,7 +262,8 @@ def _best(trace, room, share):
         name, hits = BOUND, optimum.bound(trace.keys, room.weights, room.capacity, one_each)
         saved = optimum.bound(trace.keys, room.weights, room.capacity, trace.sizes) / _size(trace, trace.keys)
     seconds = time.process_time() - started
-    return Row(trace.name, room.by, share, room.capacity, name, hits / len(trace.keys), saved, seconds)
+    count = len(trace.keys)
+    return Row(trace.name, count, room.by, share, room.capacity, name, hits / count, saved, seconds)
 
 
 def _size(trace, keys):
@@ -242,6 +276,10 @@ def _show(trace, by, replayed):
     _table(f"room for a share of the {by}", "hit_ratio", shares, replayed, len(trace.keys))
     if by == "bytes":
         _table("the same, by the bytes of the hits", "byte_hit_ratio", shares, replayed, len(trace.keys))
+    best = {row.share: row for row in replayed if row.policy in (AHEAD, BOUND)}
+    for name in dict.fromkeys(row.policy for row in replayed if row.hit_ratio > best[row.share].hit_ratio):
+        print(f"  {name} is above {best[shares[0]].policy}, for it held more than its room.")
+    print("  CPU each was measured once, one after the other, which compares nothing: hitratio.policies takes turns.")
 
 
 def _table(title, ratio, shares, replayed, accesses):
@@ -255,7 +293,7 @@ def _table(title, ratio, shares, replayed, accesses):
 
 def _results(row):
     """The row as results: a point on the curve of its policy."""
-    of = f"a cache for {row.share:.0%} of the {row.by} of {row.trace}"
+    of = _where(row.trace, row.accesses, row.by, row.share)
     at = {"at": row.share, "axis": f"share of the {row.by}"}
     yield figure(
         f"Hit ratio, {of}", row.policy, row.hit_ratio, "share", curve=f"Hit ratio by {row.by}: {row.trace}", **at
@@ -263,6 +301,11 @@ def _results(row):
     if row.by == "bytes" and row.byte_hit_ratio is not None:
         curve = f"Byte hit ratio: {row.trace}"
         yield figure(f"Byte hit ratio, {of}", row.policy, row.byte_hit_ratio, "share", curve=curve, **at)
+
+
+def _where(trace, accesses, by, share):
+    """In words. How many accesses were replayed belongs to it, since other figures come of more of them."""
+    return f"a cache for {share:.0%} of the {by} of {trace}, {accesses:,} accesses"
 
 
 def main(arguments=None):

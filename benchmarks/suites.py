@@ -41,7 +41,7 @@ SUITES = {
         "peer_imports": peers.imported,
     },
     "coldstart": {"imports": imports.run, "init": coldstart.run, "invocations": invocations.run},
-    "hitratio": {"hitratio": hitratio.run},
+    "hitratio": {"hitratio": hitratio.run, "policies": hitratio.policies},
     "memory": {"memory": memory.run, "inserts": l1.inserts},
     "fleet": {
         "sessions": sessions.run,

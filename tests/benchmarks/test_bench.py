@@ -245,6 +245,8 @@ def test_compare_prints_then_and_now(tmp_path, capsys):
     now = written(tmp_path / "now.json", figure("stampede", "ours", 3, "loads"))
     assert main(["bench", "--from", now, "--compare", then]) == 0
     assert "WORSE" in capsys.readouterr().out
+    assert main(["bench", "--from", written(tmp_path / "now.json", MISSED), "--compare", then]) == 1
+    assert "Nothing can be compared" in capsys.readouterr().out
 
 
 def test_a_part_that_fails_or_cannot_be_measured_leaves_the_others_alone(monkeypatch, capsys):

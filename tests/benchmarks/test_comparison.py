@@ -91,6 +91,39 @@ def test_the_table_tells_what_cannot_be_compared(capsys):
     assert "1 of 1 got worse" in printed
 
 
+def test_what_was_not_compared_is_told(capsys):
+    """The parts, with the reason; and figures that have another name now, as those of more accesses."""
+    then = replace(
+        run(TIMED, replace(TIMED, group="500 accesses")), seconds={"peers.l1": 1.0, "tiers.l2": 1.0, "x.old": 1}
+    )
+    now = replace(
+        run(TIMED, replace(TIMED, group="900 accesses")), seconds={"peers.l1": 1.0, "tiers.l2": 1.0, "x.new": 1}
+    )
+    assert show(then, replace(now, failed={"tiers.l2": "KeyError: 1"}))
+    printed = capsys.readouterr().out
+    assert "  only then: tiers.l2 (failed: KeyError: 1), x.old\n" in printed
+    assert "  only now: x.new\n" in printed
+    assert "  1 figure only then, such as peers: 500 accesses: ours\n" in printed
+    assert "  1 figure only now, such as peers: 900 accesses: ours\n" in printed
+    assert show(replace(then, skipped={"tiers.l2": "no server"}), now)
+    assert "  only now: tiers.l2 (skipped: no server), x.new\n" in capsys.readouterr().out
+
+
+def test_runs_that_have_nothing_in_common_are_not_well(capsys):
+    """That nothing of nothing got worse says nothing."""
+    assert not show(run(TIMED), run(figure("outage", "first call", 0.9, "s")))
+    printed = capsys.readouterr().out
+    assert "Nothing can be compared" in printed
+    assert "got worse" not in printed
+
+
+def test_what_comes_of_nothing_is_a_change():
+    """Though it has no ratio to it."""
+    then, now = figure("stampede", "ours", 0, "loads"), figure("stampede", "ours", 1, "loads")
+    assert [change.word for change in changes(run(then), run(now))] == ["WORSE"]
+    assert [change.word for change in changes(run(then), run(then))] == [""]
+
+
 @pytest.mark.parametrize(("ratio", "lines"), [(7.0, 0), (10.0, 0), (11.0, 1)])
 def test_a_budget_is_missed_where_it_is_by_half_or_more(ratio, lines):
     """Less may be the machine."""

@@ -213,6 +213,50 @@ def test_with_sizes_the_room_is_in_bytes_too():
         assert row.seconds > 0
 
 
+@pytest.mark.parametrize("name", ["tiered_cache lru", "tiered_cache s3fifo", "cachetools LRUCache"])
+def test_a_key_counts_the_same_for_all(name):
+    """Its letters take more bytes each where they are not ASCII: who has room for all keys holds them all."""
+    keys = ["ы" * 40 + str(number) for number in range(50)] * 2
+    (row,) = {
+        row
+        for row in hitratio._replays(traces.Trace("t", keys, dict.fromkeys(keys, 1)), "bytes", (1.0,))
+        if row.policy == name
+    }
+    assert row.hit_ratio == 0.5
+
+
+def test_who_holds_more_than_its_room_is_named(monkeypatch, capsys):
+    """It is above what none can pass, and the table must not look as if that could be passed."""
+    monkeypatch.setattr(hitratio, "POLICIES", {"greedy": lambda room: (set(room.weights).__contains__, {}.clear)})
+    replay(made(300))
+    assert "greedy is above the clairvoyant optimum, for it held more than its room." in capsys.readouterr().out
+    monkeypatch.setattr(hitratio, "POLICIES", {"ours": lambda room: hitratio.ours("lru", room)})
+    replay(made(300))
+    assert " is above " not in capsys.readouterr().out
+
+
+def test_runs_of_more_accesses_are_told_apart(tmp_path, capsys):
+    """Their figures are others of the same trace."""
+    (tmp_path / "keys.txt").write_bytes(WRITTEN["keys.txt"](made(400).keys))
+    files = [tmp_path / f"{limit}.json" for limit in (200, 300)]
+    for file in files:
+        assert benched("--traces", tmp_path / "keys.txt", "--limit", file.stem, "--json", file) == 0
+    assert command.main(["bench", "--from", str(files[1]), "--compare", str(files[0])]) == 1
+    assert "Nothing can be compared" in capsys.readouterr().out
+
+
+def test_policies_are_timed_by_turns(tmp_path, capsys):
+    """Ours, one beside the other and the first beside itself, by bytes where there are sizes."""
+    (tmp_path / "log.csv").write_bytes(WRITTEN["log.csv"](made(300).keys))
+    arguments = ["bench", "hitratio.policies", "--quick", "--traces", str(tmp_path / "log.csv"), "--limit", "200"]
+    assert command.main([*arguments, "--json", str(tmp_path / "out.json")]) == 0
+    found = results.read(tmp_path / "out.json").results
+    names = ["tiered_cache lru", "tiered_cache s3fifo", "tiered_cache lru, again"]
+    assert [result.name for result in found] == names
+    assert {result.group for result in found} == {"An access, a cache for 5% of the bytes of log.csv, 200 accesses"}
+    assert all(result.ratio > 0 and result.noise is not None for result in found)
+
+
 def test_what_is_not_installed_or_cannot_be_is_skipped_with_a_word(monkeypatch, capsys):
     """Each in a line, and the others are replayed."""
     monkeypatch.setitem(sys.modules, "moka_py", None)
@@ -236,8 +280,8 @@ WRITTEN = {
 
 
 def benched(*arguments):
-    """What `tiered-cache bench hitratio --quick` with more arguments exits with."""
-    return command.main(["bench", "hitratio", "--quick", *map(str, arguments)])
+    """What `tiered-cache bench hitratio.hitratio --quick` with more arguments exits with."""
+    return command.main(["bench", "hitratio.hitratio", "--quick", *map(str, arguments)])
 
 
 def test_the_command_replays_the_users_files_in_each_format(tmp_path, capsys):
@@ -347,7 +391,9 @@ def test_the_command_writes_its_rows(tmp_path, capsys):
     arguments = [str(tmp_path / "keys"), "--format", "lines", "--limit", "200", "--quick"]
     hitratio.main([*arguments, "--json", str(tmp_path / "rows.json")])
     rows = json.loads((tmp_path / "rows.json").read_text(encoding="utf-8"))
-    assert {"trace", "by", "share", "capacity", "policy", "hit_ratio", "byte_hit_ratio", "seconds"} == set(rows[0])
+    assert {"trace", "accesses", "by", "share", "capacity", "policy", "hit_ratio", "byte_hit_ratio", "seconds"} == set(
+        rows[0]
+    )
     assert "200 accesses" in capsys.readouterr().out
 
 
