@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import time
 from functools import partial
-from math import inf
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from tiered_cache._backoff import Backoff
+from tiered_cache._cache_options import check_clock, check_coherence, check_namespace, check_tiers
 from tiered_cache._coherence import Follower
 from tiered_cache._container import Container
 from tiered_cache._deferred import Deferred, Lingering, guarded
 from tiered_cache._entry import Entry
-from tiered_cache._errors import ConfigurationError, InvalidationNotDelivered
+from tiered_cache._errors import InvalidationNotDelivered
 from tiered_cache._invocation import Invocation, Running
 from tiered_cache._l1.hit import plain_hit
 from tiered_cache._l1.memory import MemoryStore
@@ -34,7 +34,7 @@ from tiered_cache._read_many import ReadMany
 from tiered_cache._rules import jittered
 from tiered_cache._shared import NoShared, Shared
 from tiered_cache._stats import Counters, Stats, origin_stats, work_stats
-from tiered_cache._units import Duration, seconds, shown
+from tiered_cache._units import Duration, seconds
 from tiered_cache._values import MISSING, Answer, Loaded
 from tiered_cache._watch import Uniform, Watch
 
@@ -99,10 +99,10 @@ class TieredCache:
         given = locals()
         plan = Plan().with_options({name: given[name] for name in CACHE_WIDE})
         l1 = MemoryTier(ttl=60) if l1 is None else l1
-        _check_tiers(l1, l2)
-        _check_namespace(namespace)
-        _check_coherence(coherence)
-        _check_clock(clock)
+        check_tiers(l1, l2)
+        check_namespace(namespace)
+        check_coherence(coherence)
+        check_clock(clock)
         self._raises = one_of("on_failure", on_failure, ("raise", "queue")) == "raise"
         self._namespace = namespace
         self._has_l2 = l2 is not None
@@ -399,36 +399,3 @@ class TieredCache:
 
     def __repr__(self) -> str:
         return f"TieredCache(namespace={self._namespace!r}, l2={self._has_l2})"
-
-
-def _check_tiers(l1: object, l2: object) -> None:
-    if not isinstance(l1, MemoryTier):
-        kind = f"an object of type {type(l1).__qualname__}"  # a URL may hold a password
-        raise ConfigurationError(f"l1 must be a MemoryTier, such as MemoryTier(ttl=60); got {kind}")
-    if l2 is None or (callable(getattr(l2, "bind", None)) and hasattr(l2, "freshness")):
-        return
-    hint = "write RedisTier(url, ttl=…)" if isinstance(l2, str) or hasattr(l2, "connection_pool") else "one, or None"
-    kind = "a str" if isinstance(l2, str) else f"an object of type {type(l2).__qualname__}"  # a URL may hold a password
-    raise ConfigurationError(f"l2 must be a RedisTier: {hint}; got {kind}")
-
-
-def _check_clock(clock: object) -> None:
-    if not callable(clock):
-        raise ConfigurationError(f"clock must be a function that gives wall-clock seconds; got {shown(clock)}")
-    now = time.time() if clock is time.time else clock()
-    if not isinstance(now, int | float) or not -inf < now < inf:
-        raise ConfigurationError(f"clock must give wall-clock seconds as a finite number; it gave {shown(now)}")
-
-
-def _check_namespace(namespace: object) -> None:
-    allowed = "1 to 64 letters, digits and ._:- (no |, {, } or spaces)"
-    if not isinstance(namespace, str):
-        raise ConfigurationError(f"namespace must be a str of {allowed}; got {shown(namespace)}")
-    plain = namespace.isascii() and all(letter.isalnum() or letter in "._:-" for letter in namespace)
-    if not plain or not 1 <= len(namespace) <= 64:
-        raise ConfigurationError(f"namespace must have {allowed}; got {shown(namespace)}")
-
-
-def _check_coherence(coherence: object) -> None:
-    if coherence not in ("ttl", "invocation"):
-        seconds('coherence (other than "ttl" and "invocation")', coherence)
