@@ -43,8 +43,10 @@ class InTime(Keeping):
 
     def _within(self, limit: Limit | None, *, counts: bool = False) -> float | None:
         """The limit in seconds, at most what the invocation has left. `counts`: if it is cut to that."""
+        if limit is None:
+            return None
         remaining = self.invocation.remaining()
-        within = None if limit is None else limit.within(remaining)
+        within = limit.within(remaining)
         if within is None or remaining is None or within <= remaining:
             return within
         self._counts["clipped"] += counts

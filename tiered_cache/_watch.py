@@ -36,8 +36,7 @@ class Watch(ForkSafe):
         self._stepped_back = stepped_back
         self._not_before = not_before
         self._lead = -inf  # the most by which the wall clock was ahead of the monotonic one: a freeze makes it grow
-        self._rested = 0.0
-        self._rests_since: float | None = None
+        self._rests: tuple[float, float | None] = (0.0, None)  # so far, and since when; one object, to be read at once
         self.last = -inf
         self.closed = False
 
@@ -63,21 +62,21 @@ class Watch(ForkSafe):
 
     def worked(self) -> float:
         """The same without the rests: a load that was frozen in the middle is no longer one for that."""
-        with self._lock:
-            return (self.steady() if self._rests_since is None else self._rests_since) - self._rested
+        rested, since = self._rests
+        return (self.steady() if since is None else since) - rested
 
     def rest(self) -> None:
         """From now on this process may be frozen."""
         with self._lock:
-            if self._rests_since is None:
-                self._rests_since = self.steady()
+            rested, since = self._rests
+            self._rests = rested, self.steady() if since is None else since
 
     def wake(self) -> None:
         """It runs again."""
         with self._lock:
-            if self._rests_since is not None:
-                self._rested += max(0.0, self.steady() - self._rests_since)
-                self._rests_since = None
+            rested, since = self._rests
+            if since is not None:
+                self._rests = rested + max(0.0, self.steady() - since), None
 
 
 class Uniform(ForkSafe):
