@@ -79,7 +79,7 @@ class Answer(NamedTuple):
 def simulate(given: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     """Do what the arguments say; gives the exit code."""
     prices = read_prices(given.prices)
-    number("up-to", given.up_to, above_zero=True, most=MOST_RATE)
+    high = number("up-to", 1_000.0 if given.up_to is None else given.up_to, above_zero=True, most=MOST_RATE)
     whole("jobs", given.jobs, least=1)
     seeds = [given.seed + turn for turn in range(whole("repeat", given.repeat, least=1))]
     trace = trace_of(given)
@@ -87,11 +87,11 @@ def simulate(given: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     asked = [] if given.no_answer or given.no_l2 else cases(given, parser, trace, rates=False)
     with _progress(quiet=given.json) as told, _workers(given.jobs) as mapped:
         found = _fleets(all_cases, seeds, prices, lambda tasks: told(mapped(_run, tasks), len(tasks), "fleets"))
-        low = min(0.1, given.up_to / 10)
-        pays = partial(_paying, prices=prices, low=low, high=given.up_to)
+        low = min(0.1, high / 10)
+        pays = partial(_paying, prices=prices, low=low, high=high)
         tasks = [(case, seed) for case in asked for seed in seeds]
         runs = iter(list(told(mapped(pays, tasks), len(tasks), "from which traffic on a Redis pays")))
-    answers = [_answer_of(case, [next(runs) for _ in seeds], low, given.up_to) for case in asked]
+    answers = [_answer_of(case, [next(runs) for _ in seeds], low, high) for case in asked]
     try:
         if given.json:
             print(json.dumps(_as_json(found, answers, prices), indent=1))

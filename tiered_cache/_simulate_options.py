@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import itertools
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from tiered_cache._errors import ConfigurationError
 from tiered_cache._units import shown
@@ -40,10 +41,16 @@ def add_arguments(parser: argparse.ArgumentParser, duration: Callable[[str], Dur
     _add_tiers(parser.add_argument_group("tiers").add_argument, duration)
     _add_money(parser.add_argument_group("prices").add_argument)
     add = parser.add_argument_group("runs").add_argument
-    add("--vary", action="append", default=[], metavar="OPTION=A,B,...", help="simulate each; may be given again")
+    add(
+        "--vary",
+        action="append",
+        default=[],
+        metavar="OPTION=A,B,...",
+        help="simulate each; may be given again, of another option",
+    )
     add("--seed", type=int, default=1, metavar="N", help="of the first run")
     add("--repeat", type=int, default=3, metavar="N", help="runs of each case, whose medians are told")
-    add("--up-to", type=float, default=1_000.0, metavar="N", help="requests a second up to which a Redis may pay")
+    add("--up-to", type=float, metavar="N", help="requests a second up to which a Redis may pay; 1000")
     add("--no-answer", action="store_true", help="do not look for the traffic from which on a Redis pays")
     add("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes")
     add("--json", action="store_true", help="print JSON, which needs nothing but the library")
@@ -101,6 +108,10 @@ TYPED = {"skew": "zipf", "most": "containers", "spread": "service-spread", "memo
 """The options whose values go by another name in a scenario."""
 
 
+Axes: TypeAlias = list[list[tuple[str, str, Any]]]
+"""What is varied: for each option its values, each with the option and its text."""
+
+
 class Case(NamedTuple):
     """What is simulated: the varied options, with L2 and without."""
 
@@ -119,6 +130,7 @@ def cases(
 ) -> list[Case]:
     """A case for each combination of what is varied; without `rates`, of what else is varied."""
     axes = [_axis(text, parser) for text in given.vary]
+    _refuse_what_is_passed_over(given, axes)
     found = []
     for combination in itertools.product(*(axis for axis in axes if rates or axis[0][0] != "rate")):
         varied = argparse.Namespace(**vars(given))
@@ -130,11 +142,39 @@ def cases(
         except ConfigurationError as error:
             argument, _, wrong = str(error).partition(" ")
             raise ConfigurationError(f"{TYPED.get(argument, argument)} {wrong}") from error
+    _refuse_unused_timings(given, axes)
     return found
 
 
+def _refuse_what_is_passed_over(given: argparse.Namespace, axes: Axes) -> None:
+    varied = [option for ((option, _, _), *_) in axes]
+    for option in varied:
+        if varied.count(option) > 1:
+            raise ConfigurationError(f"vary must name each option once; {option.replace('_', '-')} is there again")
+    if given.up_to is not None and (given.no_l2 or given.no_answer):
+        without = "no-l2" if given.no_l2 else "no-answer"
+        raise ConfigurationError(f"up-to must not be given with --{without}, by which no such traffic is looked for")
+
+
+def _refuse_unused_timings(given: argparse.Namespace, axes: Axes) -> None:
+    if not given.timings:
+        return
+    names = _measured(given.timings)
+    times = [getattr(given, option) for option in TIMED]
+    times += [value for axis in axes for option, _, value in axis if option in TIMED]
+    if not any(time in names for time in times):
+        options = ", ".join(f"--{option.replace('_', '-')}" for option in TIMED)
+        raise ConfigurationError(
+            f"timings must be used: one of {options} must be the name of a figure in it: {', '.join(names)}"
+        )
+
+
+TIMED = ("l1_time", "l2_time", "origin_time")
+"""The options that may name a figure of --timings."""
+
+
 def _axis(given: str, parser: argparse.ArgumentParser) -> list[tuple[str, str, Any]]:
-    """The option that is varied, with each text and what that means."""
+    """The option that is varied, with each text and what that means. A text with a comma stands in quotes."""
     every = parser._actions  # noqa: SLF001  # argparse tells its options nowhere else
     options = {action.dest: action for action in every if action.nargs != 0 and action.dest not in FIXED}
     name, _, texts = given.removeprefix("--").partition("=")
@@ -142,7 +182,8 @@ def _axis(given: str, parser: argparse.ArgumentParser) -> list[tuple[str, str, A
     if action is None or not texts:
         allowed = ", ".join(sorted(option.replace("_", "-") for option in options))
         raise ConfigurationError(f"vary must be OPTION=A,B,... with one of {allowed}; got {shown(given)}")
-    return [(action.dest, text, _value_of(action, text)) for text in texts.split(",")]
+    (each,) = csv.reader([texts])
+    return [(action.dest, text, _value_of(action, text)) for text in each]
 
 
 def _value_of(action: argparse.Action, text: str) -> Any:

@@ -187,11 +187,32 @@ def test_times_that_were_measured(capsys: pytest.CaptureFixture[str], tmp_path: 
     timings = ("--timings", str(path), "--no-answer", "--no-l2", "--service", "0.001", "--service-spread", "0")
     fleet = as_json(capsys, *timings, "--origin-time", "S3: by boto3")["fleets"][0]
     assert fleet["p99"] == pytest.approx(0.201)
+    assert "timings must be used: one of --l1-time, --l2-time, --origin-time must be" in refused(capsys, *timings)
     slow = as_json(capsys, *timings, "--l1-time", "S3: by boto3", "--keys", "1")["fleets"][0]
     assert slow["p50"] == pytest.approx(0.201)
     assert "nor is that one of the figures: S3: by boto3" in refused(capsys, *timings, "--origin-time", "S4")
     path.write_text("{}", encoding="utf-8")
     assert "holds no results of `tiered-cache bench --json`" in refused(capsys, *timings)
+
+
+def test_times_that_were_measured_are_varied(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """By their names, in quotes where these have commas, as they mostly have."""
+    path = tmp_path / "bench.json"
+    group, other = "L2 hit, standalone, a value of 600 bytes", "S3, an object"
+    measured = [
+        Result(group=each, name="ours", unit="s", median=median, low=median, high=median)
+        for each, median in ((group, 0.2), (other, 0.3))
+    ]
+    write(Document(machine=facts(), quick=True, results=measured), path)
+    timings = ("--timings", str(path), "--no-answer", "--no-l2", "--service", "0.001", "--service-spread", "0")
+    varied = f'origin-time="{group}: ours",0.1,"{other}: ours"'
+    found = as_json(capsys, *timings, "--origin-spread", "0", "--vary", varied)["fleets"]
+    assert [fleet["case"] for fleet in found] == [
+        f"origin-time {group}: ours",
+        "origin-time 0.1",
+        f"origin-time {other}: ours",
+    ]
+    assert [fleet["p99"] for fleet in found] == pytest.approx([0.201, 0.101, 0.301])
 
 
 def test_a_trace_without_sizes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -257,6 +278,12 @@ def test_without_an_l2(capsys: pytest.CaptureFixture[str]) -> None:
         (("--repeat", "0"), "repeat must be a whole number of at least 1; got 0"),
         (("--jobs", "0"), "jobs must be a whole number of at least 1; got 0"),
         (("--up-to", "0"), "up-to must be a finite number above zero, at most 1,000,000,000; got 0.0"),
+        (
+            ("--vary", "origin=s3,athena", "--vary", "origin=free"),
+            "vary must name each option once; origin is there again",
+        ),
+        (("--up-to", "5", "--no-l2"), "up-to must not be given with --no-l2, by which no such traffic is looked for"),
+        (("--up-to", "5", "--no-answer"), "up-to must not be given with --no-answer, by which"),
         (("--trace", "absent.csv"), "trace must be a CSV file of requests; absent.csv is not"),
     ],
 )
