@@ -139,7 +139,8 @@ def aws_contents():
         key = wanted(given, "OBJECT")
         yield of_s3(boto3.client("s3"), given["BUCKET"], key, "S3, an object of JSON", 5)
     if "TABLE" in given:
-        yield of_dynamodb(boto3.client("dynamodb"), given["TABLE"], json.loads(wanted(given, "ITEM")), 5)
+        key = item_key(wanted(given, "ITEM"))
+        yield of_dynamodb(boto3.client("dynamodb"), given["TABLE"], key, 5)
     if "ATHENA_DATABASE" in given:
         query = Query(wanted(given, "ATHENA_SQL"), given["ATHENA_DATABASE"], wanted(given, "ATHENA_OUTPUT"))
         yield of_athena((boto3.client("athena"), boto3.client("s3")), query, "Athena, a query", 1)
@@ -149,6 +150,16 @@ def wanted(given, name):
     if name not in given:
         raise Skipped(f"{AWS}{name} is not set, and what is measured on AWS needs it: docs/benchmarks.md")
     return given[name]
+
+
+def item_key(text):
+    try:
+        key = json.loads(text)
+    except ValueError:
+        key = None
+    if not isinstance(key, dict) or not key:
+        raise Skipped(f'{AWS}ITEM must be the key of an item as JSON, such as {{"id": "a"}}; got {text[:80]!r}')
+    return key
 
 
 def of_s3(client, bucket, key, name, calls):

@@ -135,6 +135,12 @@ def test_nothing_is_measured_on_aws_unless_it_is_named(monkeypatch):
     monkeypatch.setenv("TIERED_CACHE_BENCH_BUCKET", "mine")
     with pytest.raises(Skipped, match="TIERED_CACHE_BENCH_OBJECT is not set"):
         tiers.aws(quick=True)
+    monkeypatch.delenv("TIERED_CACHE_BENCH_BUCKET")
+    monkeypatch.setenv("TIERED_CACHE_BENCH_TABLE", "mine")
+    for text in ('{"id":', '["id"]', "{}"):
+        monkeypatch.setenv("TIERED_CACHE_BENCH_ITEM", text)
+        with pytest.raises(Skipped, match="TIERED_CACHE_BENCH_ITEM must be the key of an item as JSON, such as"):
+            tiers.aws(quick=True)
 
 
 def test_what_the_environment_names_is_measured(services, monkeypatch):
