@@ -245,15 +245,16 @@ def test_runs_of_more_accesses_are_told_apart(tmp_path, capsys):
     assert "Nothing can be compared" in capsys.readouterr().out
 
 
-def test_policies_are_timed_by_turns(tmp_path, capsys):
-    """Ours, one beside the other and the first beside itself, by bytes where there are sizes."""
+def test_policies_are_timed_by_turns(tmp_path, monkeypatch):
+    """Ours, one beside the other and the first beside itself, by bytes where there are sizes; not for as long as a trace may be."""
+    monkeypatch.setattr(hitratio, "MOST_TIMED", 150)
     (tmp_path / "log.csv").write_bytes(WRITTEN["log.csv"](made(300).keys))
     arguments = ["bench", "hitratio.policies", "--quick", "--traces", str(tmp_path / "log.csv"), "--limit", "200"]
     assert command.main([*arguments, "--json", str(tmp_path / "out.json")]) == 0
     found = results.read(tmp_path / "out.json").results
     names = ["tiered_cache lru", "tiered_cache s3fifo", "tiered_cache lru, again"]
     assert [result.name for result in found] == names
-    assert {result.group for result in found} == {"An access, a cache for 5% of the bytes of log.csv, 200 accesses"}
+    assert {result.group for result in found} == {"An access, a cache for 5% of the bytes of log.csv, 150 accesses"}
     assert all(result.ratio > 0 and result.noise is not None for result in found)
 
 
