@@ -282,6 +282,8 @@ def calls_without(peer, fault, limit):
         finally:
             if fault == "frozen":
                 server.resume()
+        if not told and child.returncode is not None:
+            raise ValueError("it ended without a word")
     return [json.loads(line) for line in told.splitlines()] or [(limit, f"given up after {limit:g} s")]
 
 

@@ -135,6 +135,16 @@ def test_a_peer_that_does_not_end_its_race_is_skipped(monkeypatch, tmp_path, end
         peers.race_of_processes(Ours(), "no url")
 
 
+def test_a_peer_that_dies_while_redis_is_away_is_skipped(monkeypatch):
+    """It was not given up after so many seconds, which would look like a figure. Of ours it is a failure."""
+    monkeypatch.setattr(peers, "begin", lambda child: child.kill())
+    with pytest.raises(RuntimeError, match="a process of its own: it ended without a word"):
+        peers.calls_without(Ours(), "killed", 30.0)
+    monkeypatch.setattr(peers, "OURS", "another")
+    with pytest.raises(Skipped, match="a process of its own: it ended without a word"):
+        peers.calls_without(Ours(), "frozen", 30.0)
+
+
 def test_a_peer_that_raises_in_its_race_takes_nobody_with_it(monkeypatch, capsys):
     """In one process: the others are measured. Of ours it is a failure."""
 
