@@ -214,7 +214,7 @@ def policies(*, quick):
     """Seconds of the processor for an access, by policy: replays that take turns, in a room for a twentieth."""
     results, base = [], "tiered_cache lru"
     for whole in replayed.get() or chosen(quick=quick):
-        trace = whole._replace(keys=whole.keys[: 5_000 if quick else MOST_TIMED])
+        trace = whole._replace(keys=whole.keys[: MOST_TIMED // 12 if quick else MOST_TIMED])
         room = _room(trace, "bytes" if trace.sizes else "entries", AT)
         operations = {
             name: partial(_replayed, trace, room, name) for name in POLICIES if name.startswith("tiered_cache")

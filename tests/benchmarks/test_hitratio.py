@@ -247,7 +247,7 @@ def test_runs_of_more_accesses_are_told_apart(tmp_path, capsys):
 
 def test_policies_are_timed_by_turns(tmp_path, monkeypatch):
     """Ours, one beside the other and the first beside itself, by bytes where there are sizes; of a long trace the beginning."""
-    monkeypatch.setattr(hitratio, "MOST_TIMED", 150)
+    monkeypatch.setattr(hitratio, "MOST_TIMED", 12 * 150)
     (tmp_path / "log.csv").write_bytes(WRITTEN["log.csv"](made(300).keys))
     arguments = ["bench", "hitratio.policies", "--quick", "--traces", str(tmp_path / "log.csv"), "--limit", "200"]
     assert command.main([*arguments, "--json", str(tmp_path / "out.json")]) == 0
