@@ -27,7 +27,7 @@ class Flight(Generic[T]):
     """One run of the work for a key. `fallback` gives what a caller who will not wait longer may have, or None.
 
     `is_outdated` says whether its outcome has been invalidated meanwhile, and so is not for those who joined. `ends`: the
-    moment on the wall clock from which what it has brought is past all windows.
+    moment on the wall clock from which its outcome is too old, as a value is that is past all windows.
     """
 
     __slots__ = ("_latch", "ends", "error", "fallback", "is_outdated", "key", "leader", "result")
@@ -109,6 +109,7 @@ class Flights(ForkSafe, Generic[T]):
         soft: float | None = None,
         hard: float | None = None,
         most: float | None = None,
+        since: float = -inf,
         alone: bool = False,
     ) -> tuple[T, Flight[T] | None]:
         """What `work` gives for `key`, and the flight of another caller if it was that which gave it.
@@ -116,11 +117,12 @@ class Flights(ForkSafe, Generic[T]):
         The first caller does the work, in a thread of its own if there is a time limit. After `soft` seconds a caller
         takes the flight's fallback where there is one; after `hard` seconds it takes that or gets LoadTimeout. The work
         goes on. `most`: where `hard` does not say, the seconds for which the work of another caller is waited for.
-        `alone`: what began before this call would not do, so a flight of its own takes the place of any other.
+        `since`: when this call began; an error that was too old by then, as `ends` says, is not for it. `alone`: what began
+        before this call would not do, so a flight of its own takes the place of any other.
         Raises ReentrantLoadError where waiting would be for ever, since the work waits for this very caller.
         """
         with WAITS.working():
-            return self._run(key, work, soft, hard, most, alone=alone)
+            return self._run(key, work, soft, hard, most, since=since, alone=alone)
 
     def _run(
         self,
@@ -130,6 +132,7 @@ class Flights(ForkSafe, Generic[T]):
         hard: float | None,
         most: float | None,
         *,
+        since: float,
         alone: bool,
     ) -> tuple[T, Flight[T] | None]:
         while True:
@@ -138,8 +141,9 @@ class Flights(ForkSafe, Generic[T]):
                 return self._lead(flight, work, soft, hard), None
             try:
                 result = self._wait(flight, soft, hard, most, joined=True)
-            except Exception:
-                if not flight.is_outdated():
+            except Exception as error:
+                is_over = error is flight.error and since >= flight.ends
+                if not is_over and not flight.is_outdated():
                     raise
             else:
                 if not flight.is_outdated():

@@ -56,9 +56,11 @@ class InTime(Keeping):
         self,
         name: Key,
         work: Callable[[Flight[Answer]], Answer],
-        alone: bool,
         soft: float | None = None,
         hard: float | None = None,
+        *,
+        since: float,
+        alone: bool,
     ) -> tuple[Answer, Flight[Answer] | None]:
         """What `work` gives, or what another caller has under way, and that one's flight. Raises LoadTimeout.
 
@@ -66,7 +68,7 @@ class InTime(Keeping):
         """
         most = self.invocation.remaining()
         try:
-            answer, joined = self.flights.run(name, work, soft=soft, hard=hard, most=most, alone=alone)
+            answer, joined = self.flights.run(name, work, soft=soft, hard=hard, most=most, since=since, alone=alone)
         except LoadTimeout:
             self._counts["timeouts"] += 1
             raise

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import partial
-from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from tiered_cache._errors import NotFound, OriginMalformed
@@ -13,7 +12,7 @@ from tiered_cache._load import Call, absence_of, checked_value, is_passing
 from tiered_cache._options import check_key, refuse_options
 from tiered_cache._read_through import REASONS, ReadThrough
 from tiered_cache._reply import Claim, Filled, Right
-from tiered_cache._rules import Move, Verdict, judge, kept_for
+from tiered_cache._rules import Move, Verdict, judge, kept_for, longest
 from tiered_cache._units import shown
 from tiered_cache._values import Answer, Loaded, Outcome, Pending, Reason
 
@@ -114,8 +113,8 @@ class ReadMany(ReadThrough):
         name = tuple(sorted(call.key for call in calls))
         while True:
             work = partial(self._lead_flight, calls, held, refreshing=refreshing)
-            answer, joined = self._share(name, work, calls[0].plan.force_refresh)
-            if joined is None or calls[0].now < joined.ends:
+            answer, joined = self._share(name, work, since=calls[0].now, alone=calls[0].plan.force_refresh)
+            if joined is None or answer is not joined.result or calls[0].now < joined.ends:
                 loaded: dict[str, Any] = answer.value
                 return loaded
             now = self._now()
@@ -128,8 +127,10 @@ class ReadMany(ReadThrough):
         loaded: list[tuple[str, Entry]] = []
         flight.is_outdated = lambda: any(self._memory.is_dead(key, entry) for key, entry in loaded)
         flight.fallback = partial(self._instead_of_all, calls, held, Reason.LOAD_SLOW)
+        flight.ends = calls[0].now + longest(self._policy)
         found = self._lead_many(calls, held, loaded, flight, refreshing=refreshing)
-        flight.ends = min((entry.loaded_at + kept_for(entry) for _, entry in loaded if not entry.negative), default=inf)
+        lives = [entry.loaded_at + kept_for(entry) for _, entry in loaded if not entry.negative]
+        flight.ends = min(lives, default=flight.ends)
         return Answer(found, "origin", 0.0, stale=False, reason=Reason.LOADED)
 
     def _lead_many(

@@ -24,6 +24,7 @@ from tiered_cache._rules import (
     judge,
     judge_data,
     kept_for,
+    longest,
     on_l1,
     on_l2,
     pause_before_look,
@@ -145,6 +146,7 @@ class ReadThrough(InTime):
         if call.plan.force_refresh:
             claim = Claim.SEIZE
         flight.fallback = partial(self._instead, call, held, Reason.LOAD_SLOW, "l1")
+        flight.ends = call.now + longest(self._policy)
         try:
             while True:
                 reply = self._shared.ask(lease, claim, call.now)
@@ -317,12 +319,12 @@ class ReadThrough(InTime):
         limits = [self._within(limit, counts=True) for limit in (call.plan.soft_timeout, call.plan.hard_timeout)]
         alone = call.plan.force_refresh  # a load that began earlier would not do
         while True:
-            answer, joined = self._share(
-                call.key, partial(self._lead, call, held, refreshing=refreshing), alone, *limits
-            )
+            work = partial(self._lead, call, held, refreshing=refreshing)
+            answer, joined = self._share(call.key, work, *limits, since=call.now, alone=alone)
             if joined is None:
                 return answer
-            is_over = call.now >= joined.ends  # it had been under way, or frozen, for so long when this call began
+            # it had been under way, or frozen, for so long when this call began
+            is_over = answer is joined.result and call.now >= joined.ends
             if not is_over and (call.plan.stale_ok or not answer.stale):
                 return answer._replace(value=self._memory.own(answer.value))
             alone = not is_over  # it did for the other caller, and not for this one, who insists on fresh

@@ -194,6 +194,11 @@ def kept_for(data: Data) -> float:
     return data.fresh_for + max(data.stale_while_revalidate, data.stale_if_error)
 
 
+def longest(policy: Freshness) -> float:
+    """Seconds from its load after which no value by this policy may be served, unless it has a `ttl` of its own."""
+    return policy.ttl + max(policy.stale_while_revalidate, policy.stale_if_error)
+
+
 def pause_before_look(going_on: float) -> float:
     """Seconds until anybody looks again at a load that goes on elsewhere, for so many seconds so far: a tenth of these."""
     return min(LONGEST_PAUSE, max(SHORTEST_PAUSE, going_on / 10))
