@@ -116,7 +116,7 @@ class ReadMany(ReadThrough):
             answer, joined = self._share(name, work, since=calls[0].now, alone=calls[0].plan.force_refresh)
             if joined is None or answer is not joined.result or calls[0].now < joined.ends:
                 loaded: dict[str, Any] = answer.value
-                return loaded
+                return loaded if joined is None else {key: self._memory.own(one) for key, one in loaded.items()}
             now = self._now()
             calls = [call._replace(now=now) for call in calls]
 

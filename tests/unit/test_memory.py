@@ -369,13 +369,20 @@ def test_by_copy_no_caller_sees_what_another_does() -> None:
     assert cache.get("s") is not cache.get("s")
 
 
-def test_by_copy_those_who_share_a_load_have_a_value_each() -> None:
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda cache, load: cache.get_or_load("k", load),
+        lambda cache, load: cache.get_many_or_load(["k"], lambda keys: dict.fromkeys(keys, load()))["k"],
+    ],
+    ids=["get_or_load", "get_many_or_load"],
+)
+def test_by_copy_those_who_share_a_load_have_a_value_each(read: Any) -> None:
     """A joined flight's value is copied for each who joined."""
     cache = TieredCache(MemoryTier(ttl=60, share="copy", sizer=len), refresh="inline")
     gate, got = threading.Event(), []
     threads = [
-        threading.Thread(target=lambda: got.append(cache.get_or_load("k", lambda: gate.wait(60) and [1])))
-        for _ in range(5)
+        threading.Thread(target=lambda: got.append(read(cache, lambda: gate.wait(60) and [1]))) for _ in range(5)
     ]
     for thread in threads:
         thread.start()
