@@ -49,6 +49,7 @@ STILL = 2
 """Looks in a row at a loop that stands still after which it is waited for no longer."""
 MOST_IDLE = 8
 """Threads kept for the next call; more are started when all are busy, and end when there is no work for them."""
+_BY_ITSELF = "the loader ended in CancelledError, by itself or by what it awaited"
 
 
 class _Core(TieredCache):
@@ -188,15 +189,21 @@ class Bridge:
 
     def _landed(self, call: Callable[[], Any]) -> Any:
         with acting_for(threading.get_ident()):
-            given = call()
-            if not hasattr(type(given), "__await__"):
-                return given
             try:
-                return self._awaited(given)
-            except _LoopEnded as error:
-                if not goes_on():
-                    raise OriginError(str(error)) from error.__cause__
-            return asyncio.run(_outcome(call()))  # begun once more, for it is to outlive those who began it
+                return self._given(call)
+            except asyncio.CancelledError as error:  # it would end the task of whoever waits, which nobody cancelled
+                raise OriginError(_BY_ITSELF) from error
+
+    def _given(self, call: Callable[[], Any]) -> Any:
+        given = call()
+        if not hasattr(type(given), "__await__"):
+            return given
+        try:
+            return self._awaited(given)
+        except _LoopEnded as error:
+            if not goes_on():
+                raise OriginError(str(error)) from error.__cause__
+        return asyncio.run(_outcome(call()))  # begun once more, for it is to outlive those who began it
 
     def _awaited(self, given: Any) -> Any:
         """Its outcome. Raises _LoopEnded if its loop does before it, and what it raises."""
@@ -247,7 +254,14 @@ def _has_ended(waiting: Future[Any]) -> bool:
 
 
 async def _outcome(given: Any) -> Any:
-    return await given
+    """What it gives. Raises CancelledError where it was cancelled from without alone, as by a loop that ends."""
+    try:
+        return await given
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise OriginError(_BY_ITSELF) from error
 
 
 class Threads(ForkSafe):

@@ -412,6 +412,54 @@ def test_who_waits_for_a_load_in_a_loop_that_ends_is_told() -> None:
     leaving.join(WAIT)
 
 
+async def awaits_what_was_cancelled() -> None:
+    inner = asyncio.create_task(asyncio.Event().wait())
+    inner.cancel()
+    await inner
+
+
+async def cancels_itself() -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+    await asyncio.sleep(0)
+
+
+async def raises_that_of_a_pool() -> None:
+    raise concurrent.futures.CancelledError
+
+
+def raises_it_in_a_thread() -> None:
+    raise asyncio.CancelledError
+
+
+@pytest.mark.parametrize(
+    ("load", "loads"),
+    [(awaits_what_was_cancelled, 1), (cancels_itself, 2), (raises_that_of_a_pool, 1), (raises_it_in_a_thread, 1)],
+)
+@pytest.mark.parametrize("refresh", ["inline", "thread"])
+def test_a_loader_that_is_cancelled_by_itself_has_failed(load: Any, loads: int, refresh: str) -> None:
+    """It cancels nobody else, and what is stale covers; begun once more is only what may have been cut off by its loop."""
+    cache, clock = make(refresh=refresh)
+    begun: list[object] = []
+
+    def counted() -> Any:
+        begun.append(load)
+        return load()
+
+    async def main() -> None:
+        await cache.get_or_load("k", answering("old"))
+        with pytest.raises(OriginError, match="by itself or by what it awaited"):
+            await cache.get_or_load("none", counted, hard_timeout=WAIT)
+        assert (loads, 1) == (len(begun), cache.stats().origin.failures)
+        clock.advance(61)
+        assert "old" == await cache.get_or_load("k", counted, hard_timeout=WAIT)
+        assert await asyncio.to_thread(poll, lambda: cache.stats().origin.failures == 2, seconds=WAIT)
+        assert 2 * loads == len(begun)
+
+    asyncio.run(main())
+
+
 class Cut:
     """Its first load does not end before its loop does; the second gives "new"."""
 
