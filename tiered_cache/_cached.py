@@ -34,7 +34,7 @@ def decorator(
         checked["tags"] = plan.tags  # an iterator gives them but once
 
     def decorate(*functions: Any, **named: Any) -> CachedFunction[..., Any]:
-        if named or len(functions) != 1 or (callable(key) and not callable(functions[0])):
+        if named or len(functions) != 1 or (callable(key) and not _is_for_a_decorator(functions[0])):
             raise TypeError("cached() got no function to decorate: write @cache.cached(), with the parentheses")
         check_loader_kind(functions[0], "cached()", asynchronous=asynchronous)
         make_key = key_maker(functions[0], key)
@@ -46,6 +46,11 @@ def decorator(
         return decorated
 
     return decorate
+
+
+def _is_for_a_decorator(given: object) -> bool:
+    """Rather than an argument of the function that was taken for the key: a function, or what another made of one."""
+    return callable(given) or hasattr(type(given), "__get__")  # such as a class method, of which it is then said
 
 
 class CachedFunction(Generic[P, R]):

@@ -445,6 +445,13 @@ def test_the_decorator_without_its_parentheses_is_refused(cache):
             page(*args, **named)
 
 
+@pytest.mark.parametrize("made", [classmethod, property])
+@pytest.mark.parametrize("key", [None, "page:{number}", lambda number: f"page:{number}"])
+def test_what_is_no_plain_function_is_told_from_forgotten_parentheses(cache, made, key):
+    with pytest.raises(TypeError, match=rf"cached\(\) needs a plain function; got .*{made.__name__}"):
+        cache.cached(key)(made(lambda number: number))
+
+
 def test_a_coroutine_function_stays_one():
     """Frameworks ask before they await."""
 
