@@ -279,7 +279,21 @@ def test_a_parameter_by_place_alone_leaves_its_name_to_others(cache):
         page(a=1)
 
 
-def table(cache, region, decorate=lambda function: function):
+def as_it_is(function):
+    return function
+
+
+def passed_on(function):
+    """As Powertools' `tracer.capture_method` does."""
+
+    @functools.wraps(function)
+    def decorated(*args, **named):
+        return function(*args, **named)
+
+    return decorated
+
+
+def table(cache, region, decorate=as_it_is):
     @cache.cached()
     @decorate
     def rates(currency="USD"):
@@ -323,6 +337,76 @@ def test_a_function_made_anew_that_sees_the_same_is_the_same(cache):
         make("us")
 
 
+def late(cache, region, decorate):
+    @cache.cached()
+    @decorate
+    def rates(number):
+        return f"{prefix()} {where}" if number == 0 else rates(number - 1)
+
+    def prefix():
+        return "rates of"
+
+    where = region
+    return rates
+
+
+def changed(cache, region, decorate):
+    where = None
+
+    @cache.cached()
+    @decorate
+    def rates(number):
+        return f"rates of {where} at last" if number == 0 else rates(number - 1)
+
+    where = region
+    return rates
+
+
+def surrounded(cache, region):
+    class Table:
+        @staticmethod
+        @cache.cached()
+        def region():
+            return f"rates of {region}"
+
+    return Table.region
+
+
+def counting(cache, step):
+    @cache.cached()
+    def count(number, step=step):
+        return [] if number <= 0 else [number, *count(number - step, step)]
+
+    return count
+
+
+@pytest.mark.parametrize(("make", "decorate"), [(late, as_it_is), (late, passed_on), (changed, as_it_is)])
+def test_what_is_set_after_the_decorator_is_compared_at_the_first_call(cache, make, decorate):
+    """It may be the same, as may a function further down, and the function itself; what is not is told, at each call."""
+    ours = make(cache, "eu", decorate)
+    theirs, same = make(cache, "us", decorate), make(cache, str(b"eu", "ascii"), decorate)
+    assert ours(2).startswith("rates of eu")
+    for _ in range(2):
+        with pytest.raises(TypeError, match=r"another function named .*rates is cached here already, or this one with"):
+            theirs(2)
+        with pytest.raises(TypeError, match=r"another function named .*rates"):
+            theirs.cache_key(2)
+    assert ours(2) == same(2) == same(2)
+    assert ours.cache_key(2) == same.cache_key(2)
+
+
+def test_what_has_the_name_of_the_function_may_be_another_thing(cache):
+    """In a class, where the name is not the function's own."""
+    assert surrounded(cache, "eu")() == "rates of eu"
+    with pytest.raises(TypeError, match=r"another function named .*region"):
+        surrounded(cache, "us")
+
+
+def test_defaults_of_ones_own_tell_calls_apart_and_functions_not(cache):
+    """Also where the function calls itself: they are in its keys."""
+    assert (counting(cache, 1)(2), counting(cache, 2)(2)) == ([2, 1], [2])
+
+
 def test_two_functions_of_one_name_are_refused(cache):
     """As routes often are; also where a decorator of theirs is what the cache gets."""
 
@@ -350,16 +434,6 @@ def test_a_function_may_be_typed_anew_at_a_prompt(cache):
     names["make"](1)
     with pytest.raises(TypeError, match="another function named"):
         names["make"](2)
-
-
-def passed_on(function):
-    """As Powertools' `tracer.capture_method` does."""
-
-    @functools.wraps(function)
-    def decorated(*args, **named):
-        return function(*args, **named)
-
-    return decorated
 
 
 def test_a_function_under_decorators_has_its_own_parameters(cache):
