@@ -34,6 +34,8 @@ class Deferred(ForkSafe):
 
     lost_after = inf
     """Seconds after which what was submitted counts as lost: never, see `Owed`."""
+    in_its_own_time = False
+    """It is carried out as an invocation begins or ends, and has the time of that."""
 
     def __init__(self, counts: Counters) -> None:
         super().__init__()

@@ -256,8 +256,9 @@ class Owed(ForkSafe):
                 return refresh()
             finally:
                 self._settle(keys)
+        own_time = getattr(carrier, "in_its_own_time", not is_frozen_between_invocations())
         try:
-            within = context_to_go_on_in(in_its_own_time=getattr(carrier, "in_its_own_time", False))
+            within = context_to_go_on_in(in_its_own_time=own_time)
             carrier.submit(partial(within.run, partial(self._carry, keys, refresh, pause)))
         except Exception as error:  # noqa: BLE001  # a carrier that fails owes no work, and the caller has its answer
             self._settle(keys)

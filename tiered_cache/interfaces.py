@@ -61,6 +61,10 @@ class Carrier(Protocol):
 
     `submit(work)` must call `work()` at most once, or drop it; it must not block on it for long. What `work` raises is
     counted by the cache and never leaves `work`.
+
+    Two attributes may say more. `lost_after`: seconds after which work that was not run is owed anew, 60 without it.
+    `in_its_own_time`: whether the deadline of the invocation that runs is none of the work's; without it that is so where
+    nothing is frozen between invocations, off Lambda and on Managed Instances.
     """
 
     def submit(self, work: Callable[[], None], /) -> object: ...

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 import tiered_cache._owed as module
-from tiered_cache import ConfigurationError, NotFound, TieredCache
+from tiered_cache import ConfigurationError, MemoryTier, NotFound, TieredCache
 from tiered_cache._backoff import Backoff
 from tiered_cache._deferred import Deferred
 from tiered_cache._owed import LOST_AFTER, Carriers, Owed, ThreadCarrier
 from tiered_cache._stats import Counters
+from tiered_cache.testing import FakeClock
 
 WAIT = 60.0
 
@@ -144,6 +145,38 @@ def test_work_that_a_carrier_dropped_is_owed_anew_after_a_while() -> None:
     for now, expected in ((100.0, 1), (100 + LOST_AFTER - 0.1, 1), (100 + LOST_AFTER, 2), (50.0, 3), (51.0, 3)):
         owed.owe("k", lambda: None, now)  # type: ignore[arg-type, return-value]
         assert expected == len(carrier.work)
+
+
+@pytest.mark.parametrize(
+    ("lambda_kind", "says", "is_in_time"),
+    [
+        (None, None, True),
+        (None, False, False),
+        ("lambda-managed-instances", None, True),
+        ("on-demand", None, False),
+        ("on-demand", True, True),
+    ],
+)
+def test_the_deadline_of_an_invocation_is_a_carriers_where_it_would_be_frozen(
+    monkeypatch: pytest.MonkeyPatch, lambda_kind: str | None, says: bool | None, *, is_in_time: bool
+) -> None:
+    """As with threads; unless the carrier says otherwise."""
+    monkeypatch.delenv("AWS_LAMBDA_RUNTIME_API", raising=False)
+    if lambda_kind is not None:
+        monkeypatch.setenv("AWS_LAMBDA_RUNTIME_API", "127.0.0.1:9001")
+        monkeypatch.setenv("AWS_LAMBDA_INITIALIZATION_TYPE", lambda_kind)
+    carrier, clock = Kept(), FakeClock()
+    if says is not None:
+        carrier.in_its_own_time = says  # type: ignore[attr-defined]
+    tier = MemoryTier(ttl=10, stale_while_revalidate=1000, jitter=0)
+    cache = TieredCache(tier, clock=clock, refresh=carrier)
+    cache.get_or_load("k", lambda: "old")
+    clock.advance(11)
+    with cache.invocation(lambda: 0.0):
+        assert "old" == cache.get_or_load("k", lambda: "new")
+        carrier.work.pop()()
+    assert ("new" if is_in_time else "none") == cache.get("k", "none")
+    assert (not is_in_time) == cache.stats().origin.too_late
 
 
 def test_what_dropped_work_leaves_behind_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
