@@ -111,6 +111,7 @@ class Flights(ForkSafe, Generic[T]):
         most: float | None = None,
         since: float = -inf,
         alone: bool = False,
+        fallback: Callable[[], T | None] = _nothing,
     ) -> tuple[T, Flight[T] | None]:
         """What `work` gives for `key`, and the flight of another caller if it was that which gave it.
 
@@ -118,11 +119,12 @@ class Flights(ForkSafe, Generic[T]):
         takes the flight's fallback where there is one; after `hard` seconds it takes that or gets LoadTimeout. The work
         goes on. `most`: where `hard` does not say, the seconds for which the work of another caller is waited for.
         `since`: when this call began; an error that was too old by then, as `ends` says, is not for it. `alone`: what began
-        before this call would not do, so a flight of its own takes the place of any other.
+        before this call would not do, so a flight of its own takes the place of any other. `fallback`: the flight's until
+        `work` knows of a better one.
         Raises ReentrantLoadError where waiting would be for ever, since the work waits for this very caller.
         """
         with WAITS.working():
-            return self._run(key, work, soft, hard, most, since=since, alone=alone)
+            return self._run(key, work, soft, hard, most, since=since, alone=alone, fallback=fallback)
 
     def _run(
         self,
@@ -134,10 +136,12 @@ class Flights(ForkSafe, Generic[T]):
         *,
         since: float,
         alone: bool,
+        fallback: Callable[[], T | None],
     ) -> tuple[T, Flight[T] | None]:
         while True:
             flight, joined = self._join_or_start(key, alone=alone)
             if not joined:
+                flight.fallback = fallback
                 return self._lead(flight, work, soft, hard), None
             try:
                 result = self._wait(flight, soft, hard, most, joined=True)

@@ -61,6 +61,7 @@ class InTime(Keeping):
         *,
         since: float,
         alone: bool,
+        fallback: Callable[[], Answer | None],
     ) -> tuple[Answer, Flight[Answer] | None]:
         """What `work` gives, or what another caller has under way, and that one's flight. Raises LoadTimeout.
 
@@ -68,7 +69,9 @@ class InTime(Keeping):
         """
         most = self.invocation.remaining()
         try:
-            answer, joined = self.flights.run(name, work, soft=soft, hard=hard, most=most, since=since, alone=alone)
+            answer, joined = self.flights.run(
+                name, work, soft=soft, hard=hard, most=most, since=since, alone=alone, fallback=fallback
+            )
         except LoadTimeout:
             self._counts["timeouts"] += 1
             raise

@@ -33,9 +33,9 @@ class Invocation(ForkSafe):
         self._run = _whose.Run()  # the last that has begun
 
     def forked(self) -> None:
-        """The invocation of the parent is not what keeps a child from one of its own."""
+        """The invocation of the parent is none of a child's: it has its own, and until then no deadline."""
         super().forked()
-        self.is_running = False
+        self.is_running, self._remaining = False, None
 
     def begin(self, remaining: Callable[[], float] | None, *, works_after_response: bool) -> None:
         """An invocation begins that has `remaining()` seconds left; None: no limit is known."""
@@ -115,12 +115,13 @@ class Invocation(ForkSafe):
         if -SKEW <= age < fresh_for and not call.plan.force_refresh:
             return Answer(value, "l1", max(0.0, age), False, Reason.FRESH)
         too_late(call, None)
+        load = run.begin_load(call.key)
         outcome = run_loader(call.loader, context)
         if not isinstance(outcome, Loaded):
             raise TypeError(
                 'with scope="invocation" a loader must give the value: nothing older is held to fall back on'
             )
-        if not context.skipped:
+        if not context.skipped and run.is_under_way(call.key, load):
             values[call.key] = (call.now, outcome.ttl or call.plan.ttl or ttl, outcome.value)
         return Answer(outcome.value, "origin", 0.0, False, Reason.LOADED)
 

@@ -70,7 +70,7 @@ class Keeping:
         self._plan = plan
         self._now = watch.now
         self._steady = watch.steady
-        self._worked = watch.worked
+        self._works, self._worked = watch.works, watch.worked
         self._backoff = backoff
         self.invocation = invocation
         self._uniform = uniform
@@ -181,7 +181,7 @@ class Keeping:
         resumed one, when the first part did.
         """
         self._backoff.forget(call.key)
-        self._owed.forget(call.key)
+        self._owed.forget_failures(call.key)
         self._handles.forget(call.key)
         return min(begun.at, self._now() - (self._steady() - begun.started))
 

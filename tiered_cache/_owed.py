@@ -233,6 +233,10 @@ class Owed(ForkSafe):
         """Others have done it: the key's value is fresh, or gone. Nor does what failed before count any longer."""
         if key in self._since:
             self._settle((key,))
+        self.forget_failures(key)
+
+    def forget_failures(self, key: str) -> None:
+        """A load of `key` came to a good end: the next refresh has no pause before it."""
         self._pauses.forget(key)
 
     def owe(self, key: Key, refresh: Callable[[], Answer], now: float, pause: float = 0.0) -> Answer | None:

@@ -56,7 +56,11 @@ class ReadMany(ReadThrough):
         if missing:
             found |= self._fly_many(missing, held)
         if stale:
-            better = self._refresh_many(stale, held) or {}
+            try:
+                better = self._refresh_many(stale, held) or {}
+            except BaseException:
+                self._memory.misses += len(ours)
+                raise
             found |= better
             for call, entry in ours:
                 if call.key in better:
@@ -111,9 +115,11 @@ class ReadMany(ReadThrough):
     def _fly_many(self, calls: list[Call], held: dict[str, Entry], *, refreshing: bool = False) -> dict[str, Any]:
         """Have what is missing loaded; callers of the very same keys share the load."""
         name = tuple(sorted(call.key for call in calls))
+        alone = calls[0].plan.force_refresh
         while True:
             work = partial(self._lead_flight, calls, held, refreshing=refreshing)
-            answer, joined = self._share(name, work, since=calls[0].now, alone=calls[0].plan.force_refresh)
+            instead = partial(self._instead_of_all, calls, held, Reason.LOAD_SLOW)
+            answer, joined = self._share(name, work, since=calls[0].now, alone=alone, fallback=instead)
             if joined is None or answer is not joined.result or calls[0].now < joined.ends:
                 loaded: dict[str, Any] = answer.value
                 return loaded if joined is None else {key: self._memory.own(one) for key, one in loaded.items()}
@@ -126,7 +132,6 @@ class ReadMany(ReadThrough):
         """What those who join the flight get, too."""
         loaded: list[tuple[str, Entry]] = []
         flight.is_outdated = lambda: any(self._memory.is_dead(key, entry) for key, entry in loaded)
-        flight.fallback = partial(self._instead_of_all, calls, held, Reason.LOAD_SLOW)
         flight.ends = calls[0].now + longest(self._policy)
         found = self._lead_many(calls, held, loaded, flight, refreshing=refreshing)
         lives = [entry.loaded_at + kept_for(entry) for _, entry in loaded if not entry.negative]
@@ -207,7 +212,7 @@ class ReadMany(ReadThrough):
         calls = [call for call in calls if call.key not in late]
         if not calls:
             return late
-        begun, worked = Begun(calls[0].now, self._memory.birth(), self._steady()), self._worked()
+        begun, worked = Begun(calls[0].now, self._memory.birth(), self._steady()), self._works()
         by_key = {call.key: call for call in calls}
         try:
             given = _checked_answer(calls[0].loader(tuple(by_key)), by_key)

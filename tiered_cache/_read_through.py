@@ -67,7 +67,11 @@ class ReadThrough(InTime):
                 return self._serve(call, held, "l1", Reason.FRESH)
             case Move.SERVE_AND_REFRESH:
                 answer = self._serve(call, held, "l1", Reason.REVALIDATING)
-                answer = self._refresh(call) or answer
+                try:
+                    answer = self._refresh(call) or answer
+                except BaseException:
+                    self._memory.misses += 1
+                    raise
                 self._memory.misses += answer.tier != "l1"
                 return self._given(answer, cast("Entry", held))
             case Move.SERVE_STALE:
@@ -104,10 +108,9 @@ class ReadThrough(InTime):
             return self._shared.invalidate(what, self._now(), lease)
         finally:
             for kind, name in what:
+                self.invocation.forget(None if kind is Kind.ALL or kind is Kind.TAG else name)
                 if kind is not Kind.TAG:
-                    key = None if kind is Kind.ALL else name
-                    self.invocation.forget(key)
-                    self.forget_loads(key)
+                    self.forget_loads(None if kind is Kind.ALL else name)
 
     def put(self, key: str, entry: Entry) -> None:
         """Keep `entry` in all tiers, in place of whatever they hold or is being loaded."""
@@ -181,7 +184,7 @@ class ReadThrough(InTime):
         if left is None and (instead := self._too_late(call, held, tier)) is not None:
             return instead
         flight.fallback = partial(self._instead, call, held, Reason.LOAD_SLOW, tier)
-        birth, started, worked = self._memory.birth(), self._steady(), self._worked()
+        birth, started, worked = self._memory.birth(), self._steady(), self._works()
         context = self._context(call, held, left)
         try:
             outcome = run_loader(call.loader, context)
@@ -320,7 +323,8 @@ class ReadThrough(InTime):
         alone = call.plan.force_refresh  # a load that began earlier would not do
         while True:
             work = partial(self._lead, call, held, refreshing=refreshing)
-            answer, joined = self._share(call.key, work, *limits, since=call.now, alone=alone)
+            instead = partial(self._instead, call, held, Reason.LOAD_SLOW)
+            answer, joined = self._share(call.key, work, *limits, since=call.now, alone=alone, fallback=instead)
             if joined is None:
                 return answer
             # it had been under way, or frozen, for so long when this call began

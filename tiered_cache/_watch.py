@@ -65,6 +65,11 @@ class Watch(ForkSafe):
         rested, since = self._rests
         return (self.steady() if since is None else since) - rested
 
+    def works(self) -> float:
+        """The same as a load begins, which shows that the process runs, whatever was said last."""
+        self.wake()
+        return self.worked()
+
     def rest(self) -> None:
         """From now on this process may be frozen."""
         with self._lock:

@@ -17,10 +17,21 @@ _IN_ITS_OWN_TIME: ContextVar[bool] = ContextVar("tiered_cache_in_its_own_time")
 class Run:
     """One invocation: the values that are its alone, or None once it has ended."""
 
-    __slots__ = ("values",)
+    __slots__ = ("_loads", "values")
 
     def __init__(self) -> None:
         self.values: dict[str, tuple[float, float, Any]] | None = {}
+        self._loads: dict[str, object] = {}
+        """The last load of each key that has begun, and was not invalidated since."""
+
+    def begin_load(self, key: str) -> object:
+        """A load of `key` begins; what it is known by."""
+        load = self._loads[key] = object()
+        return load
+
+    def is_under_way(self, key: str, load: object) -> bool:
+        """Whether what `load` brings may be kept: no, if `key` was invalidated meanwhile, or a later load has begun."""
+        return self._loads.get(key) is load
 
     def values_now(self) -> dict[str, tuple[float, float, Any]]:
         """Where to keep a value, and to find it again; nobody does once it has ended."""
@@ -28,9 +39,14 @@ class Run:
         return {} if values is None else values
 
     def forget(self, key: str | None) -> None:
-        """Forget the value of `key`, or all. What a load under way keeps in the dict of before nobody sees."""
-        if self.values is not None:
-            self.values = {} if key is None else {one: kept for one, kept in self.values.copy().items() if one != key}
+        """Forget the value of `key`, or all, and what loads under way will bring."""
+        if self.values is None:
+            return
+        if key is None:
+            self.values, self._loads = {}, {}
+        else:
+            self._loads.pop(key, None)
+            self.values.pop(key, None)
 
     def close(self) -> None:
         """It has ended, and so have its values."""

@@ -333,3 +333,12 @@ def test_a_circle_over_two_caches_is_told() -> None:
     for thread in threads:
         thread.join(WAIT)
     assert [ReentrantLoadError] * 2 == found
+
+
+def test_there_is_something_to_give_before_the_load_itself_has_begun() -> None:
+    """A thread may get its turn late, and the caller's patience is over by then."""
+    flights, gate = Flights[str](), threading.Event()
+    assert ("old", None) == flights.run(
+        "k", lambda _: str(gate.wait(WAIT)), soft=0.01, hard=WAIT, fallback=lambda: "old"
+    )
+    gate.set()

@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from tiered_cache import MemoryTier, TieredCache
+from tiered_cache._l2.calls import Budget
 from tiered_cache.testing import FakeClock, InMemorySharedTier
 
 pytestmark = [
@@ -203,3 +204,19 @@ def test_a_child_has_an_id_and_randomness_of_its_own(cache: TieredCache) -> None
     """A name that two processes share tells nothing, and a jitter that they share is none."""
     identity, number = cache.stats().container.id, cache._uniform()
     assert 0 == in_child(lambda: cache.stats().container.id != identity and cache._uniform() != number)
+
+
+def test_a_child_has_neither_the_deadline_nor_the_budget_of_its_parents_invocation() -> None:
+    """A worker that is kept outlives it by far."""
+    clock = FakeClock()
+    shared = InMemorySharedTier(ttl=600)
+    cache = TieredCache(MemoryTier(ttl=60), shared, refresh="inline", clock=clock)
+    with cache.invocation(lambda: 0.0):
+        assert 0 == in_child(lambda: cache.get_or_load("k", lambda: "v") == "v")
+
+
+def test_the_budget_for_l2_of_the_parents_invocation_is_none_of_the_childs() -> None:
+    """Else a worker that is kept would go without L2 for good."""
+    budget = Budget(0.0)
+    assert budget.begin() <= 0.0
+    assert 0 == in_child(lambda: budget.begin() > WAIT)

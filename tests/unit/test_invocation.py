@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 from unittest.mock import MagicMock
 
@@ -451,6 +452,53 @@ def test_a_load_under_way_does_not_undo_an_invalidation(forget: Any) -> None:
         assert "new" == cache.get_or_load("k", lambda: "new", scope="invocation")
         cache.delete("another")
         assert "new" == cache.get_or_load("k", lambda: "newer", scope="invocation")
+
+
+def test_a_load_is_kept_though_another_key_is_set_or_deleted_meanwhile() -> None:
+    """Its own key alone matters."""
+    cache, _, _ = make()
+    loads: list[str] = []
+
+    def load() -> str:
+        loads.append("load")
+        cache.set("audit", len(loads))
+        cache.delete("another")
+        return "card"
+
+    with cache.invocation():
+        assert ["card"] * 3 == [cache.get_or_load("k", load, scope="invocation") for _ in range(3)]
+    assert ["load"] == loads
+
+
+def test_of_two_loads_at_once_the_later_is_kept() -> None:
+    """It began when the earlier one had been reading for a while."""
+    cache, _, _ = make()
+    gates = [threading.Event(), threading.Event()]
+    begun = [threading.Event(), threading.Event()]
+
+    def load(number: int) -> int:
+        begun[number].set()
+        assert gates[number].wait(WAIT)
+        return number
+
+    with cache.invocation(), ThreadPoolExecutor(2) as pool:
+        loads = []
+        for number in range(2):
+            loads.append(pool.submit(cache.get_or_load, "k", partial(load, number), scope="invocation"))
+            assert begun[number].wait(WAIT)
+        for number in (1, 0):
+            gates[number].set()
+            assert number == loads[number].result(WAIT)
+        assert 1 == cache.get_or_load("k", lambda: 2, scope="invocation")
+
+
+def test_a_tag_that_is_invalidated_ends_what_the_loader_put_it_on() -> None:
+    """Which values of the invocation had it is not kept: all are loaded anew."""
+    cache, _, _ = make()
+    with cache.invocation():
+        cache.get_or_load("k", lambda: Loaded("old", tags=["t"]), scope="invocation")
+        cache.invalidate_tag("t")
+        assert "new" == cache.get_or_load("k", lambda: "new", scope="invocation")
 
 
 def test_a_refresh_in_a_thread_has_no_deadline_of_an_invocation() -> None:

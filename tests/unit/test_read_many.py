@@ -116,6 +116,43 @@ def test_what_a_look_has_spared_is_answered_by_plain_hits(make, clock, coherence
     assert (cache.stats().l1.hits, len(origin.asked)) == (4, 1)
 
 
+def test_a_refresh_of_a_key_is_one_while_a_batch_keeps_its_own(clock):
+    """What a batch has loaded does not stand in L1 yet, and is owed until it does."""
+    inside, gate = threading.Event(), threading.Event()
+
+    def measured(value):
+        if value == "new":
+            inside.set()
+            assert gate.wait(60)
+        return 100
+
+    tier = MemoryTier(ttl=10, stale_while_revalidate=1000, jitter=0, sizer=measured)
+    with TieredCache(tier, refresh="thread", clock=clock) as cache:
+        cache.get_many_or_load(["a", "b"], lambda keys: dict.fromkeys(keys, "old"))
+        clock.advance(11)
+        cache.get_many_or_load(["a", "b"], lambda keys: dict.fromkeys(keys, "new"))
+        assert inside.wait(60)
+        assert [cache.get_or_load(key, lambda: "another") for key in "ab"] == ["old", "old"]
+        assert cache.stats().origin.refreshes == 1
+        gate.set()
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_a_refresh_at_once_that_raises_is_a_miss(clock, many):
+    """The caller got nothing of what L1 holds."""
+    cache = TieredCache(MemoryTier(ttl=10, stale_while_revalidate=1000, jitter=0), refresh="inline", clock=clock)
+    cache.get_or_load("k", lambda: "old")
+    clock.advance(11)
+
+    def denied(*_):
+        raise PermissionError
+
+    with pytest.raises(PermissionError):
+        cache.get_many_or_load(["k"], denied) if many else cache.get_or_load("k", denied)
+    stats = cache.stats().l1
+    assert (stats.hits, stats.stale_hits, stats.misses) == (0, 0, 2)
+
+
 def test_single_and_many_share_entries(make):
     """A key loaded in a batch is a hit for get_or_load, and the other way round."""
     cache = make()

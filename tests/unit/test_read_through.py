@@ -1526,9 +1526,10 @@ def test_for_how_long_a_load_was_frozen_is_not_held_against_the_next(
     """Not even where the monotonic clock went on: there is time for a load of 3 s, and it is not `too_late` for good."""
     monkeypatch.setenv("AWS_LAMBDA_RUNTIME_API", "127.0.0.1:9001")
     world = World(l2=l2, refresh="inline", policy={"stale_while_revalidate": 1000})
-    gate = threading.Event()
+    inside, gate = threading.Event(), threading.Event()
 
     def held(_: LoadContext) -> str:
+        inside.set()
         assert gate.wait(WAIT)
         world.age(2)
         return "v1"
@@ -1537,6 +1538,7 @@ def test_for_how_long_a_load_was_frozen_is_not_held_against_the_next(
     with world.cache.invocation(lambda: 5.0):
         with pytest.raises(LoadTimeout):
             world.get(hard_timeout=0.01)
+        assert inside.wait(WAIT)
         world.age(1)
     (flight,) = world.cache._reads.flights.under_way()
     world.age(80)  # frozen
@@ -1553,6 +1555,23 @@ def test_for_how_long_a_load_was_frozen_is_not_held_against_the_next(
     world.origin.value = "v3"
     with other.invocation(lambda: 5.0):
         assert "v3" == other.get_or_load("k", world.origin)
+
+
+def test_a_load_between_invocations_takes_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as that of a decorator outside of the handler's: the process is seen to run."""
+    monkeypatch.setenv("AWS_LAMBDA_RUNTIME_API", "127.0.0.1:9001")
+    world = World(l2=False, refresh="inline")
+    with world.cache.invocation(lambda: 5.0):
+        pass
+    world.age(60)  # frozen
+
+    def slow(_: LoadContext) -> str:
+        world.age(3)
+        return "v1"
+
+    world.origin.value = slow
+    world.get()
+    assert 3.0 == world.cache.stats().origin.seconds
 
 
 @both

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from tiered_cache._forks import ForkSafe
@@ -38,9 +39,9 @@ class Budget(ForkSafe):
         self._began = 0.0
 
     def forked(self) -> None:
-        """The parent's calls are not under way here."""
+        """The parent's calls are not under way here, nor is its invocation."""
         super().forked()
-        self._calls = 0
+        self._calls, self.left = 0, inf
 
     def begin(self) -> float:
         """A call begins; the seconds that are left."""
