@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import ParamSpec, Self, Unpack
 
-    from tiered_cache._cached import CachedFunction, Names
+    from tiered_cache._cached import CachedFunction
     from tiered_cache._invocation import Running
     from tiered_cache._l1.tier import MemoryTier
     from tiered_cache._options import LoadOptions
@@ -77,7 +77,7 @@ class AsyncTieredCache:
 
     def __init__(self, l1: MemoryTier | None = None, l2: SharedTier | None = None, **options: Any) -> None:
         self._core = _Core(l1, l2, **options)
-        self._names: Names | None = None
+        self._names: dict[str, Any] = {}
         self.refresh = self._core.refresh
         self.stats: Callable[[], Stats] = self._core.stats
         self.invocation: Callable[..., Running] = self._core.invocation
@@ -109,10 +109,8 @@ class AsyncTieredCache:
         self, key: str | Callable[..., str] | None = None, **options: Unpack[LoadOptions]
     ) -> Callable[[Callable[P, Awaitable[R]]], CachedFunction[P, Awaitable[R]]]:
         """As `TieredCache.cached`, for a coroutine function; a plain one runs in a thread, and is awaited all the same."""
-        from tiered_cache._cached import Names, decorator
+        from tiered_cache._cached import decorator
 
-        if self._names is None:
-            self._names = Names()
         return decorator(self, self._names, key, options, asynchronous=True)
 
     async def get(self, key: str, default: Any = MISSING) -> Any:

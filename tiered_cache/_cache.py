@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import ParamSpec, Self, TypeVar, Unpack
 
-    from tiered_cache._cached import CachedFunction, Names
+    from tiered_cache._cached import CachedFunction
     from tiered_cache._coherence import Coherence
     from tiered_cache._options import LoadOptions
     from tiered_cache._owed import Refresh
@@ -110,7 +110,7 @@ class TieredCache:
         self._local = None if l2 is None else l1.freshness
         self._memory = MemoryStore(l1)
         self._counts = Counters()
-        self._names: Names | None = None
+        self._names: dict[str, Any] = {}
         self._uniform = Uniform()
         self._container = Container()
         self._carriers = Carriers(Deferred(self._counts), Deferred(self._counts))
@@ -181,16 +181,14 @@ class TieredCache:
 
         key: a template over its parameters, such as `"customer:{customer_id}"`; a function of its arguments; or None:
             the function's name and all arguments, which must then be numbers, str, bytes, dates and the like. What it sees
-            of functions around it is no part of that: with other such values it needs a key of its own.
+            of functions around it is no part of that, so what these make twice needs a key of its own.
         options: see `LoadOptions`. The decorated function has `cache_key(...)`, for `cache.delete` and the like.
 
-        Raises TypeError for a coroutine or generator function, and for a second function of the same name without a key;
+        Raises TypeError for a coroutine or generator function, and for one without a key that a factory makes again;
         ConfigurationError for a key that cannot tell calls apart.
         """
-        from tiered_cache._cached import Names, decorator
+        from tiered_cache._cached import decorator
 
-        if self._names is None:
-            self._names = Names()
         return decorator(self, self._names, key, options)
 
     def get(self, key: str, default: Any = MISSING) -> Any:

@@ -293,147 +293,57 @@ def passed_on(function):
     return decorated
 
 
-def table(cache, region, decorate=as_it_is):
-    @cache.cached()
-    @decorate
-    def rates(currency="USD"):
-        return f"{currency} in {region}"
-
-    return rates
-
-
-def test_a_function_that_sees_other_things_around_it_is_refused(cache):
+@pytest.mark.parametrize("decorate", [as_it_is, passed_on])
+def test_a_function_that_a_factory_makes_again_is_refused(cache, decorate):
     """Its name and arguments alone do not tell whose values are whose; with a key they are told apart."""
+
+    def table(cache, region, *key):
+        @cache.cached(*key)
+        @decorate
+        def rates(currency="USD"):
+            return f"{currency} in {region}"
+
+        return rates
+
     assert table(cache, "eu")() == "USD in eu"
-    with pytest.raises(TypeError, match=r"another function named .*rates is cached here already"):
+    with pytest.raises(
+        TypeError, match=r"table\.<locals>\.rates was made and cached here before: .* Write cached\(key="
+    ):
         table(cache, "us")
-    with pytest.raises(TypeError, match=r"another function named .*rates"):
-        table(cache, True)
+    assert table(cache, "us", "us {currency}")() == "USD in us"
     with TieredCache() as other:
         assert table(other, "us")() == "USD in us"
 
 
-def test_a_function_made_anew_that_sees_the_same_is_the_same(cache):
-    """Equal values, the same client, functions made along with it, and itself."""
-    client = object()
+def test_a_function_that_sees_nothing_around_it_may_be_made_again(cache):
+    """What it goes by is in its key, but not another function of the name."""
 
-    def make(region):
-        def prefix():
-            return region
+    def make(step, other):
+        if other:
 
-        @cache.cached()
-        def inner(number):
-            return f"{prefix()} {number}"
+            @cache.cached()
+            def count(number, step=step):
+                return [number, step, "other"]
 
-        @cache.cached()
-        def outer(number):
-            return inner(number) if number == 0 or client is None else outer(number - 1)
+        else:
 
-        return outer
+            @cache.cached()
+            def count(number, step=step):
+                return [number, step]
 
-    assert make(str(b"eu", "ascii"))(2) == "eu 0"
-    assert make(str(b"eu", "ascii"))(2) == "eu 0"
-    with pytest.raises(TypeError, match=r"another function named .*inner"):
-        make("us")
+        return count
 
-
-def late(cache, region, decorate):
-    @cache.cached()
-    @decorate
-    def rates(number):
-        return f"{prefix()} {where}" if number == 0 else rates(number - 1)
-
-    def prefix():
-        return "rates of"
-
-    where = region
-    return rates
+    assert (make(1, False)(7), make(2, False)(7)) == ([7, 1], [7, 2])
+    with pytest.raises(TypeError, match="count was made and cached here before"):
+        make(1, True)
 
 
-def changed(cache, region, decorate):
-    where = None
-
-    @cache.cached()
-    @decorate
-    def rates(number):
-        return f"rates of {where} at last" if number == 0 else rates(number - 1)
-
-    where = region
-    return rates
-
-
-def surrounded(cache, region):
-    class Table:
-        @staticmethod
-        @cache.cached()
-        def region():
-            return f"rates of {region}"
-
-    return Table.region
-
-
-def counting(cache, step):
-    @cache.cached()
-    def count(number, step=step):
-        return [] if number <= 0 else [number, *count(number - step, step)]
-
-    return count
-
-
-@pytest.mark.parametrize(("make", "decorate"), [(late, as_it_is), (late, passed_on), (changed, as_it_is)])
-def test_what_is_set_after_the_decorator_is_compared_at_the_first_call(cache, make, decorate):
-    """It may be the same, as may a function further down, and the function itself; what is not is told, at each call."""
-    ours = make(cache, "eu", decorate)
-    theirs, same = make(cache, "us", decorate), make(cache, str(b"eu", "ascii"), decorate)
-    assert ours(2).startswith("rates of eu")
-    for _ in range(2):
-        with pytest.raises(TypeError, match=r"another function named .*rates is cached here already, or this one with"):
-            theirs(2)
-        with pytest.raises(TypeError, match=r"another function named .*rates"):
-            theirs.cache_key(2)
-    assert ours(2) == same(2) == same(2)
-    assert ours.cache_key(2) == same.cache_key(2)
-
-
-def test_what_has_the_name_of_the_function_may_be_another_thing(cache):
-    """In a class, where the name is not the function's own."""
-    assert surrounded(cache, "eu")() == "rates of eu"
-    with pytest.raises(TypeError, match=r"another function named .*region"):
-        surrounded(cache, "us")
-
-
-def test_defaults_of_ones_own_tell_calls_apart_and_functions_not(cache):
-    """Also where the function calls itself: they are in its keys."""
-    assert (counting(cache, 1)(2), counting(cache, 2)(2)) == ([2, 1], [2])
-
-
-def test_two_functions_of_one_name_are_refused(cache):
-    """As routes often are; also where a decorator of theirs is what the cache gets."""
-
-    @cache.cached()
-    @passed_on
-    def route(page):
-        return f"first {page}"
-
-    assert route(1) == "first 1"
-
-    with pytest.raises(TypeError, match=r"another function named .*route is cached here already"):
-
-        @cache.cached()
-        @passed_on
-        def route(page):
-            return f"second {page}"
-
-
-def test_a_function_may_be_typed_anew_at_a_prompt(cache):
-    """It takes the place of the one before, as in a notebook; but a closure does not, whatever it was typed into."""
+def test_a_function_of_a_module_may_be_written_anew(cache):
+    """It takes the place of the one before, as in a notebook, or where the module is reloaded."""
     names = {"cache": cache, "__name__": "typed"}
-    exec("@cache.cached()\ndef rate():\n    return 1", names)
-    exec("@cache.cached()\ndef rate():\n    return 2 + 3", names)
-    exec("def make(x):\n    @cache.cached()\n    def rate():\n        return x\n    return rate", names)
-    names["make"](1)
-    with pytest.raises(TypeError, match="another function named"):
-        names["make"](2)
+    exec("@cache.cached()\ndef rate(a):\n    return a", names)
+    exec("@cache.cached()\ndef rate(a, b=1):\n    return a + b", names)
+    assert names["rate"](1) == 2
 
 
 def test_a_function_under_decorators_has_its_own_parameters(cache):
@@ -543,4 +453,4 @@ def test_a_coroutine_function_stays_one():
     is_one = inspect.iscoroutinefunction if sys.version_info >= (3, 12) else asyncio.iscoroutinefunction
     assert is_one(double)
     with TieredCache() as cache:
-        assert not is_one(cache.cached()(table))
+        assert not is_one(cache.cached()(as_it_is))
