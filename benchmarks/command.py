@@ -51,7 +51,7 @@ def _add_traces(add):
     sizes = "made: draw sizes for the keys, to compare by bytes too; none: by entries alone; else those of the trace"
     add("--sizes", choices=("made", "none"), help=sizes)
     add(
-        "--limit", type=whole, metavar="N", help="accesses of each trace to replay; 600,000 by default, 20,000 if quick"
+        "--limit", type=whole, metavar="N", help="accesses of each trace to replay; 600,000 by default, 8,000 if quick"
     )
 
 

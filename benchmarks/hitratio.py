@@ -158,7 +158,7 @@ def chosen(paths=(), form=None, limit=None, sizes=None, *, quick):
     limit: accesses of each. sizes: "made" draws sizes for the keys, "none" leaves out those that are known. Raises ValueError
     for a file that holds no trace.
     """
-    most = limit or (20_000 if quick else traces.MOST)
+    most = limit or (8_000 if quick else traces.MOST)
     found = [traces.read(path, form, most) for path in paths]
     names = Counter(path.name for path in paths)
     named = [
