@@ -50,9 +50,7 @@ def _add_traces(add):
     add("--format", metavar="NAME", help="of the traces: cache2k, lirs, lines or csv, where their names do not say it")
     sizes = "made: draw sizes for the keys, to compare by bytes too; none: by entries alone; else those of the trace"
     add("--sizes", choices=("made", "none"), help=sizes)
-    add(
-        "--limit", type=whole, metavar="N", help="accesses of each trace to replay; 600,000 by default, 8,000 if quick"
-    )
+    add("--limit", type=whole, metavar="N", help="accesses of each trace to replay; 600,000 by default, 8,000 if quick")
 
 
 def file(text):
