@@ -99,9 +99,8 @@ def key_maker(function: Any, key: object) -> Callable[..., str]:
         parts = [f"{name}={_literal(name, value)}" for name, value in own.items()]
         parts += [f"*{place}={_literal(f'*{place}', value)}" for place, value in enumerate(more)]
         for name, value in others.items():
-            parts.append(
-                f"{name if name.isidentifier() else repr(name)}={_literal(name, value)}"
-            )  # of **{"any text": 1}
+            unmistakable = name if name.isidentifier() else repr(name)  # as of **{"any text": 1}
+            parts.append(f"{unmistakable}={_literal(name, value)}")
         return f"{prefix}({', '.join(parts)})"
 
     return from_arguments

@@ -148,7 +148,6 @@ class ReadThrough(InTime):
         claim = Claim.ALWAYS if refreshing or self._shared.expects_hit else Claim.MISSING  # it has just been read
         if call.plan.force_refresh:
             claim = Claim.SEIZE
-        flight.fallback = partial(self._instead, call, held, Reason.LOAD_SLOW, "l1")
         flight.ends = call.now + longest(self._policy)
         try:
             while True:

@@ -218,5 +218,6 @@ def test_a_child_has_neither_the_deadline_nor_the_budget_of_its_parents_invocati
 def test_the_budget_for_l2_of_the_parents_invocation_is_none_of_the_childs() -> None:
     """Else a worker that is kept would go without L2 for good."""
     budget = Budget(0.0)
-    assert budget.begin() <= 0.0
-    assert 0 == in_child(lambda: budget.begin() > WAIT)
+    with budget as left:
+        assert left <= 0.0
+        assert 0 == in_child(lambda: budget.__enter__() > WAIT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +44,7 @@ class Budget(ForkSafe):
         super().forked()
         self._calls, self.left = 0, inf
 
-    def begin(self) -> float:
+    def __enter__(self) -> float:
         """A call begins; the seconds that are left."""
         now = time.monotonic()
         with self._lock:
@@ -52,13 +53,15 @@ class Budget(ForkSafe):
             self._calls += 1
             return self.left - (now - self._began)
 
-    def end(self) -> None:
-        """One has ended."""
+    def __exit__(self, *_: object) -> None:
         now = time.monotonic()
         with self._lock:
             self._calls -= 1
             if not self._calls:
                 self.left -= now - self._began
+
+
+_UNLIMITED = nullcontext(inf)
 
 
 class Calls:
@@ -103,12 +106,9 @@ class Calls:
     def _joined(self, now: float, budget: Budget | None) -> float | None:
         """The seconds that are left when the warm-up under way is out of the way; None where it is still going on then."""
         tier, warming, began = self._tier, self._tier.warming, time.monotonic()
-        limit = tier.timeout if budget is None else max(0.0, min(tier.timeout, budget.begin()))
-        try:
+        with _UNLIMITED if budget is None else budget as left:
+            limit = max(0.0, min(tier.timeout, left))
             joined = warming is None or warming.joined(now, limit)  # None: another thread has joined it
-        finally:
-            if budget is not None:
-                budget.end()
         took = time.monotonic() - began
         if not joined:
             self._counts["skipped"] += 1
@@ -124,15 +124,12 @@ class Calls:
             self._counts["skipped"] += 1
             return None
         try:
-            if budget is None:
-                replies: list[Any] | None = tier.link().call(commands, now, limit)
-            else:
-                left = budget.begin()
+            with _UNLIMITED if budget is None else budget as left:
+                if left <= 0.0:
+                    self._counts["over_budget"] += 1
+                    return None
                 limit = min(limit, left)
-                try:
-                    replies = self._within(left, commands, now, limit)
-                finally:
-                    budget.end()
+                replies = tier.link().call(commands, now, limit)
         except Unavailable as error:
             took = limit if error.failure is Failure.TIMEOUT else 0.0
             self._failed(error, tier.breaker, now, took)
@@ -142,8 +139,6 @@ class Calls:
         finally:
             if self._closed:
                 tier.close()
-        if replies is None:
-            return None
         answers = True
         for number, reply in enumerate(replies):
             if isinstance(reply, Unavailable):
@@ -151,13 +146,6 @@ class Calls:
         if answers and tier.breaker.succeeded():
             log().info("L2 %s answers again", tier.address.shown)
         return replies
-
-    def _within(self, left: float, commands: Sequence[Command], now: float, limit: float) -> list[Any] | None:
-        """The call, within what is left of the invocation's budget; None where that is spent."""
-        if left <= 0.0:
-            self._counts["over_budget"] += 1
-            return None
-        return self._tier.link().call(commands, now, limit)
 
     def may_write(self, now: float) -> bool:
         """Whether a lease is worth asking for, and a value worth encoding: not before a read has closed the breaker, and
