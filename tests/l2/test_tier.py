@@ -304,11 +304,11 @@ def test_hashed_keys_are_not_readable(store_of: Callable[..., RedisStore], admin
     """With hash_keys no name in the server shows a key, and all works the same."""
     store = store_of(hash_keys=True)
     write(store, "customer-4711", entry("value"), NOW)
-    assert [name for name in admin.scan_iter() if b"4711" in name] == []
+    assert [name for name in admin.scan_iter() if b"customer" in name] == []
     assert store.read("customer-4711", NOW, None).entry is not None
     assert delete(store, "customer-4711", now=NOW)
     assert sorted(admin.scan_iter()) == [b"tc1:{test|}:log", b"tc1:{test|}:marks"]
-    assert b"4711" not in repr(admin.xrange("tc1:{test|}:log")).encode()
+    assert b"customer" not in repr(admin.xrange("tc1:{test|}:log")).encode()
 
 
 @pytest.mark.parametrize(("windows", "life"), [((0, 0), 60), ((30, 10), 90), ((10, 600), 660)])
