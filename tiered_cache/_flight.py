@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from math import inf
-from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
+from time import monotonic
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeAlias, TypeVar
 
 from tiered_cache._errors import LoadTimeout, OriginError
 from tiered_cache._forks import ForkSafe
@@ -21,6 +22,31 @@ Key: TypeAlias = str | tuple[str, ...]
 
 def _nothing() -> None:
     return None
+
+
+class Limits(NamedTuple):
+    """How long a caller waits for flights, one after another if it comes to that: in seconds from `began`."""
+
+    began: float
+    """On the monotonic clock."""
+    soft: float | None = None
+    """After these it takes the flight's fallback, where there is one."""
+    hard: float | None = None
+    """After these it takes that, or gets LoadTimeout. The work goes on."""
+    most: float | None = None
+    """Where `hard` does not say: those for which the work of another caller is waited for."""
+
+    def in_turn(self, *, joined: bool) -> tuple[float | None, ...]:
+        """The limits that count for who `joined` a flight, or leads it, the least first."""
+        last = self.hard if self.hard is not None or not joined else self.most
+        return (last,) if self.soft is None or (last is not None and last <= self.soft) else (self.soft, last)
+
+    def left(self, limit: float | None) -> float | None:
+        """The seconds of `limit` that are left."""
+        return None if limit is None else max(0.0, self.began + limit - monotonic())
+
+
+UNLIMITED = Limits(0.0)
 
 
 class Flight(Generic[T]):
@@ -105,34 +131,28 @@ class Flights(ForkSafe, Generic[T]):
         self,
         key: Key,
         work: Callable[[Flight[T]], T],
+        limits: Limits = UNLIMITED,
         *,
-        soft: float | None = None,
-        hard: float | None = None,
-        most: float | None = None,
         since: float = -inf,
         alone: bool = False,
         fallback: Callable[[], T | None] = _nothing,
     ) -> tuple[T, Flight[T] | None]:
         """What `work` gives for `key`, and the flight of another caller if it was that which gave it.
 
-        The first caller does the work, in a thread of its own if there is a time limit. After `soft` seconds a caller
-        takes the flight's fallback where there is one; after `hard` seconds it takes that or gets LoadTimeout. The work
-        goes on. `most`: where `hard` does not say, the seconds for which the work of another caller is waited for.
+        The first caller does the work, in a thread of its own if that has a soft or a hard limit.
         `since`: when this call began; an error that was too old by then, as `ends` says, is not for it. `alone`: what began
         before this call would not do, so a flight of its own takes the place of any other. `fallback`: the flight's until
         `work` knows of a better one.
         Raises ReentrantLoadError where waiting would be for ever, since the work waits for this very caller.
         """
         with WAITS.working():
-            return self._run(key, work, soft, hard, most, since=since, alone=alone, fallback=fallback)
+            return self._run(key, work, limits, since=since, alone=alone, fallback=fallback)
 
     def _run(
         self,
         key: Key,
         work: Callable[[Flight[T]], T],
-        soft: float | None,
-        hard: float | None,
-        most: float | None,
+        limits: Limits,
         *,
         since: float,
         alone: bool,
@@ -142,9 +162,9 @@ class Flights(ForkSafe, Generic[T]):
             flight, joined = self._join_or_start(key, alone=alone)
             if not joined:
                 flight.fallback = fallback
-                return self._lead(flight, work, soft, hard), None
+                return self._lead(flight, work, limits), None
             try:
-                result = self._wait(flight, soft, hard, most, joined=True)
+                result = self._wait(flight, limits, joined=True)
             except Exception as error:
                 is_over = error is flight.error and since >= flight.ends
                 if not is_over and not flight.is_outdated():
@@ -153,12 +173,12 @@ class Flights(ForkSafe, Generic[T]):
                 if not flight.is_outdated():
                     return result, flight
 
-    def _lead(self, flight: Flight[T], work: Callable[[Flight[T]], T], soft: float | None, hard: float | None) -> T:
-        if soft is None and hard is None:
+    def _lead(self, flight: Flight[T], work: Callable[[Flight[T]], T], limits: Limits) -> T:
+        if limits.soft is None and limits.hard is None:
             self._perform(flight, work)
             return flight.outcome(joined=False)
         self._launch(flight, work)
-        return self._wait(flight, soft, hard, None, joined=False)
+        return self._wait(flight, limits, joined=False)
 
     def detach(self, key: str | None = None) -> None:
         """Let no later caller join the flight of `key`, or of any key: what it brings is of before an invalidation."""
@@ -205,23 +225,14 @@ class Flights(ForkSafe, Generic[T]):
             flight.error = error
             self._end(flight)
 
-    def _wait(
-        self, flight: Flight[T], soft: float | None, hard: float | None, most: float | None, *, joined: bool
-    ) -> T:
-        limit = most if hard is None else hard
+    def _wait(self, flight: Flight[T], limits: Limits, *, joined: bool) -> T:
         try:
-            patience = soft if soft is not None and (limit is None or soft < limit) else None
-            if patience is not None:
-                if flight.wait(patience):
+            for limit in limits.in_turn(joined=joined):
+                if flight.wait(limits.left(limit)):
                     return flight.outcome(joined=joined)
                 if (instead := flight.fallback()) is not None:
                     return instead
-            rest = None if limit is None else limit - (patience or 0.0)
-            if flight.wait(rest):
-                return flight.outcome(joined=joined)
-            if (instead := flight.fallback()) is not None:
-                return instead
         finally:
             WAITS.end()
-        what = "than the invocation has time" if hard is None else f"than hard_timeout, {hard:g} s"
+        what = "than the invocation has time" if limits.hard is None else f"than hard_timeout, {limits.hard:g} s"
         raise LoadTimeout(f"the load took longer {what}; it goes on, and its value will be kept")

@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from tiered_cache._errors import LoadTimeout
+from tiered_cache._flight import Limits
 from tiered_cache._keeping import Keeping
 from tiered_cache._load import Patience, generation_of, stale_value, wait_of
 from tiered_cache._values import LoadContext, Reason
@@ -52,12 +53,20 @@ class InTime(Keeping):
         self._counts["clipped"] += counts
         return remaining
 
+    def _limits(self, soft: Limit | None = None, hard: Limit | None = None) -> Limits:
+        """How long a caller that comes now waits for loads: for those of others not beyond its invocation."""
+        return Limits(
+            time.monotonic(),
+            self._within(soft, counts=True),
+            self._within(hard, counts=True),
+            self.invocation.remaining(),
+        )
+
     def _share(
         self,
         name: Key,
         work: Callable[[Flight[Answer]], Answer],
-        soft: float | None = None,
-        hard: float | None = None,
+        limits: Limits,
         *,
         since: float,
         alone: bool,
@@ -67,11 +76,8 @@ class InTime(Keeping):
 
         Who leads a load cannot leave it but by a time limit. Who joins one can, and does when the invocation's time is up.
         """
-        most = self.invocation.remaining()
         try:
-            answer, joined = self.flights.run(
-                name, work, soft=soft, hard=hard, most=most, since=since, alone=alone, fallback=fallback
-            )
+            answer, joined = self.flights.run(name, work, limits, since=since, alone=alone, fallback=fallback)
         except LoadTimeout:
             self._counts["timeouts"] += 1
             raise

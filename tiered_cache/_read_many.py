@@ -115,11 +115,11 @@ class ReadMany(ReadThrough):
     def _fly_many(self, calls: list[Call], held: dict[str, Entry], *, refreshing: bool = False) -> dict[str, Any]:
         """Have what is missing loaded; callers of the very same keys share the load."""
         name = tuple(sorted(call.key for call in calls))
-        alone = calls[0].plan.force_refresh
+        alone, limits = calls[0].plan.force_refresh, self._limits()
         while True:
             work = partial(self._lead_flight, calls, held, refreshing=refreshing)
             instead = partial(self._instead_of_all, calls, held, Reason.LOAD_SLOW)
-            answer, joined = self._share(name, work, since=calls[0].now, alone=alone, fallback=instead)
+            answer, joined = self._share(name, work, limits, since=calls[0].now, alone=alone, fallback=instead)
             if joined is None or answer is not joined.result or calls[0].now < joined.ends:
                 loaded: dict[str, Any] = answer.value
                 return loaded if joined is None else {key: self._memory.own(one) for key, one in loaded.items()}

@@ -318,12 +318,12 @@ class ReadThrough(InTime):
 
     def _fly(self, call: Call, held: Entry | None, *, refreshing: bool) -> Answer:
         """The answer of the key's flight: that which `_lead` gives, or that of what another caller has under way."""
-        limits = [self._within(limit, counts=True) for limit in (call.plan.soft_timeout, call.plan.hard_timeout)]
+        limits = self._limits(call.plan.soft_timeout, call.plan.hard_timeout)
         alone = call.plan.force_refresh  # a load that began earlier would not do
         while True:
             work = partial(self._lead, call, held, refreshing=refreshing)
             instead = partial(self._instead, call, held, Reason.LOAD_SLOW)
-            answer, joined = self._share(call.key, work, *limits, since=call.now, alone=alone, fallback=instead)
+            answer, joined = self._share(call.key, work, limits, since=call.now, alone=alone, fallback=instead)
             if joined is None:
                 return answer
             # it had been under way, or frozen, for so long when this call began

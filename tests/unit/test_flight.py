@@ -7,12 +7,13 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from time import monotonic
 from typing import Any
 
 import pytest
 
 from tiered_cache import LoadTimeout, MemoryTier, OriginError, ReentrantLoadError, TieredCache
-from tiered_cache._flight import Flight, Flights
+from tiered_cache._flight import Flight, Flights, Limits
 from tiered_cache._waits import WAITS
 
 WAIT = 60.0
@@ -32,6 +33,11 @@ def until(happened: Callable[[], bool]) -> None:
 def waiting(flights: Flights[Any], threads: int) -> None:
     """Return once that many threads wait for a flight."""
     until(lambda: len(WAITS.awaited) >= threads)
+
+
+def within(soft: float | None = None, hard: float | None = None) -> Limits:
+    """The limits of a call that begins now."""
+    return Limits(monotonic(), soft, hard)
 
 
 class Runner:
@@ -149,11 +155,11 @@ def test_who_only_joined_does_not_get_the_leaders_interrupt(kind: type[BaseExcep
 def test_a_loader_that_asks_for_its_own_key_is_told_so() -> None:
     """B27: an error instead of a deadlock; also when the load runs in a thread of its own, and when it is forced."""
     flights: Flights[str] = Flights()
-    for options in ({}, {"hard": WAIT}):
+    for options in ((), (within(hard=WAIT),)):
         with pytest.raises(
             ReentrantLoadError, match="^the loader of this key asks the cache for a key whose load waits for it"
         ):
-            flights.run("k", lambda _: flights.run("k", lambda _: "never")[0], **options)
+            flights.run("k", lambda _: flights.run("k", lambda _: "never")[0], *options)
     with pytest.raises(ReentrantLoadError):
         flights.run("k", lambda _: flights.run("k", lambda _: "never", alone=True)[0])
     assert ("other", None) == flights.run("k", lambda _: flights.run("other", lambda f: f.key)[0])
@@ -226,12 +232,12 @@ def test_after_the_soft_limit_the_fallback_is_taken() -> None:
         return "late"
 
     runner = Runner()
-    runner.start(lambda: flights.run("k", work, hard=WAIT))
+    runner.start(lambda: flights.run("k", work, within(hard=WAIT)))
     assert set_up.wait(WAIT)
     flight = flights._by_key["k"]
-    assert ("instead", flight) == flights.run("k", work, soft=0.001)
-    assert ("instead", flight) == flights.run("k", work, soft=0.001, hard=WAIT)
-    assert ("instead", flight) == flights.run("k", work, hard=0.001)
+    assert ("instead", flight) == flights.run("k", work, within(soft=0.001))
+    assert ("instead", flight) == flights.run("k", work, within(soft=0.001, hard=WAIT))
+    assert ("instead", flight) == flights.run("k", work, within(hard=0.001))
     gate.set()
     assert [("late", None)] == runner.join()
 
@@ -243,9 +249,9 @@ def test_without_a_fallback_the_soft_limit_waits_for_the_hard_one() -> None:
     with pytest.raises(
         LoadTimeout, match=r"^the load took longer than hard_timeout, 0\.02 s; it goes on, and its value"
     ):
-        flights.run("k", lambda _: str(gate.wait(WAIT)), soft=0.001, hard=0.02)
+        flights.run("k", lambda _: str(gate.wait(WAIT)), within(soft=0.001, hard=0.02))
     runner = Runner()
-    runner.start(lambda: flights.run("k", lambda _: "never", soft=0.001))
+    runner.start(lambda: flights.run("k", lambda _: "never", within(soft=0.001)))
     waiting(flights, 1)
     flight = flights._by_key["k"]
     gate.set()
@@ -255,10 +261,11 @@ def test_without_a_fallback_the_soft_limit_waits_for_the_hard_one() -> None:
 def test_work_that_ends_within_its_limits_is_as_without() -> None:
     """A soft limit of its own, a hard one, both, and a soft one that is no sooner than the hard one."""
     flights: Flights[str] = Flights()
-    for limits in ({"soft": WAIT}, {"hard": WAIT}, {"soft": 1.0, "hard": WAIT}, {"soft": WAIT, "hard": WAIT}):
-        assert ("k", None) == flights.run("k", lambda flight: flight.key, **limits)
+    for soft, hard in ((WAIT, None), (None, WAIT), (1.0, WAIT), (WAIT, WAIT)):
+        limits = within(soft, hard)
+        assert ("k", None) == flights.run("k", lambda flight: flight.key, limits)
         with pytest.raises(ZeroDivisionError):
-            flights.run("k", lambda _: str(1 / 0), **limits)
+            flights.run("k", lambda _: str(1 / 0), limits)
 
 
 def test_a_thread_that_cannot_be_started_ends_the_flight(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -271,9 +278,9 @@ def test_a_thread_that_cannot_be_started_ends_the_flight(monkeypatch: pytest.Mon
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
         with pytest.raises(RuntimeError, match="can't start new thread"):
-            flights.run("k", lambda _: "v", hard=1.0)
+            flights.run("k", lambda _: "v", within(hard=1.0))
     assert {} == flights._by_key == WAITS.awaited
-    assert ("v", None) == flights.run("k", lambda _: "v", hard=WAIT)
+    assert ("v", None) == flights.run("k", lambda _: "v", within(hard=WAIT))
 
 
 def test_in_another_process_no_flight_is_joined() -> None:
@@ -339,6 +346,29 @@ def test_there_is_something_to_give_before_the_load_itself_has_begun() -> None:
     """A thread may get its turn late, and the caller's patience is over by then."""
     flights, gate = Flights[str](), threading.Event()
     assert ("old", None) == flights.run(
-        "k", lambda _: str(gate.wait(WAIT)), soft=0.01, hard=WAIT, fallback=lambda: "old"
+        "k", lambda _: str(gate.wait(WAIT)), within(soft=0.01, hard=WAIT), fallback=lambda: "old"
     )
     gate.set()
+
+
+def test_limits_are_those_of_the_call_and_not_of_each_flight(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second flight, after one whose outcome was invalidated meanwhile, is waited for as long as the first has left."""
+    flights, now, gate, never = Flights[str](), [1000.0], threading.Event(), threading.Event()
+    monkeypatch.setattr("tiered_cache._flight.monotonic", lambda: now[0])
+
+    def invalidated(flight: Flight[str]) -> str:
+        assert gate.wait(WAIT)
+        now[0] += 10 * WAIT
+        flight.is_outdated = lambda: True
+        return "old"
+
+    leader, caller = Runner(), Runner()
+    leader.start(lambda: flights.run("k", invalidated))
+    until(lambda: flights.busy("k"))
+    caller.start(lambda: flights.run("k", lambda _: str(never.wait(2 * WAIT)), Limits(now[0], hard=10 * WAIT)))
+    waiting(flights, 1)
+    gate.set()
+    assert [("old", None)] == leader.join()
+    (outcome,) = caller.join()
+    assert isinstance(outcome, LoadTimeout)
+    never.set()
