@@ -29,7 +29,7 @@ from tiered_cache._options import (
     one_of,
     refuse_unknown_options,
 )
-from tiered_cache._owed import Carriers, is_frozen_between_invocations
+from tiered_cache._owed import Carriers, for_carrier, is_frozen_between_invocations
 from tiered_cache._read_many import ReadMany
 from tiered_cache._rules import jittered
 from tiered_cache._shared import NoShared, Shared
@@ -316,7 +316,7 @@ class TieredCache:
         if carrier is self._carriers.later and not self._carriers.sees_invocations:
             warn_once("work was put off before any invocation: %s", "it waits for one that lambda_handler(cache) marks")
         try:
-            carrier.submit(guarded(partial(work, *args, **named), self._counts))
+            carrier.submit(for_carrier(carrier, guarded(partial(work, *args, **named), self._counts)))
         except (OverflowError, RuntimeError) as error:
             self._counts["dropped"] += 1
             log().error("work for after the response was refused, and is not done: %s", error)

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from contextlib import contextmanager
-from functools import partial
 from math import inf
 from types import AsyncGeneratorType, GeneratorType
 from typing import TYPE_CHECKING, Any
 
-from tiered_cache._forks import ForkSafe
 from tiered_cache._log import log
-from tiered_cache._whose import context_to_go_on_in
+from tiered_cache._work_queue import WorkQueue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable
@@ -21,16 +18,14 @@ if TYPE_CHECKING:
     from tiered_cache._flight import Flight
     from tiered_cache._stats import Counters
 
-MOST = 10_000
-"""Pieces of work that wait; what is put off beyond that is refused, which its giver learns at once."""
 LAST = 0.1
 """Seconds before the end of the time at which it is said what will not be done in it."""
 LONGEST = 60.0
 """Seconds for which loads that go on when their callers have gone are waited for at most."""
 
 
-class Deferred(ForkSafe):
-    """Work in the order in which it was put off, for whoever runs it; it is lost with the process alone."""
+class Deferred(WorkQueue):
+    """Work that was put off, for whoever runs it."""
 
     lost_after = inf
     """Seconds after which what was submitted counts as lost: never, see `Owed`."""
@@ -40,22 +35,11 @@ class Deferred(ForkSafe):
     def __init__(self, counts: Counters) -> None:
         super().__init__()
         self._counts = counts
-        self._work: deque[Callable[[], object]] = deque()
-
-    def forked(self) -> None:
-        """What waits is the parent's to do."""
-        super().forked()
-        self._work = deque()
-
-    def __len__(self) -> int:
-        return len(self._work)
 
     def submit(self, work: Callable[[], object], /) -> None:
-        """Put `work` off, with the context variables of this moment. Raises OverflowError where too much waits."""
+        """Put `work` off. Raises OverflowError where too much waits."""
         with self._lock:
-            if len(self._work) >= MOST:
-                raise OverflowError(f"{MOST} pieces of work wait already, and nobody carries them out")
-            self._work.append(partial(context_to_go_on_in().run, work))  # tracing and log correlation go with it
+            self._add(work)
 
     def run(
         self, remaining: Callable[[], float | None], share: float = 1.0, let_end: Callable[[], object] | None = None
@@ -86,17 +70,11 @@ class Deferred(ForkSafe):
                 if left is not None and left <= kept:
                     return False
                 with self._lock:
-                    work = self._work.popleft() if self._work else None
+                    work = self._take()
                 if work is None:
                     break  # another thread was quicker
                 work()
         return True
-
-    def abandon(self) -> int:
-        """Forget what waits; how much that was."""
-        with self._lock:
-            lost, self._work = len(self._work), deque()
-        return lost
 
 
 class Lingering:

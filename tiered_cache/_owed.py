@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import deque
 from contextlib import suppress
 from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any, cast
 
 from tiered_cache._backoff import Backoff
-from tiered_cache._deferred import MOST as MOST_WAITING
 from tiered_cache._errors import ConfigurationError, NotFound
 from tiered_cache._forks import ForkSafe
 from tiered_cache._log import log
 from tiered_cache._units import shown
 from tiered_cache._whose import context_to_go_on_in
+from tiered_cache._work_queue import WorkQueue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -40,6 +39,12 @@ def is_frozen_between_invocations() -> bool:
     """Whether this is Lambda with one event at a time; a Managed Instance runs on between events."""
     on_lambda = "AWS_LAMBDA_RUNTIME_API" in os.environ
     return on_lambda and os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") != "lambda-managed-instances"
+
+
+def for_carrier(carrier: Carrier, work: Callable[[], None]) -> Callable[[], None]:
+    """`work` as `carrier` is to do it: in the context of this moment, with which tracing and log correlation go."""
+    own_time = getattr(carrier, "in_its_own_time", not is_frozen_between_invocations())
+    return partial(context_to_go_on_in(in_its_own_time=own_time).run, work)
 
 
 class Carriers(ForkSafe):
@@ -124,6 +129,8 @@ class Carriers(ForkSafe):
 class AtOnce:
     """The caller itself."""
 
+    in_its_own_time = False
+
     def submit(self, work: Callable[[], None], /) -> None:
         """Do `work`."""
         work()
@@ -132,7 +139,7 @@ class AtOnce:
 AT_ONCE = AtOnce()
 
 
-class ThreadCarrier(ForkSafe):
+class ThreadCarrier(WorkQueue):
     """Daemon threads, started when there is work and gone when there is none. Not for a container that is frozen."""
 
     in_its_own_time = True
@@ -142,33 +149,20 @@ class ThreadCarrier(ForkSafe):
         super().__init__()
         self._most = threads
         self._running = 0
-        self._work: deque[Callable[[], None]] = deque()
 
     def forked(self) -> None:
-        """The parent's threads did not come along; its work is its own."""
+        """The parent's threads did not come along either."""
         super().forked()
-        self._running, self._work = 0, deque()
-
-    def __len__(self) -> int:
-        return len(self._work)
+        self._running = 0
 
     def running(self) -> int:
         """How many threads work."""
         return self._running
 
-    def abandon(self) -> int:
-        """Begin nothing of what waits; how much that was. What runs goes on."""
-        with self._lock:
-            lost, self._work = len(self._work), deque()
-        return lost
-
     def submit(self, work: Callable[[], None], /) -> None:
         """Do `work` soon. Raises OverflowError where too much waits, RuntimeError where no thread is to be had."""
-        piece = partial(context_to_go_on_in(in_its_own_time=True).run, work)  # tracing goes with the refresh
         with self._lock:
-            if len(self._work) >= MOST_WAITING:
-                raise OverflowError(f"{MOST_WAITING} pieces of work wait for a thread already")
-            self._work.append(piece)
+            self._add(work)
             if self._running >= self._most:
                 return
             self._running += 1
@@ -177,9 +171,9 @@ class ThreadCarrier(ForkSafe):
         except RuntimeError:
             with self._lock:
                 self._running -= 1
-                if self._running or piece not in self._work:
+                if self._running or work not in self._work:
                     return  # another thread will do it, or it is abandoned
-                self._work.remove(piece)
+                self._work.remove(work)
             raise
 
     def _run(self) -> None:
@@ -190,12 +184,11 @@ class ThreadCarrier(ForkSafe):
                 self._ended()
                 raise
 
-    def _next(self) -> Callable[[], None] | None:
+    def _next(self) -> Callable[[], object] | None:
         with self._lock:
-            if self._work:
-                return self._work.popleft()
-            self._running -= 1
-            return None
+            work = self._take()
+            self._running -= work is None
+            return work
 
     def _ended(self) -> None:
         with self._lock:
@@ -260,10 +253,8 @@ class Owed(ForkSafe):
                 return refresh()
             finally:
                 self._settle(keys)
-        own_time = getattr(carrier, "in_its_own_time", not is_frozen_between_invocations())
         try:
-            within = context_to_go_on_in(in_its_own_time=own_time)
-            carrier.submit(partial(within.run, partial(self._carry, keys, refresh, pause)))
+            carrier.submit(for_carrier(carrier, partial(self._carry, keys, refresh, pause)))
         except Exception as error:  # noqa: BLE001  # a carrier that fails owes no work, and the caller has its answer
             self._settle(keys)
             self._failed("the carrier of refreshes took no work", error)

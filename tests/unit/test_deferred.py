@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import queue
 import threading
 from types import SimpleNamespace
 from typing import Any
@@ -154,7 +155,7 @@ def test_an_invocation_that_begins_beside_the_work_gives_it_more_time(caplog: py
 
 def test_what_is_put_off_is_bounded_and_the_rest_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """The giver is told, who counts it."""
-    monkeypatch.setattr(module, "MOST", 3)
+    monkeypatch.setattr("tiered_cache._work_queue.MOST", 3)
     work = Deferred(Counters())
     for _ in range(3):
         work.submit(list)
@@ -163,15 +164,18 @@ def test_what_is_put_off_is_bounded_and_the_rest_is_refused(monkeypatch: pytest.
     assert 3 == len(work)
 
 
-def test_work_sees_the_context_of_who_put_it_off() -> None:
-    """Tracing and log correlation go with it."""
+@pytest.mark.parametrize("anywhere", ["on_lambda", None])
+def test_work_sees_the_context_of_who_put_it_off(request: pytest.FixtureRequest, anywhere: str | None) -> None:
+    """Tracing and log correlation go with it, to the end of the invocation as to a thread."""
+    if anywhere:
+        request.getfixturevalue(anywhere)
     variable: contextvars.ContextVar[str] = contextvars.ContextVar("request")
     variable.set("first")
-    work, seen = Deferred(Counters()), []
-    work.submit(lambda: seen.append(variable.get()))
-    variable.set("second")
-    work.run(lambda: None)
-    assert ["first"] == seen
+    cache, seen = TieredCache(), queue.Queue[str]()
+    with cache.invocation():
+        cache.after_response(lambda: seen.put(variable.get()))
+        variable.set("second")
+    assert "first" == seen.get(timeout=WAIT)
 
 
 @pytest.mark.usefixtures("on_lambda")
@@ -406,7 +410,7 @@ def test_work_that_is_refused_is_counted_and_the_handler_goes_on(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The response is worth more; the log says what is lost."""
-    monkeypatch.setattr(module, "MOST", 1)
+    monkeypatch.setattr("tiered_cache._work_queue.MOST", 1)
     cache, done = TieredCache(), []
     with cache.invocation():
         cache.after_response(done.append, 1)
@@ -418,7 +422,7 @@ def test_work_that_is_refused_is_counted_and_the_handler_goes_on(
 
 def test_work_for_threads_is_counted_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """What waits for a thread, and what was refused; all the rest is done."""
-    monkeypatch.setattr("tiered_cache._owed.MOST_WAITING", 3)
+    monkeypatch.setattr("tiered_cache._work_queue.MOST", 3)
     cache, gate, begun, done = TieredCache(), threading.Event(), threading.Semaphore(0), threading.Semaphore(0)
 
     def work() -> None:
