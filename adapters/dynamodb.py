@@ -20,6 +20,7 @@ from tiered_cache._errors import (
     SizeLimitExceeded,
 )
 from tiered_cache._units import seconds, shown
+from tiered_cache._values import BatchContext
 from tiered_cache.adapters._attributes import attribute, identity, item, key_attributes
 from tiered_cache.adapters._boto import Call, Clients, paused
 
@@ -222,11 +223,15 @@ class ItemsRequest(NamedTuple):
     budget: float
 
     def __call__(self, missing_keys: Sequence[str], /) -> dict[str, dict[str, Any]]:
+        """As `load_many`, where no other limit than the budget is known."""
+        return self.load_many(missing_keys, BatchContext())
+
+    def load_many(self, missing_keys: Sequence[str], context: BatchContext, /) -> dict[str, dict[str, Any]]:
         """The items by cache key; a key whose item does not exist is left out.
 
         In chunks of 100, each item asked for once. Raises OriginThrottled if keys are still unprocessed when the
-        budget is spent, since nobody then knows whether their items exist; else what `ItemRequest.load` raises, but
-        for NotFound.
+        budget is spent, or the time that the load has left, since nobody then knows whether their items exist; else
+        what `ItemRequest.load` raises, but for NotFound.
         """
         keys: dict[Identity, dict[str, Attribute]] = {}
         wanted_by: dict[Identity, list[str]] = {}
@@ -234,11 +239,18 @@ class ItemsRequest(NamedTuple):
             key = key_attributes("what key_of gave", self.key_of(cache_key))
             keys[identity(key)] = key
             wanted_by.setdefault(identity(key), []).append(cache_key)
-        items = self._fetch(keys)
+        items = self._fetch(keys, context.remaining)
         return {cache_key: items[wanted] for wanted in items for cache_key in wanted_by[wanted]}
 
-    def _fetch(self, keys: dict[Identity, dict[str, Attribute]]) -> dict[Identity, dict[str, Any]]:
+    def _fetch(
+        self, keys: dict[Identity, dict[str, Attribute]], remaining: Callable[[], float | None]
+    ) -> dict[Identity, dict[str, Any]]:
         end = time.monotonic() + self.budget
+
+        def left() -> float:
+            left = remaining()
+            return end - time.monotonic() if left is None else min(left, end - time.monotonic())
+
         waiting = list(keys.values())
         shapes = {frozenset(key) for key in waiting}
         found: dict[Identity, dict[str, Any]] = {}
@@ -247,7 +259,7 @@ class ItemsRequest(NamedTuple):
         while waiting:
             asked, rest = waiting[:_BATCH], waiting[_BATCH:]
             try:
-                call, answers, unprocessed = self._ask(asked, lambda: end - time.monotonic())
+                call, answers, unprocessed = self._ask(asked, left)
             except LoadTimeout as error:
                 if unprocessed:  # the time went in waiting for keys that were left so
                     raise self._throttled(len(waiting), len(keys)) from error
@@ -261,12 +273,14 @@ class ItemsRequest(NamedTuple):
                     found[wanted] = read
             waiting = rest + unprocessed
             fruitless = 0 if len(unprocessed) < len(asked) else fruitless + 1
-            if unprocessed and not paused(fruitless, end - time.monotonic()):
+            if unprocessed and not paused(fruitless, left()):
                 raise self._throttled(len(waiting), len(keys))
         return found
 
     def _throttled(self, waiting: int, keys: int) -> OriginThrottled:
-        text = f"{waiting} of {keys} keys still unprocessed after the budget of {self.budget:g} s"
+        text = (
+            f"{waiting} of {keys} keys still unprocessed when the time was up, at most the budget of {self.budget:g} s"
+        )
         return OriginThrottled(Call("BatchGetItem", f"table {self.origin.table!r}").says(text))
 
     def _ask(

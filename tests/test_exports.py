@@ -92,6 +92,7 @@ def test_the_names_of_the_other_modules() -> None:
     assert {"FakeClock", "InMemorySharedTier"} <= set(tiered_cache.testing.__all__)
     assert callable(tiered_cache.aws_lambda.lambda_handler)
     parts = {"Carrier", "Clock", "LoadContext", "ObjectLoader", "SharedStore", "SharedTier"}
+    parts |= {"BatchContext", "BatchLoader", "BatchObjectLoader"}
     protocol = {"Claim", "Filled", "Invalidation", "Kind", "Lease", "News", "Reply", "Right"}
     assert parts | protocol == set(tiered_cache.interfaces.__all__)
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from tiered_cache._cache import TieredCache
 from tiered_cache._errors import OriginError
 from tiered_cache._forks import ForkSafe
+from tiered_cache._load import check_batch_loader, run_batch_loader
 from tiered_cache._options import check_key, check_loader
 from tiered_cache._values import MISSING
 from tiered_cache._waits import acting_for
@@ -36,8 +37,8 @@ if TYPE_CHECKING:
     from tiered_cache._options import LoadOptions
     from tiered_cache._stats import Stats
     from tiered_cache._units import Duration
-    from tiered_cache._values import Answer, LoadContext
-    from tiered_cache.interfaces import SharedTier
+    from tiered_cache._values import Answer, BatchContext, LoadContext
+    from tiered_cache.interfaces import BatchObjectLoader, SharedTier
 
     P = ParamSpec("P")
     R = TypeVar("R")
@@ -98,12 +99,15 @@ class AsyncTieredCache:
         return await _THREADS.run(partial(self._core.get_entry_or_load, key, bridge, **options))
 
     async def get_many_or_load(
-        self, keys: Iterable[str], loader: Callable[[Sequence[str]], Any], **options: Unpack[LoadOptions]
+        self,
+        keys: Iterable[str],
+        loader: Callable[[Sequence[str]], Any] | BatchObjectLoader,
+        **options: Unpack[LoadOptions],
     ) -> dict[str, Any]:
         """As `TieredCache.get_many_or_load`; the loader may be a coroutine function."""
+        check_batch_loader(loader)
         bridge = Bridge(loader, asyncio.get_running_loop())
-        load = bridge.many if callable(loader) else loader
-        return await _THREADS.run(partial(self._core.get_many_or_load, keys, load, **options))
+        return await _THREADS.run(partial(self._core.get_many_or_load, keys, bridge, **options))
 
     def cached(
         self, key: str | Callable[..., str] | None = None, **options: Unpack[LoadOptions]
@@ -182,8 +186,8 @@ class Bridge:
         load = getattr(self._loader, "load", None)
         return self._landed(partial(load, context) if callable(load) else self._loader)
 
-    def many(self, keys: Sequence[str], /) -> Any:
-        return self._landed(partial(self._loader, keys))
+    def load_many(self, keys: Sequence[str], context: BatchContext, /) -> Any:
+        return self._landed(partial(run_batch_loader, self._loader, keys, context))
 
     def _landed(self, call: Callable[[], Any]) -> Any:
         with acting_for(threading.get_ident()):

@@ -39,7 +39,7 @@ from tiered_cache._values import MISSING, Answer, Loaded
 from tiered_cache._watch import Uniform, Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable
     from types import TracebackType
     from typing import ParamSpec, Self, TypeVar, Unpack
 
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from tiered_cache._coherence import Coherence
     from tiered_cache._options import LoadOptions
     from tiered_cache._owed import Refresh
-    from tiered_cache.interfaces import Clock, SharedTier
+    from tiered_cache.interfaces import BatchLoader, Clock, SharedTier
 
     P = ParamSpec("P")
     R = TypeVar("R")
@@ -161,13 +161,14 @@ class TieredCache:
         return self._reads.obtain(key, loader, cast("dict[str, Any]", options))
 
     def get_many_or_load(
-        self, keys: Iterable[str], loader: Callable[[Sequence[str]], Mapping[str, Any]], **options: Unpack[LoadOptions]
+        self, keys: Iterable[str], loader: BatchLoader, **options: Unpack[LoadOptions]
     ) -> dict[str, Any]:
         """The values of `keys`, in their order and without those that do not exist; one round trip to L2 for all.
 
         loader: gets the keys that no tier has, as a tuple, and gives a mapping from keys to values or `Loaded`. A key that
-            it leaves out has no value now; `NotFound` as its value says that it surely does not exist. Time limits and
-            `scope` do not apply.
+            it leaves out has no value now; `NotFound` as its value says that it surely does not exist. An object with
+            `load_many(keys, context)` learns by `context.remaining()` how many seconds it may take. The call's time limits
+            and `scope` do not apply.
 
         Raises what the loader raises unless stale values cover for all its keys, OriginMalformed for an answer that is no
         mapping or has keys that were not asked for.

@@ -19,9 +19,11 @@ from tiered_cache._units import shown
 from tiered_cache._values import MISSING, Loaded, Outcome, Pending
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tiered_cache._entry import Birth
     from tiered_cache._rules import Freshness
-    from tiered_cache._values import LoadContext
+    from tiered_cache._values import BatchContext, LoadContext
 
 _LASTING = (
     ClosedError,
@@ -108,6 +110,21 @@ def run_loader(loader: Any, context: LoadContext) -> Loaded | Outcome | Pending:
         checked_value(given.value)
         return given
     return Loaded(checked_value(given))
+
+
+def run_batch_loader(loader: Any, keys: Sequence[str], context: BatchContext) -> Any:
+    """What the batch loader gives for `keys`; nothing of it is checked."""
+    load = getattr(loader, "load_many", None)
+    return load(keys, context) if callable(load) else loader(keys)
+
+
+def check_batch_loader(loader: object) -> None:
+    """Refuse what cannot load many keys: neither callable nor an object with `load_many(keys, context)`. Raises TypeError."""
+    if not callable(loader) and not callable(getattr(loader, "load_many", None)):
+        raise TypeError(
+            "loader must be a callable of the missing keys that gives a mapping, or an object with "
+            f"load_many(keys, context); got {shown(loader)}"
+        )
 
 
 def absence_of(given: Any) -> NotFound | None:

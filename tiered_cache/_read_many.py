@@ -8,22 +8,21 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from tiered_cache._errors import NotFound, OriginMalformed
 from tiered_cache._keeping import Begun
-from tiered_cache._load import Call, absence_of, checked_value, is_passing
+from tiered_cache._load import Call, absence_of, check_batch_loader, checked_value, is_passing, run_batch_loader
 from tiered_cache._options import check_key, refuse_options
 from tiered_cache._read_through import REASONS, ReadThrough
 from tiered_cache._reply import Claim, Filled, Right
 from tiered_cache._rules import Move, Verdict, judge, kept_for, longest
 from tiered_cache._units import shown
-from tiered_cache._values import Answer, Loaded, Outcome, Pending, Reason
+from tiered_cache._values import Answer, BatchContext, Loaded, Outcome, Pending, Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator
 
     from tiered_cache._entry import Entry
     from tiered_cache._flight import Flight
     from tiered_cache._reply import Lease
-
-    BatchLoader = Callable[[Sequence[str]], Mapping[str, Any]]
+    from tiered_cache.interfaces import BatchLoader
 
 T = TypeVar("T")
 CHUNK = 1_000
@@ -213,9 +212,10 @@ class ReadMany(ReadThrough):
         if not calls:
             return late
         begun, worked = Begun(calls[0].now, self._memory.birth(), self._steady()), self._works()
-        by_key = {call.key: call for call in calls}
+        by_key, context = {call.key: call for call in calls}, BatchContext(remaining=self.invocation.remaining)
         try:
-            given = _checked_answer(calls[0].loader(tuple(by_key)), by_key)
+            answer = run_batch_loader(calls[0].loader, tuple(by_key), context)
+            given = _checked_answer(answer, by_key)
         except Exception as error:  # noqa: BLE001  # a loader may raise anything: it is covered for, or raised again
             return late | self._covered(calls, held, error)
         finally:
@@ -312,8 +312,7 @@ def _checked(keys: object, loader: object) -> list[str]:
     """`keys`, each once."""
     if isinstance(keys, str) or not isinstance(keys, Iterable):
         raise TypeError(f"keys must be a list or another iterable of str; got {shown(keys)}")
-    if not callable(loader):
-        raise TypeError(f"loader must be a callable of the missing keys that gives a mapping; got {shown(loader)}")
+    check_batch_loader(loader)
     return list(dict.fromkeys(keys))
 
 

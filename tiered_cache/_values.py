@@ -215,3 +215,17 @@ class LoadContext:
 
     def __repr__(self) -> str:
         return f"LoadContext(stale={self.stale is not MISSING}, validator={bool(self.etag or self.last_modified)})"
+
+
+@final
+class BatchContext:
+    """What a batch loader that wants it gets: an object loader's `load_many(keys, context)` is called with one."""
+
+    __slots__ = ("_remaining",)
+
+    def __init__(self, *, remaining: Callable[[], float | None] = lambda: None) -> None:
+        self._remaining = remaining
+
+    def remaining(self) -> float | None:
+        """Seconds this load may still take: until the invocation's deadline. None: no limit is known."""
+        return self._remaining()

@@ -5,20 +5,22 @@ Each docstring states the implementer's duties. All methods may be called from s
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from tiered_cache._news import Invalidation, Kind, News
 from tiered_cache._reply import Claim, Filled, Lease, Reply, Right
-from tiered_cache._values import LoadContext
+from tiered_cache._values import BatchContext, LoadContext
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
     from tiered_cache._entry import Entry, Position
     from tiered_cache._rules import Freshness
     from tiered_cache._stats import SharedStats
 
 __all__ = [
+    "BatchContext",
+    "BatchLoader",
+    "BatchObjectLoader",
     "Carrier",
     "Claim",
     "Clock",
@@ -54,6 +56,19 @@ class ObjectLoader(Protocol):
     """
 
     def load(self, context: LoadContext, /) -> Any: ...
+
+
+class BatchObjectLoader(Protocol):
+    """A batch loader that wants to know how long it may take, as `DynamoDBOrigin.items` gives.
+
+    `load_many` gets the keys that no tier has, and returns a mapping from keys to values; see `get_many_or_load`. It may be
+    called from any thread.
+    """
+
+    def load_many(self, keys: Sequence[str], context: BatchContext, /) -> Mapping[str, Any]: ...
+
+
+BatchLoader: TypeAlias = Callable[[Sequence[str]], Mapping[str, Any]] | BatchObjectLoader
 
 
 class Carrier(Protocol):

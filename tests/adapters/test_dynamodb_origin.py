@@ -12,6 +12,7 @@ from fault_server import CLOSED, HTML, FaultServer, Reply, json_error, json_repl
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tiered_cache import TieredCache
 from tiered_cache._errors import (
     ConfigurationError,
     LoadTimeout,
@@ -244,6 +245,17 @@ def test_keys_left_unprocessed_are_not_absent(patient_client: Any, faults: Fault
     users = DynamoDBOrigin("users", patient_client)
     with pytest.raises(OriginThrottled, match=r"2 of 2 keys"):
         users.items(lambda key: {"pk": key}, budget=budget)(["a", "b"])
+
+
+@pytest.mark.usefixtures("pauses")
+def test_a_batch_takes_no_longer_than_its_invocation_has(patient_client: Any, faults: FaultServer) -> None:
+    """Of which the cache tells it: the handler has an error to answer, and is not killed for a budget."""
+    faults.script(batch([], ["a", "b"]))
+    users, cache = DynamoDBOrigin("users", patient_client).items(lambda key: {"pk": key}, budget="1h"), TieredCache()
+    with cache.invocation(lambda: 0.5), pytest.raises(OriginThrottled, match=r"2 of 2 keys"):
+        cache.get_many_or_load(["a", "b"], users)
+    with cache.invocation(lambda: 0.01), pytest.raises(LoadTimeout, match="BatchGetItem"):
+        cache.get_many_or_load(["a", "b"], users)
 
 
 @pytest.mark.usefixtures("pauses")

@@ -39,7 +39,7 @@ from tiered_cache import (
     TieredCacheError,
 )
 from tiered_cache.aws_lambda import lambda_handler
-from tiered_cache.interfaces import Carrier, Clock, ObjectLoader, Reply, SharedStore, SharedTier
+from tiered_cache.interfaces import BatchContext, Carrier, Clock, ObjectLoader, Reply, SharedStore, SharedTier
 from tiered_cache.testing import FakeClock, InMemorySharedTier
 
 # Tiers and their options
@@ -130,6 +130,18 @@ def customers(keys: Sequence[str]) -> Mapping[str, Any]:
 
 
 assert_type(cache.get_many_or_load(["a", "b"], customers, ttl=5), dict[str, Any])
+
+
+class Customers:
+    """A batch loader with a context."""
+
+    def load_many(self, keys: Sequence[str], context: BatchContext, /) -> Mapping[str, Any]:
+        assert_type(context.remaining(), float | None)
+        return customers(keys)
+
+
+assert_type(cache.get_many_or_load(["a", "b"], Customers()), dict[str, Any])
+cache.get_many_or_load(["a", "b"], object())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 cache.get("k")
 cache.get("k", None)
 assert_type(cache.set("k", object(), ttl="1m", tags=("a",)), None)

@@ -474,7 +474,8 @@ class Cut:
             await asyncio.Event().wait()
         return "new"
 
-    async def many(self, keys: Any) -> dict[str, str]:
+    async def load_many(self, keys: Any, context: Any) -> dict[str, str]:
+        assert context.remaining() is None
         return dict.fromkeys(keys, await self.load(None))  # type: ignore[arg-type]
 
 
@@ -488,7 +489,7 @@ def test_a_refresh_in_a_thread_outlives_the_loop_of_its_caller(*, many: bool) ->
 
     async def handler() -> Any:
         if many:
-            found = (await cache.get_many_or_load(["k"], cut.many))["k"]
+            found = (await cache.get_many_or_load(["k"], cut))["k"]
         else:
             found = await cache.get_or_load("k", cut)
         assert await asyncio.to_thread(cut.begun.wait, WAIT)

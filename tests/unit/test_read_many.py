@@ -70,6 +70,21 @@ def test_only_the_missing_are_loaded(make):
     assert (second.stats().l1.hits, second.stats().l1.misses) == (3, 3)
 
 
+def test_a_batch_loader_that_wants_to_knows_the_time_that_is_left(make):
+    """As an object with `load_many`, though it could be called too; outside of an invocation no limit is known."""
+    cache = make()
+
+    class Told(Origin):
+        def load_many(self, keys, context):
+            return dict.fromkeys(keys, (keys, context.remaining()))
+
+    with cache.invocation(lambda: 2.5):
+        assert cache.get_many_or_load(["a", "b"], Told())["a"] == (("a", "b"), 2.5)
+    assert cache.get_many_or_load(["c"], Told())["c"] == (("c",), None)
+    with pytest.raises(TypeError, match=r"load_many\(keys, context\); got an object of type object"):
+        cache.get_many_or_load(["d"], object())
+
+
 def test_what_l1_loaded_later_is_not_given_up_for_what_l2_holds(make, clock, shared):
     """L2 did not take it; when it answers again, and is asked, the older value is not the answer."""
     origin = Origin(a=1, b=1)
