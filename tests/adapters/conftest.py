@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from random import Random
 from typing import TYPE_CHECKING
 
 import boto3
@@ -10,6 +12,30 @@ from fault_server import FaultServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+class Pauses:
+    """The time as it would be if nothing took any but the pauses, which are over at once. The date is the true one."""
+
+    time = staticmethod(time.time)
+
+    def __init__(self) -> None:
+        self._now = 0.0
+
+    def monotonic(self) -> float:
+        return self._now
+
+    def sleep(self, seconds: float) -> None:
+        self._now += seconds
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Budgets and timeouts are spent by pauses alone, which are drawn alike in each run."""
+    clock = Pauses()
+    for module in ("_athena_query", "_boto", "dynamodb"):
+        monkeypatch.setattr(f"tiered_cache.adapters.{module}.time", clock)
+    monkeypatch.setattr("tiered_cache.adapters._boto._random", Random(1))
 
 
 @pytest.fixture

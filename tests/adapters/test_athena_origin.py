@@ -168,12 +168,26 @@ def test_only_the_first_row_can_be_the_header(lake: Lake, managed: bool) -> None
     assert request._service.rows(execution, unlimited) == [{"a": "a"}]
 
 
-def test_containers_that_start_together_share_one_execution(lake: Lake) -> None:
+@pytest.fixture
+def started(lake: Lake) -> Iterator[list[str]]:
+    """The execution of each start that has its answer, and with that the second at which it was asked."""
+    ids: list[str] = []
+
+    def answered(*, parsed: dict[str, Any], **_: Any) -> None:
+        ids.append(parsed["QueryExecutionId"])
+
+    event = "after-call.athena.StartQueryExecution"
+    lake.client.meta.events.register(event, answered)
+    yield ids
+    lake.client.meta.events.unregister(event, answered)
+
+
+def test_containers_that_start_together_share_one_execution(lake: Lake, started: list[str]) -> None:
     """Eight containers that miss while it goes on run one query."""
     lake.athena.delay = 600
     with ThreadPoolExecutor(8) as pool:
         loads = [pool.submit(lake.origin().query("SELECT 1 AS a", bucket_seconds=LONG).load, CONTEXT) for _ in range(8)]
-        until(lambda: lake.athena.calls["StartQueryExecution"] == 8)
+        until(lambda: len(started) == 8)  # who is told of a later second than that of its end starts another
         lake.athena.delay = 0
         assert [load.result() for load in loads] == [[{"a": 1}]] * 8
     assert lake.athena.executions_started == 1
@@ -273,6 +287,7 @@ def test_a_cancelled_query_is_an_error(lake: Lake) -> None:
             load.result()
 
 
+@pytest.mark.usefixtures("pauses")
 def test_a_query_that_outlasts_its_time_is_stopped(lake: Lake) -> None:
     """When the budget is spent the load raises LoadTimeout and leaves no query running."""
     lake.athena.delay = 600
@@ -285,6 +300,7 @@ def test_a_query_that_outlasts_its_time_is_stopped(lake: Lake) -> None:
         assert lake.state(lake.latest()) == "CANCELLED"
 
 
+@pytest.mark.usefixtures("pauses")
 def test_who_stops_a_query_at_the_deadline_is_told_once_what_would_let_it_go_on(
     lake: Lake, caplog: pytest.LogCaptureFixture
 ) -> None:

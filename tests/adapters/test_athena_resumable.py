@@ -441,6 +441,7 @@ def test_rows_that_take_longer_than_is_left_are_pending(lake: Lake) -> None:
     assert lake.started == 1
 
 
+@pytest.mark.usefixtures("pauses")
 @pytest.mark.parametrize(("wait", "waited", "looks"), [(60, 60, 1), (0, 0, 1), (4, 2, 2)])
 def test_who_has_waited_for_another_container_waits_the_less(
     lake: Lake, wait: float, waited: float, looks: int

@@ -208,27 +208,6 @@ def test_unprocessed_keys_are_asked_for_again(users: DynamoDBOrigin, faults: Fau
     assert asked == [["a", "b", "c"], ["a", "b"], ["b", "a"]]
 
 
-class Pauses:
-    """The time as it would be if nothing took any but the pauses, which are over at once."""
-
-    def __init__(self) -> None:
-        self._now = 0.0
-
-    def monotonic(self) -> float:
-        return self._now
-
-    def sleep(self, seconds: float) -> None:
-        self._now += seconds
-
-
-@pytest.fixture
-def pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Budgets are spent by pauses alone."""
-    time = Pauses()
-    monkeypatch.setattr("tiered_cache.adapters.dynamodb.time", time)
-    monkeypatch.setattr("tiered_cache.adapters._boto.time", time)
-
-
 @pytest.fixture
 def patient_client(faults: FaultServer) -> Iterator[Any]:
     """A client of the scripted server that waits for as long as a busy machine takes to answer."""
