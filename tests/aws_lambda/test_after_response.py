@@ -81,7 +81,7 @@ def test_work_that_is_killed_with_what_waits_behind_it_is_told(function: Make) -
 
 def test_a_handler_that_is_killed_leaves_word_of_the_work_it_had_put_off(function: Make) -> None:
     """Which nobody begins; a handler that has put nothing off says nothing."""
-    fn = function("later.handler")
+    fn = function("later.handler", {"UNHANDLED": "2"})  # a quarter of which lies between two looks at the time
     for work, seconds, expected in (([], 1, 0), (["a", "b", "c"], 3, 1)):
         fn.start(1)  # so that the short invocation need not import
         with pytest.raises(FunctionTimedOut):
@@ -134,7 +134,7 @@ def test_an_event_that_is_handed_over_late_leaves_the_later_ones_their_work(func
     """The extension takes its handler for one that does not tell, and its work is done with the next event's: after that
     one's response, not while its handler runs, and from then on each has its own again.
     """
-    fn = function("later.handed_over_late", {"UNHANDLED": "1"})
+    fn = function("later.handed_over_late")
     for number in range(5):
         fn.invoke({"number": number, "next is late": number == 1})
         fn.settle(WAIT)

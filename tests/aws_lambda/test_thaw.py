@@ -126,7 +126,7 @@ def test_a_breaker_that_was_open_does_not_outlive_a_long_freeze(
 ) -> None:
     """The first call after the thaw tries L2, which is back, and finds its value there."""
     Origin(gates).put("k", "value")
-    fn = function("steps.handler", before(proxy, L1=ASKS_L2))
+    fn = function("steps.handler", before(proxy, L1=ASKS_L2, PAUSE=HOUR))  # the thaw alone ends it
     ask(fn, ["load", "k"])
     proxy.refuse()
     proxy.kill_all()

@@ -13,7 +13,7 @@ from tiered_cache.aws_lambda._extension import _runtime_waits
 # The library's own short times, longer: on a slow machine they are over before what they wait for.
 _deferred.LAST = _extension.LAST = 1.0
 _extension.POSTING = 20.0
-_extension.UNHANDLED = float(os.environ.get("UNHANDLED", "2"))
+_extension.UNHANDLED = float(os.environ.get("UNHANDLED", "60"))
 
 GATES = Path(os.environ["GATES"])
 cache = TieredCache(MemoryTier(ttl=0.001, stale_while_revalidate="1h"), refresh="after_response")
@@ -113,6 +113,7 @@ def handed_over_late(event, context):
     given = event["number"]
     cache.after_response(lambda: done.append((given, busy[0])))
     late[0] = event.get("next is late", False)
+    _extension.UNHANDLED = 0.5 if late[0] else 60.0  # of the next event
     return {"done": done[:]}
 
 

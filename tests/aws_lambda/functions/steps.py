@@ -1,6 +1,7 @@
 """A handler before L2 that does what the event says, step by step, and tells what came of each step.
 
-The environment: URL and, as JSON, the options L1, L2, CACHE and HANDLER, and INIT, which are steps of the init phase.
+The environment: URL and, as JSON, the options L1, L2, CACHE and HANDLER, INIT, which are steps of the init phase, and
+PAUSE, the seconds for which L2 is left alone after a failure, where the library's own second may be over on a slow machine.
 """
 
 import os
@@ -11,8 +12,10 @@ from pathlib import Path
 from origin import Origin, WallClock, given, wait_until
 
 from tiered_cache import MISSING, MemoryTier, RedisTier, TieredCache, TieredCacheError
+from tiered_cache._l2 import breaker
 from tiered_cache.aws_lambda import lambda_handler
 
+breaker.FIRST_PAUSE = given("PAUSE") or breaker.FIRST_PAUSE
 GATES = Path(os.environ["GATES"])
 origin = Origin(GATES)
 l2 = RedisTier(os.environ["URL"], **{"ttl": "1d", "timeout": 5, "jitter": 0, **given("L2")})
