@@ -1,7 +1,8 @@
 """Instructions instead of seconds: what a hit makes the processor do, counted by valgrind, which no other process disturbs.
 
 A hit's are those of a process that reads many times less those of one that does not, and that is told so in as many characters:
-one more on the command line moves the stack, and the interpreter's start then takes a million instructions more or less. The
+one more on the command line moves the stack, and the interpreter's start then takes a million instructions more or less. A file
+more in a directory on its path, and the garbage collector comes at another moment: so it starts in a directory of its own. The
 modules are compiled beforehand, and the seeds of the hashes are fixed. What the seeds do to the order in a dict is seen by having
 several; the median ratio counts.
 """
@@ -91,7 +92,7 @@ def count(counter, program, rounds, bytecode, seed=0):
         "PYTHONDONTWRITEBYTECODE": "",
     }
     command = [*counter, sys.executable, "-c", program, f"{rounds:04}"]
-    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    ran = subprocess.run(command, env=environment, cwd=bytecode, capture_output=True, text=True, check=False)
     found = re.search(r"I\s+refs:\s+([\d,]+)", ran.stderr)
     if ran.returncode or (counter and found is None):
         raise Skipped(f"valgrind does not run this interpreter: {ran.stderr[-300:]}")
