@@ -391,7 +391,7 @@ def test_a_load_whose_loop_ends_fails_and_the_next_loop_loads() -> None:
 def test_who_waits_for_a_load_in_a_loop_that_ends_is_told() -> None:
     """From another loop, in another thread."""
     cache, _ = make()
-    begun, waits = threading.Event(), threading.Event()
+    begun = threading.Event()
 
     async def never() -> None:
         begun.set()
@@ -399,14 +399,16 @@ def test_who_waits_for_a_load_in_a_loop_that_ends_is_told() -> None:
 
     async def leave() -> None:
         task = asyncio.create_task(cache.get_or_load("k", never))
-        while not waits.is_set() or WAITS.awaited == {}:
+        while not begun.is_set():
+            await asyncio.sleep(0.001)
+        (flight,) = cache._core._reads.flights.under_way()
+        while flight not in list(WAITS.awaited.values()):
             await asyncio.sleep(0.001)
         task.cancel()
 
     leaving = threading.Thread(target=lambda: asyncio.run(leave()))
     leaving.start()
     assert begun.wait(WAIT)
-    waits.set()
     with pytest.raises(OriginError, match="the event loop in which the loader ran has ended"):
         asyncio.run(asyncio.wait_for(cache.get_or_load("k", never), WAIT))
     leaving.join(WAIT)
@@ -522,13 +524,19 @@ def test_who_waits_for_a_load_in_a_loop_that_was_stopped_is_told(monkeypatch: py
     loop = asyncio.new_event_loop()
     loop.run_until_complete(cache.get_or_load("k", answering("old")))
     clock.advance(61)
-    gate = asyncio.Event()
+    begun, gate = asyncio.Event(), asyncio.Event()
 
     async def slow() -> str:
+        begun.set()
         await gate.wait()
         return "new"
 
-    assert "old" == loop.run_until_complete(cache.get_or_load("k", slow, soft_timeout=1.0))
+    async def handler() -> Any:
+        found = await cache.get_or_load("k", slow, soft_timeout=0.01)
+        await begun.wait()
+        return found
+
+    assert "old" == loop.run_until_complete(handler())
     assert 0 == cache.run_deferred()
     assert {} == cache._core._reads.flights._by_key
     gate.set()
