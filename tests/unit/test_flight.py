@@ -31,8 +31,8 @@ def until(happened: Callable[[], bool]) -> None:
 
 
 def waiting(flights: Flights[Any], threads: int) -> None:
-    """Return once that many threads wait for a flight."""
-    until(lambda: len(WAITS.awaited) >= threads)
+    """Return once that many threads wait for flights of these."""
+    until(lambda: sum(flight in flights.under_way() for flight in list(WAITS.awaited.values())) >= threads)
 
 
 def within(soft: float | None = None, hard: float | None = None) -> Limits:

@@ -98,6 +98,12 @@ class World:
         self.clock.advance(seconds)
 
 
+def joined(world: World) -> None:
+    """Return once a thread waits for a load under way in the world's cache."""
+    while not any(flight in world.cache._reads.flights.under_way() for flight in list(WAITS.awaited.values())):
+        time.sleep(0.002)
+
+
 both = pytest.mark.parametrize("l2", [False, True], ids=["l1 alone", "with l2"])
 
 
@@ -792,9 +798,7 @@ def test_who_insists_on_fresh_does_not_take_the_stale_answer_of_a_flight() -> No
     assert begun.wait(WAIT)
     threads.append(threading.Thread(target=lambda: got.append(world.get(stale_ok=False))))
     threads[1].start()
-    tick = threading.Event()
-    while not WAITS.awaited:
-        tick.wait(0.002)
+    joined(world)
     gate.set()
     for thread in threads:
         thread.join(WAIT)
@@ -1285,8 +1289,7 @@ def test_who_joined_a_load_gets_nothing_that_was_invalidated_meanwhile(l2: bool,
     threads = [ask(slow, first)]
     assert begun.wait(WAIT)
     threads.append(ask(lambda *keys: {"k": "new"} if keys else "new", second))
-    while not WAITS.awaited:
-        time.sleep(0.002)
+    joined(world)
     world.cache.invalidate_tag("t")
     gate.set()
     for thread in threads:
@@ -1335,8 +1338,7 @@ def test_who_joins_a_load_gets_nothing_that_was_too_old_when_he_came(
     assert begun.wait(WAIT)
     world.age(came)
     threads.append(ask(lambda *keys: {"k": "new"} if keys else "new", second))
-    while not WAITS.awaited:
-        time.sleep(0.002)
+    joined(world)
     world.age(100)
     gate.set()
     for thread in threads:

@@ -294,14 +294,14 @@ def test_ghosts_go_with_the_entries() -> None:
     """There are never more of them than entries, after a clear none: their memory is that of the entries held."""
     held = store(max_entries=50)
     for number in range(500):
-        use(held, str(number))
+        use(held, Key(number))
     ghosts = held._entries._ghosts
     assert 49 == len(ghosts)
     held.drop_where(lambda key, _: int(key) % 2 == 0)
     assert 25 == len(ghosts) == len(held._entries)
     held.clear()
     assert (0, 0) == (len(ghosts), len(held._entries))
-    assert not any(str(number) in ghosts for number in range(500))
+    assert not any(Key(number) in ghosts for number in range(500))
 
 
 def test_two_keys_of_one_hash_leave_the_ghosts_whole() -> None:
@@ -358,7 +358,7 @@ def hits(policy: str, trace: list[int], **options: Any) -> int:
     tier = MemoryTier(ttl=60, policy=policy, sizer=lambda _: 100, **options)  # type: ignore[arg-type]
     with TieredCache(tier, refresh="inline", clock=lambda: T0) as cache:
         for key in trace:
-            cache.get_or_load(str(key), int)
+            cache.get_or_load(Key(key), int)
         return cache.stats().l1.hits
 
 
