@@ -19,6 +19,7 @@ whose load began `age` seconds of true time ago:
 from __future__ import annotations
 
 from collections.abc import Callable
+from random import Random
 from typing import Any, NamedTuple
 
 import pytest
@@ -73,9 +74,11 @@ class Kept:
 
 
 class Host:
-    """A clock, a cache, and what the cache must not serve any more."""
+    """A clock, a cache that draws by `seed`, and what the cache must not serve any more."""
 
-    def __init__(self, world: World, l2: InMemorySharedTier | None, skew: float, refresh: Any, early: float) -> None:
+    def __init__(
+        self, world: World, l2: InMemorySharedTier | None, skew: float, refresh: Any, early: float, seed: int
+    ) -> None:
         self.world = world
         self.clock = FakeClock(T0 + skew)
         self.carrier = refresh
@@ -90,6 +93,7 @@ class Host:
             error_backoff=3,
             negative_ttl=NEGATIVE,
         )
+        self.cache._uniform._random = Random(seed)
         self.floor: dict[str, int] = {}
 
     @property
@@ -156,12 +160,14 @@ class World(RuleBasedStateMachine):
         skews=st.lists(st.floats(-0.25, 0.25), min_size=3, max_size=3),
         inline=st.lists(st.booleans(), min_size=3, max_size=3),
         early=st.sampled_from([0.0, 0.0, 1.0, 10.0]),
+        seed=st.integers(0, 2**32),
     )
-    def begin(self, skews: list[float], inline: list[bool], early: float) -> None:
+    def begin(self, skews: list[float], inline: list[bool], early: float, seed: int) -> None:
         self.l2 = InMemorySharedTier(ttl=TTL, stale_while_revalidate=REVALIDATE, stale_if_error=IF_ERROR, jitter=0.1)
         for number, skew in enumerate(skews):
             carrier = "inline" if inline[number] else Kept()
-            self.hosts.append(Host(self, None if number == SOLO else self.l2, skew, carrier, early))
+            l2 = None if number == SOLO else self.l2
+            self.hosts.append(Host(self, l2, skew, carrier, early, seed + number))
 
     # What happens
 
