@@ -1,5 +1,6 @@
 """What is built is what was written: the adapters and examples get into the package, and the link is still a link."""
 
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -9,14 +10,19 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+NOT_SOURCES = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist")
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """The sdist of this checkout, and the wheel made from it."""
-    output = tmp_path_factory.mktemp("dist")
+    """The sdist of this checkout, and the wheel made from it. In a copy: a build writes where it reads, and another Python's
+    tests may build at the same time.
+    """
+    folder = tmp_path_factory.mktemp("built")
+    sources, output = folder / "sources", folder / "output"
+    shutil.copytree(ROOT, sources, symlinks=True, ignore=NOT_SOURCES)
     ran = subprocess.run(
-        [sys.executable, "-m", "build", "--no-isolation", "--outdir", output, ROOT], capture_output=True, text=True
+        [sys.executable, "-m", "build", "--no-isolation", "--outdir", output, sources], capture_output=True, text=True
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
     with zipfile.ZipFile(next(output.glob("*.whl"))) as wheel:
