@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib.util
 import json
 import os
@@ -17,14 +18,16 @@ from typing import TYPE_CHECKING, Any
 import boto3
 import pytest
 
+import tiered_cache
 from tiered_cache.local import AthenaServer, _clients
 from tiered_cache.local.athena import control
 from tiered_cache.local.valkey import ask
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from types import ModuleType
 
+    from tiered_cache import RedisTier
     from tiered_cache.local import AWSServer
     from tiered_cache.local.valkey import ValkeyServer
 
@@ -249,6 +252,11 @@ def fill(aws: AWSServer, athena: AthenaServer) -> None:
     assert state == "SUCCEEDED"
 
 
+def unhurried(tier: Callable[..., RedisTier], *given: Any, **options: Any) -> RedisTier:
+    """The tier, with the time that it may take on a busy machine."""
+    return tier(*given, **options | {"timeout": 20})
+
+
 @pytest.fixture
 def app(
     local_aws: AWSServer, valkey: ValkeyServer, template: Any, monkeypatch: pytest.MonkeyPatch
@@ -280,6 +288,8 @@ def app(
         }
         for name, value in (variables | services).items():
             monkeypatch.setenv(name, value)
+        # Where L2 answers all the time, a busy machine may take longer than the template's functions should.
+        monkeypatch.setattr(tiered_cache, "RedisTier", functools.partial(unhurried, tiered_cache.RedisTier))
         spec = importlib.util.spec_from_file_location("sam_app", APP)
         assert spec is not None
         assert spec.loader is not None
@@ -318,20 +328,23 @@ def test_the_handlers_run(app: ModuleType, local_aws: AWSServer, template: Any) 
     assert (dict(l2.errors), l2.connects) == ({}, 1)
 
 
-def test_a_query_that_takes_longer_than_the_function_may_loads(app: ModuleType) -> None:
-    """Call after call has two seconds, and the query takes six: it is run once, and one of them has its rows."""
+def test_a_query_that_takes_longer_than_the_function_may_loads(
+    app: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Call after call has two seconds, and the query lasts until the first has answered: it is run once, and one of them
+    has its rows.
+    """
+    monkeypatch.setattr("tiered_cache._cache.L2_SHARE", 10)  # of that little time; see `unhurried`
 
     class Short(Context):
-        def __init__(self) -> None:
-            self.ends = time.monotonic() + 2.5
-
         def get_remaining_time_in_millis(self) -> int:
-            return int(1000 * (self.ends - time.monotonic()))
+            return 2_500  # however long a busy machine has taken so far
 
     query = {"mapping": True}
     service = os.environ["AWS_ENDPOINT_URL_ATHENA"]
-    before = control(service, delay=6.0)["executions_started"]
+    before = control(service, delay=3600.0)["executions_started"]
     first = app.answer(query, Short())
+    control(service, delay=0.0)
     assert first["status"] == 503
     assert first["retry_after"] >= 1
     found = first

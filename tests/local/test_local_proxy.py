@@ -236,10 +236,13 @@ def test_the_clients_end_reaches_the_server_and_its_last_reply_the_client(client
 
 def test_a_dead_server_ends_the_connection() -> None:
     """Where nobody is upstream, the client's connection is closed."""
-    with socket.create_server(("127.0.0.1", 0)) as gone:
-        port = gone.getsockname()[1]
-    with FaultProxy("127.0.0.1", port) as proxy, socket.create_connection(("127.0.0.1", proxy.port), WAIT) as client:
-        assert client.recv(1) == b""
+    with socket.socket() as dead:
+        dead.bind(("127.0.0.1", 0))  # so that nobody else listens there meanwhile
+        with (
+            FaultProxy("127.0.0.1", dead.getsockname()[1]) as proxy,
+            socket.create_connection(("127.0.0.1", proxy.port), WAIT) as client,
+        ):
+            assert client.recv(1) == b""
 
 
 def test_bad_numbers_and_use_before_the_start_are_clear_errors(proxy: FaultProxy) -> None:
