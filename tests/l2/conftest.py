@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import socket
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -37,15 +38,28 @@ def _sockets() -> int:
 def no_leaks(valkey_server: ValkeyServer) -> Iterator[None]:
     """No test leaves a socket or a thread behind."""
     sockets = _sockets()
+
+    def none_is_left() -> bool:
+        if _threads() == 0 and _sockets() <= sockets:
+            return True
+        gc.collect()  # a link that was used by threads may be part of a circle, until the last of them has ended
+        return False
+
     yield
-    if _threads() or _sockets() > sockets:
-        gc.collect()  # a link that was used by threads may be part of a circle
-    wait_until(lambda: _threads() == 0 and _sockets() <= sockets)
+    wait_until(none_is_left)
 
 
 @pytest.fixture
 def clock() -> FakeClock:
     return FakeClock()
+
+
+@pytest.fixture
+def nobody() -> Iterator[int]:
+    """A port of loopback at which nobody listens, nor can: it is held by who does not."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
 
 
 @pytest.fixture

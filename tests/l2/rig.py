@@ -87,6 +87,23 @@ def delete(store: RedisStore, *keys: str, now: float) -> bool:
     return store.invalidate([Invalidation(Kind.KEY, key) for key in keys], START, now, None) is not None
 
 
+class Naps:
+    """The clock of who waits for another's load: it goes on in the naps between two looks alone, which take no time of ours.
+    Put in place of the module `time` in `tiered_cache._load`. `then` is done after each.
+    """
+
+    def __init__(self, then: Callable[[], object] = bool) -> None:
+        self.slept = 0.0
+        self._then = then
+
+    def monotonic(self) -> float:
+        return self.slept
+
+    def sleep(self, seconds: float) -> None:
+        self.slept += seconds
+        self._then()
+
+
 class Rig:
     """A cache whose L2 is at `address`, and another one beside it, straight at the server, that plants values in L2.
 
@@ -121,7 +138,8 @@ class Rig:
 
     @contextmanager
     def hurried(self, timeout: float = 0.25) -> Iterator[None]:
-        """Calls to L2 end after `timeout`: it is such that none of them can be answered in time."""
+        """Calls to L2 end after `timeout`: it is such that none of them can be answered in time. Later ones are patient again."""
+        self.tier.link()  # its connections take no longer, ever, than a call might when it was made
         patient, self.tier.timeout = self.tier.timeout, timeout
         try:
             yield

@@ -12,7 +12,7 @@ import redis
 from redis import asyncio as redis_asyncio
 from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
-from rig import free_port, within
+from rig import within
 
 from tiered_cache import ConfigurationError, RedisTier
 
@@ -281,11 +281,11 @@ def test_a_client_with_tls_is_served(
 
 @pytest.mark.parametrize("url", ["redis://user:{}@127.0.0.1:{}/7", "redis://127.0.0.1:{1}?password={0}"])
 def test_no_log_line_shows_the_password(
-    url: str, rig_of: Callable[..., Rig], valkey: ValkeyServer, caplog: pytest.LogCaptureFixture
+    url: str, rig_of: Callable[..., Rig], valkey: ValkeyServer, nobody: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     """I11: neither a refused connection nor refused credentials put the password into the log."""
     caplog.set_level(logging.DEBUG)
-    for port in (free_port(), valkey.port):
+    for port in (nobody, valkey.port):
         rig_of(url.format(SECRET, port), valkey.url).ask()
     assert len(caplog.records) == 2
     assert SECRET not in caplog.text

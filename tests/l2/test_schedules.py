@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
-from rig import free_port, wait_until
+from rig import wait_until
 
 from tiered_cache import (
     ClosedError,
@@ -486,9 +486,9 @@ def test_two_threads_may_give_up_the_same_lost_lease(
     assert not holds(admin, "k")
 
 
-def test_no_more_than_so_many_lost_leases_are_remembered(clock: FakeClock) -> None:
+def test_no_more_than_so_many_lost_leases_are_remembered(clock: FakeClock, nobody: int) -> None:
     """The rest ends by itself."""
-    store = RedisTier(f"redis://127.0.0.1:{free_port()}", ttl=1).bind("n")
+    store = RedisTier(f"redis://127.0.0.1:{nobody}", ttl=1).bind("n")
     store.release([Lease(str(number), b"t", 1.0) for number in range(MOST_STRAYS + 50)], clock(), drop=False)
     assert [lease.key for lease in store._strays] == [str(number) for number in range(50, MOST_STRAYS + 50)]
 

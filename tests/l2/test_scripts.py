@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
-from rig import delete, free_port, leased, wait_until, write
+from rig import delete, leased, wait_until, write
 
 from tiered_cache import RedisTier
 from tiered_cache._entry import START, Birth, Entry
@@ -40,7 +40,7 @@ def store_of(valkey: ValkeyServer) -> Iterator[Callable[..., RedisStore]]:
     tiers: list[RedisTier] = []
 
     def make(**options: Any) -> RedisStore:
-        tiers.append(RedisTier(valkey.url, **({"ttl": "1h", "timeout": 5} | options)))
+        tiers.append(RedisTier(valkey.url, **({"ttl": "1h", "timeout": 20} | options)))
         return tiers[-1].bind("test")
 
     yield make
@@ -170,9 +170,9 @@ def test_many_leases_are_one_round_trip(store: RedisStore, other: RedisStore) ->
     assert other.ask(lease_of(b"x", "taken"), Claim.MISSING, NOW, None).right is Right.TAKEN
 
 
-def test_leases_where_nobody_answers(rig_of: Callable[..., Rig]) -> None:
+def test_leases_where_nobody_answers(rig_of: Callable[..., Rig], nobody: int) -> None:
     """None is to be had; while L2 is left alone, none is asked for."""
-    store = rig_of(f"redis://127.0.0.1:{free_port()}").tier.bind("test")
+    store = rig_of(f"redis://127.0.0.1:{nobody}").tier.bind("test")
     leases = [lease_of(b"mine", key) for key in "ab"]
     for _ in range(2):
         assert store.ask(leases[0], Claim.SEIZE, NOW, None) == UNREACHED
@@ -220,7 +220,7 @@ def test_a_fill_after_the_lease_was_lost_is_refused(
 
 def test_a_fill_that_the_server_has_no_room_for(server: ValkeyServer) -> None:
     """It is not kept, the lease is given up, and writes pause."""
-    tier = RedisTier(server.url, ttl=60, timeout=5)
+    tier = RedisTier(server.url, ttl=60, timeout=20)
     store = tier.bind("test")
     lease = leased(store, "key", NOW)
     with redis.Redis(port=server.port) as admin:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
-from rig import delete, free_port
+from rig import delete
 
 from tiered_cache import InvalidationNotDelivered, MemoryTier, TieredCache
 from tiered_cache import _shared as shared
@@ -103,7 +103,7 @@ def test_an_invalidation_may_be_queued_in_silence(rig: Rig, queueing: TieredCach
 
 @every_act
 def test_what_has_an_undelivered_invalidation_is_not_read(
-    server: ValkeyServer, rig_of: Callable[..., Rig], queueing_of: Callable[[Rig], TieredCache], act: str
+    server: ValkeyServer, rig_of: Callable[..., Rig], queueing_of: Callable[[Rig], TieredCache], nobody: int, act: str
 ) -> None:
     """On a replica, which refuses invalidations and not reads, the old value could be read well, and is not."""
     rig = rig_of(server.url)
@@ -111,7 +111,7 @@ def test_what_has_an_undelivered_invalidation_is_not_read(
     key, other = plant(rig, "key"), plant(rig, "other")
     rig.planter.set("plain", "plain")
     with redis.Redis(port=server.port) as admin:
-        admin.replicaof("127.0.0.1", str(free_port()))
+        admin.replicaof("127.0.0.1", str(nobody))
         ACTS[act](cache, key)
         plain = "anew" if act == "clear" else "plain"
         assert cache.get_many_or_load(["plain"], lambda _: {"plain": "anew"}) == {"plain": plain}
