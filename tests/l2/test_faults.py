@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
-from rig import Rig, ScriptedServer, delete, free_port, leased, pause_of, wait_until, within
+from rig import Rig, ScriptedServer, delete, leased, pause_of, wait_until, within
 
 from tiered_cache import InvalidationNotDelivered, Reason
 from tiered_cache._l2.link import Link
@@ -43,9 +43,9 @@ def admin(server: ValkeyServer) -> Iterator[redis.Redis]:
 # Nobody there
 
 
-def test_nothing_listens(rig_of: RigOf, valkey: ValkeyServer) -> None:
+def test_nothing_listens(rig_of: RigOf, valkey: ValkeyServer, nobody: int) -> None:
     """F01: the origin serves; the breaker opens at the first failure, and the next calls do not even try."""
-    rig = rig_of(f"redis://127.0.0.1:{free_port()}", valkey.url)
+    rig = rig_of(f"redis://127.0.0.1:{nobody}", valkey.url)
     assert [rig.ask().tier for _ in range(3)] == ["origin"] * 3
     assert rig.errors == {"refused": 1}
     assert rig.l2.skipped == 6  # the value, the lease and the value beside it, of the two others
@@ -95,6 +95,7 @@ def test_a_resolver_that_hangs(rig_of: RigOf, valkey: ValkeyServer, monkeypatch:
 
     rig = rig_of(f"redis://localhost:{valkey.port}", valkey.url)
     rig.planter.get("connect before the resolver hangs", None)
+    wait_until(lambda: not any(thread.name == "tiered_cache-connect" for thread in threading.enumerate()))
     monkeypatch.setattr(socket, "getaddrinfo", hang)
     for _ in range(4):
         with rig.hurried(TIMEOUT), within(SOON):
@@ -262,10 +263,12 @@ def test_the_pause_begins_when_a_call_has_failed(rig_of: RigOf, server: ValkeySe
 def test_a_paused_server(rig_of: RigOf, server: ValkeyServer, admin: redis.Redis) -> None:
     """F27: CLIENT PAUSE of all commands is as a freeze."""
     rig = rig_of(server.url)
-    admin.execute_command("CLIENT", "PAUSE", 4_000, "ALL")
-    with rig.hurried(TIMEOUT):
-        assert rig.ask().tier == "origin"
-    admin.ping()  # waits for the end of the pause
+    with admin.monitor() as watching:  # to whom no pause applies
+        admin.execute_command("CLIENT", "PAUSE", 600_000, "ALL")
+        with rig.hurried(TIMEOUT):
+            assert rig.ask().tier == "origin"
+        watching.connection.send_command("CLIENT", "UNPAUSE")
+        admin.ping()  # waits for the end of the pause
     assert rig.errors == {"timeout": 1}
     assert rig.recovers()
 
@@ -453,7 +456,7 @@ def test_an_answer_of_another_kind_to_a_lease(rig_of: RigOf, valkey: ValkeyServe
     """A number in place of a value and a lease is counted, and nobody is waited for."""
     with ScriptedServer(b":1\r\n") as scripted:
         rig = rig_of(f"redis://127.0.0.1:{scripted.port}", valkey.url)
-        with rig.cache.invocation(lambda: 1.0):
+        with rig.cache.invocation(lambda: 80.0):  # of which L2 has a quarter, and a wait would take half
             assert rig.ask().tier == "origin"
         assert set(rig.errors) == {"protocol"}
         assert rig.cache.stats().origin.waited == 0
@@ -494,21 +497,30 @@ def test_more_than_was_asked_for(rig_of: RigOf, valkey: ValkeyServer) -> None:
         rig.cache.close()
 
 
-def test_an_interrupted_call_leaves_no_reply_behind(rig: Rig, proxy: FaultProxy) -> None:
+def test_an_interrupted_call_leaves_no_reply_behind(
+    rig: Rig, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """D15: after a KeyboardInterrupt in the midst of a read, the next read gets its own reply."""
     keys = [rig.plant() for _ in range(3)]
     store = rig.tier.bind("test")
     store.read(keys[0], rig.clock(), None)
     proxy.hang()
+    link = rig.tier.link()
+    receive = link._receive
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
+    def interrupted(*given: Any) -> Any:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)  # only now, so that it comes in this call and not before it
+        return receive(*given)
+
     before = signal.signal(signal.SIGALRM, interrupt)
     try:
-        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        monkeypatch.setattr(link, "_receive", interrupted)
         with pytest.raises(KeyboardInterrupt):
             store.read(keys[1], rig.clock(), None)
+        monkeypatch.setattr(link, "_receive", receive)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
@@ -702,13 +714,15 @@ def test_a_server_out_of_memory(
     assert lines == [f"L2 {server.url} is read only for now: {hint}"]
 
 
-def test_a_replica(rig_of: RigOf, server: ValkeyServer, admin: redis.Redis, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_replica(
+    rig_of: RigOf, server: ValkeyServer, admin: redis.Redis, nobody: int, caplog: pytest.LogCaptureFixture
+) -> None:
     """F23: reads go on, each refused write makes the connection anew, and as a primary it takes writes again."""
     caplog.set_level(logging.INFO)
     rig = rig_of(server.url)
     key = rig.plant()
     rig.ask()
-    admin.replicaof("127.0.0.1", str(free_port()))
+    admin.replicaof("127.0.0.1", str(nobody))
     assert rig.ask().tier == "origin"
     assert rig.ask(key).tier == "l2"
     assert (rig.errors, rig.l2.breaker, rig.l2.connects) == ({"read_only": 1}, "closed", 2)
@@ -734,13 +748,13 @@ def test_a_primary_without_its_replicas(rig_of: RigOf, server: ValkeyServer, adm
 # Not ready
 
 
-def test_a_replica_without_its_primary(rig_of: RigOf, server: ValkeyServer, admin: redis.Redis) -> None:
+def test_a_replica_without_its_primary(rig_of: RigOf, server: ValkeyServer, admin: redis.Redis, nobody: int) -> None:
     """F24: MASTERDOWN says nothing of what L2 holds: a fresh value in L1 is served unconfirmed."""
     rig = rig_of(server.url)
     key = rig.plant()
     rig.ask(key)
     admin.config_set("replica-serve-stale-data", "no")
-    admin.replicaof("127.0.0.1", str(free_port()))
+    admin.replicaof("127.0.0.1", str(nobody))
     rig.clock.advance(61)
     assert rig.ask(key).reason is Reason.UNCONFIRMED
     assert rig.errors == {"not_ready": 2}
@@ -868,8 +882,8 @@ def test_tls_to_a_server_that_speaks_none(
     rig_of: RigOf, valkey: ValkeyServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """rediss:// to a plain port is a TLS failure or a reset, and never a plain connection."""
-    rig = rig_of(f"rediss://127.0.0.1:{valkey.port}", valkey.url)
-    with rig.hurried(TIMEOUT), within(SOON):
+    rig = rig_of(f"rediss://127.0.0.1:{valkey.port}", valkey.url, timeout=TIMEOUT)
+    with within(SOON):
         assert not rig.reads_l2()
     assert len(rig.errors) == 1
     assert set(rig.errors) <= {"tls", "reset", "timeout"}
@@ -889,8 +903,8 @@ def test_plain_text_to_a_server_that_speaks_tls(
     rig_of: RigOf, tls: TLSServer, valkey: ValkeyServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """B08: redis:// to a TLS port fails with the hint to write rediss://."""
-    rig = rig_of(f"redis://127.0.0.1:{tls.port}", valkey.url)
-    with rig.hurried(TIMEOUT), within(SOON):
+    rig = rig_of(f"redis://127.0.0.1:{tls.port}", valkey.url, timeout=TIMEOUT)
+    with within(SOON):
         assert not rig.reads_l2()
     assert len(rig.errors) == 1
     assert set(rig.errors) <= {"tls", "reset", "timeout", "protocol"}
@@ -916,12 +930,12 @@ def test_a_tls_connection_that_is_cut(rig_of: RigOf, tls: TLSServer, certificate
 
 
 def test_a_host_whose_name_sounds_like_tls(
-    rig_of: RigOf, valkey: ValkeyServer, monkeypatch: pytest.MonkeyPatch
+    rig_of: RigOf, valkey: ValkeyServer, nobody: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Failures are told apart by their kind and not by words in their text."""
     resolve = socket.getaddrinfo
     monkeypatch.setattr(socket, "getaddrinfo", lambda _host, *rest: resolve("127.0.0.1", *rest))
-    rig = rig_of(f"redis://ssl-certificate.LOADING.example:{free_port()}", valkey.url)
+    rig = rig_of(f"redis://ssl-certificate.LOADING.example:{nobody}", valkey.url)
     rig.ask()
     assert rig.errors == {"refused": 1}
 
@@ -994,5 +1008,5 @@ def test_a_call_on_a_link_raises_unavailable_alone() -> None:
             raise error
 
         with pytest.raises(Unavailable) as caught:
-            Link(make, 1).call([(b"GET", b"key")], 0)
+            Link(make, 20).call([(b"GET", b"key")], 0)
         assert caught.value.failure is failure
