@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from contextlib import ExitStack, contextmanager
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,7 +15,7 @@ import redis
 from load import Load, say
 from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
-from rig import STALL, Rig, ScriptedServer, TLSServer, free_port, wait_until, within
+from rig import STALL, Rig, ScriptedServer, TLSServer, wait_until, within
 
 from tiered_cache import ConfigurationError, MemoryTier, RedisTier, TieredCache
 from tiered_cache._l2.address import address_of
@@ -36,10 +37,12 @@ if TYPE_CHECKING:
 
 TIMEOUT = 0.5
 """Seconds after which a call ends that nothing answers."""
-SHARED = 3.0
+SHARED = 5.0
 """The same where others do answer, which must be in time on a busy machine too."""
 PATIENT = 20.0
 """Seconds for a call that all answer."""
+HALF = 5.0
+"""Seconds for the first of two nodes, of which one is silent, and for the other."""
 SOON = TIMEOUT + 1.0
 NOW = 1_000.0
 BOTH = Script("return redis.call('GET', KEYS[1])")
@@ -66,6 +69,21 @@ def link(cluster: ValkeyCluster) -> Iterator[ClusterLink]:
     assert isinstance(made, ClusterLink)
     yield made
     made.drop()
+
+
+@pytest.fixture
+def ample(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The nodes have SHARED seconds of a call, and the rest is long enough to look what became of them, on any machine."""
+    monkeypatch.setattr("tiered_cache._l2.cluster.SHARE", SHARED / PATIENT)
+
+
+@contextmanager
+def in_no_time(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """From one step of a call to several nodes to the next no time passes, on whatever machine."""
+    now = time.monotonic()
+    with monkeypatch.context() as patch:
+        patch.setattr("tiered_cache._l2.cluster.time", SimpleNamespace(monotonic=lambda: now))
+        yield
 
 
 @pytest.fixture
@@ -372,6 +390,7 @@ def readonly(cluster: ValkeyCluster) -> list[str]:
     ]
 
 
+@pytest.mark.usefixtures("ample")
 def test_a_cluster_clients_own_timeouts_and_retries_are_ignored(
     cluster: ValkeyCluster, rig_of: Callable[..., Rig]
 ) -> None:
@@ -382,7 +401,7 @@ def test_a_cluster_clients_own_timeouts_and_retries_are_ignored(
         key = rig.plant()
         assert rig.ask(key).tier == "l2"
         rig.clock.advance(61)  # so that L1 does not answer
-        with paused(cluster.owner(name(key))), rig.hurried(SHARED), within(SHARED + 1):
+        with paused(cluster.owner(name(key))), within(SHARED + 1):
             assert rig.ask(key).tier == "l1"
         assert rig.errors == {"node": 1}
 
@@ -470,6 +489,7 @@ def test_a_live_reshard(cluster: ValkeyCluster, capsys: Any) -> None:
 # Nodes that are away
 
 
+@pytest.mark.usefixtures("ample")
 def test_a_frozen_node_costs_one_timeout_and_its_own_slots(
     cluster: ValkeyCluster, link: ClusterLink, spread: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -479,7 +499,7 @@ def test_a_frozen_node_costs_one_timeout_and_its_own_slots(
     assert link.call(gets(spread), NOW) == [key.encode() for key in spread]
     with paused(owner):
         with within(SHARED + 1):
-            assert link.call(gets(spread), NOW, SHARED)[1:] == [key.encode() for key in spread[1:]]
+            assert link.call(gets(spread), NOW)[1:] == [key.encode() for key in spread[1:]]
         with within(SOON):  # and not twenty times as long as that
             for _ in range(20):
                 replies = link.call(gets(spread), NOW)
@@ -490,6 +510,7 @@ def test_a_frozen_node_costs_one_timeout_and_its_own_slots(
     assert said[-1] == f"L2 node 127.0.0.1:{owner.port} answers again"
 
 
+@pytest.mark.usefixtures("ample")
 def test_a_node_that_does_not_connect_takes_no_time_from_the_others(
     cluster: ValkeyCluster, client: redis.RedisCluster, spread: list[str]
 ) -> None:
@@ -500,12 +521,13 @@ def test_a_node_that_does_not_connect_takes_no_time_from_the_others(
         link.drop()
         fronts[cluster.owner(spread[0]).port].hang()
         with within(SHARED + 1):
-            replies = link.call(gets(spread), NOW, SHARED)
+            replies = link.call(gets(spread), NOW)
         assert replies[1:] == [key.encode() for key in spread[1:]]
         assert failures(replies)[0] is Failure.NODE
         link.drop()
 
 
+@pytest.mark.usefixtures("ample")
 def test_a_node_that_drips_takes_no_time_from_the_others(
     cluster: ValkeyCluster, spread: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -519,19 +541,21 @@ def test_a_node_that_drips_takes_no_time_from_the_others(
         for key in spread[1:]:
             fronts[cluster.owner(key).port].latency(0.1)  # so that the dripping one is read first
         with within(SHARED + 1):
-            replies = link.call(gets(spread), NOW, SHARED)
+            replies = link.call(gets(spread), NOW)
         assert replies[1:] == [key.encode() for key in spread[1:]]
         assert failures(replies)[0] is Failure.NODE
         link.drop()
 
 
-def test_all_nodes_frozen(cluster: ValkeyCluster, rig_of: Callable[..., Rig], capsys: Any) -> None:
+def test_all_nodes_frozen(
+    cluster: ValkeyCluster, rig_of: Callable[..., Rig], capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The first call ends in time, and finds out that no other node is there either; the next take microseconds."""
     rig = rig_of(cluster.url)
     keys = [rig.plant() for _ in range(3)]
     assert rig.ask(keys[0]).tier == "l2"
     took: list[float] = []
-    with paused(*cluster.nodes), rig.hurried(TIMEOUT), within(SOON):
+    with paused(*cluster.nodes), rig.hurried(TIMEOUT), in_no_time(monkeypatch), within(SOON):
         for key in [*keys[1:], *(f"other-{number}" for number in range(200))]:
             began = time.perf_counter()
             assert rig.ask(key).tier == "origin"
@@ -545,11 +569,11 @@ def test_all_nodes_frozen(cluster: ValkeyCluster, rig_of: Callable[..., Rig], ca
 
 
 def test_where_all_are_left_alone_they_are_asked_all_the_same(
-    cluster: ValkeyCluster, link: ClusterLink, spread: list[str]
+    cluster: ValkeyCluster, link: ClusterLink, spread: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Then the breaker of the whole, which lets a call through now and then, is the one that counts."""
     link.call(gets(spread), NOW)
-    with paused(*cluster.nodes), within(SOON), pytest.raises(Unavailable) as caught:
+    with paused(*cluster.nodes), in_no_time(monkeypatch), within(SOON), pytest.raises(Unavailable) as caught:
         link.call(gets(spread), NOW, TIMEOUT)
     assert caught.value.failure is Failure.TIMEOUT
     assert {node.breaker.state(NOW) for node in link._nodes.values()} == {"open"}
@@ -591,7 +615,7 @@ def test_a_silent_node_leaves_time_to_ask_another_for_the_topology(
     monkeypatch.setattr("tiered_cache._l2.cluster.sample", lambda nodes, _: nodes)
     with ScriptedServer(b"") as silent:
         places = [(cluster.host, silent.port), (cluster.host, cluster.nodes[0].port)]
-        link = ClusterLink(address_of(cluster.url).maker(SHARED), places, SHARED)  # of which the first has half
+        link = ClusterLink(address_of(cluster.url).maker(2 * HALF), places, 2 * HALF)
         assert link.call([(b"GET", b"nothing")], NOW) == [None]
         link.drop()
 
@@ -621,9 +645,9 @@ def test_an_answer_that_comes_after_the_deadline_is_not_taken_for_anothers() -> 
     assert found == [(first, [Failure.TIMEOUT]), (second, [Failure.TIMEOUT])]
 
 
-def test_no_node_is_there(rig_of: Callable[..., Rig], valkey: ValkeyServer) -> None:
+def test_no_node_is_there(rig_of: Callable[..., Rig], valkey: ValkeyServer, nobody: int) -> None:
     """Where a cluster cannot be found at all the breaker opens at the first failure, as before a single server."""
-    rig = rig_of(f"redis://127.0.0.1:{free_port()}?cluster=true", valkey.url)
+    rig = rig_of(f"redis://127.0.0.1:{nobody}?cluster=true", valkey.url)
     assert [rig.ask().tier for _ in range(3)] == ["origin"] * 3
     assert rig.errors == {"refused": 1}
     assert rig.l2.breaker == "open"
@@ -663,18 +687,18 @@ def test_an_interrupt_leaves_no_reply_behind(
 def test_a_connection_that_is_being_made_is_closed_with_the_others(valkey: ValkeyServer) -> None:
     """Who drops all connections means that one too, though its call goes on to its end."""
     begun, begin = threading.Event(), threading.Event()
-    make = address_of(valkey.url).maker(5)
+    make = address_of(valkey.url).maker(PATIENT)
 
     def make_late() -> Any:
         begun.set()
         begin.wait(60)
         return make()
 
-    link = Link(make_late, 5)
+    link = Link(make_late, PATIENT)
     replies: list[Any] = []
     caller = threading.Thread(target=lambda: replies.extend(link.call([(b"GET", b"key")], NOW)))
     caller.start()
-    begun.wait(60)
+    assert begun.wait(60)
     link.drop()
     begin.set()
     caller.join()

@@ -9,6 +9,7 @@ import threading
 from contextlib import ExitStack, contextmanager, suppress
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 import pytest
 import redis
@@ -172,6 +173,7 @@ def test_an_attempt_of_before_a_freeze_is_not_waited_for(
     with rig.hurried(TIMEOUT):
         assert rig.ask(key).tier == "origin"
     assert rig.errors == {"timeout": 1}
+    assert asked.wait(60)  # and none but this attempt is held up
     rig.clock.freeze(HOUR)
     rig.tier.thawed(rig.clock())
     assert rig.reads_l2()
@@ -225,7 +227,7 @@ def test_a_cluster_after_a_freeze(cluster: ValkeyCluster, rig_of: RigOf, fault: 
         wait_until(lambda: carried(lines) == 0)
         keys = [rig.plant() for _ in range(30)]
         assert rig.cache.get_many_or_load(keys, lambda _: {}) == {key: key for key in keys}
-        assert carried(lines) == 3
+        wait_until(lambda: carried(lines) == 3)  # a replica that was asked for the nodes is let go
         before = rig.l2.connects
         for node in cluster.nodes:
             spoil(lines[node.port], node, fault)
@@ -486,13 +488,12 @@ def test_a_tier_that_is_gone_is_not_remembered_for_forks() -> None:
 
     from tiered_cache._l2.tier import _TIERS
 
-    gc.collect()
-    before = len(_TIERS)
     tier = RedisTier("redis://cache", ttl=60)
-    assert len(_TIERS) == before + 1
+    assert tier in _TIERS
+    remembered = ref(tier)
     del tier
     gc.collect()
-    assert len(_TIERS) == before
+    assert remembered() is None
 
 
 # One connection for a container's life
@@ -583,7 +584,7 @@ def test_a_connection_says_no_more_than_it_must(
 ) -> None:
     """Before the first command come the credentials, if there are any, and what the address asks for; no HELLO, no SETINFO."""
     assert ask(server.port, "ACL SETUSER app on >pw ~tc1:* +@all").startswith("+OK")
-    tier = RedisTier(address.format(server.port), ttl=60, timeout=5)
+    tier = RedisTier(address.format(server.port), ttl=60, timeout=20)
     assert ask(server.port, "CONFIG RESETSTAT").startswith("+OK")
     assert tier.bind("test").read("key", 1.0, None).reached
     assert commands_at(server.port) == greeting | {"get": 1}
@@ -597,7 +598,7 @@ def test_a_cluster_is_begun_with_little(cluster: ValkeyCluster) -> None:
     owner = cluster.owner("tc1:{test|key}")
     other = next(node for node in cluster.nodes[:3] if node is not owner)
     for start in (owner, other, cluster.nodes[5]):
-        tier = RedisTier(f"{start.url.removesuffix('/0')}?cluster=true", ttl=60, timeout=5)
+        tier = RedisTier(f"{start.url.removesuffix('/0')}?cluster=true", ttl=60, timeout=20)
         assert tier.bind("test").read("key", 1.0, None).reached
         assert tier.connects == 1 + (start is not owner)
         assert all(node.link.ordered for node in tier.link()._nodes.values())

@@ -214,6 +214,7 @@ def test_a_provider_that_hangs_ends_at_the_timeout(rig_of: RigOf, server: Valkey
         with rig.hurried(TIMEOUT), within(TIMEOUT + 1):
             assert rig.ask().tier == "origin"
         rig.clock.advance(31)
+    wait_until(lambda: provider.asked > 0)
     assert (rig.errors, provider.asked) == ({"timeout": 2}, 1)
     answers.set()
     wait_until(lambda: not any(thread.name == "tiered_cache-connect" for thread in threading.enumerate()))
@@ -321,7 +322,7 @@ def test_credentials_are_read_when_a_token_is_signed() -> None:
 
     def refresh() -> dict[str, str]:
         refreshed.append(1)
-        ends = datetime.now(UTC) + timedelta(seconds=1)  # at once too old again
+        ends = datetime.now(UTC) + timedelta(minutes=5)  # at once too old again: ten are the least
         return {
             "access_key": f"KEY{len(refreshed)}",
             "secret_key": HIDDEN,

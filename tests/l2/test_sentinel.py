@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 TIMEOUT = 0.5
 SOON = TIMEOUT + 1.0
+HALF = 5.0
+"""Seconds for a Sentinel that is silent, and for those that answer."""
 KEYS = [f"key-{number}" for number in range(60)]
 
 
@@ -68,11 +70,11 @@ def test_the_set_tells_who_is_the_primary(watched: ValkeySentinel) -> None:
 def test_a_frozen_sentinel_is_passed_over(watched: ValkeySentinel, rig_of: Callable[..., Rig]) -> None:
     """The next one is asked in the same call, though the client that was handed in would wait for ever."""
     with found_by(watched, sentinel_kwargs={"socket_timeout": None}) as client:
-        rig = rig_of(client, watched.primary().url, timeout=6 * TIMEOUT)  # a frozen one may take half of it
+        rig = rig_of(client, watched.primary().url, timeout=2 * HALF)  # a frozen one may take half of it
         key = rig.plant()
         watched.sentinels[0].pause()
         try:
-            with within(6 * TIMEOUT + 1):
+            with within(2 * HALF + 1):
                 assert rig.ask(key).tier == "l2"
         finally:
             watched.sentinels[0].resume()
