@@ -6,7 +6,6 @@ Each container is a cache of its own with a tier of its own; a load that is unde
 from __future__ import annotations
 
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, nullcontext
 from types import SimpleNamespace
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
-from rig import wait_until, within
+from rig import Naps, wait_until, within
 
 from tiered_cache import MISSING, LoadContext, Loaded, LoadPending, MemoryTier, NotFound, Reason, RedisTier, TieredCache
 from tiered_cache._reply import Claim, Lease, Right
@@ -78,7 +77,7 @@ def fleet_of(request: pytest.FixtureRequest, clock: FakeClock, valkey: ValkeySer
             return shared[0]
 
         def on_server(**policy: Any) -> RedisTier:
-            tier = RedisTier(valkey.url, timeout=5, **policy)
+            tier = RedisTier(valkey.url, timeout=20, **policy)
             close.callback(tier.close)
             return tier
 
@@ -87,10 +86,24 @@ def fleet_of(request: pytest.FixtureRequest, clock: FakeClock, valkey: ValkeySer
 
 
 @pytest.fixture
-def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who has 40 seconds left waits for one of them for another container; the others are for a busy machine."""
-    monkeypatch.setattr("tiered_cache._in_time.PATIENCE", 1 / LEFT)
-    monkeypatch.setattr("tiered_cache._in_time.MOST_PATIENCE", 2 * LEFT)
+def naps(monkeypatch: pytest.MonkeyPatch) -> Naps:
+    """Who has 40 seconds left waits for half of them for another container, which takes no time of ours."""
+    monkeypatch.setattr("tiered_cache._in_time.MOST_PATIENCE", LEFT)
+    naps = Naps()
+    monkeypatch.setattr("tiered_cache._load.time", naps)
+    return naps
+
+
+def go_by(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The budget for L2 goes by `clock` from now on; what is read of it."""
+    readings: list[float] = []
+
+    def monotonic() -> float:
+        readings.append(clock.monotonic())
+        return readings[-1]
+
+    monkeypatch.setattr("tiered_cache._l2.calls.time", SimpleNamespace(monotonic=monotonic))
+    return readings
 
 
 @pytest.fixture
@@ -292,7 +305,7 @@ def test_who_cannot_look_takes_nothing(server: ValkeyServer, clock: FakeClock, m
     """A value whose tag may have been invalidated is none; who may read the log need not be able to write."""
     with redis.Redis(port=server.port) as admin:
         admin.execute_command("ACL", "SETUSER", "reader", "on", ">pw", "~tc1:*", *may.split())
-    tiers = [RedisTier(f"redis://{who}127.0.0.1:{server.port}", ttl=100, timeout=5) for who in ("", "reader:pw@")]
+    tiers = [RedisTier(f"redis://{who}127.0.0.1:{server.port}", ttl=100, timeout=20) for who in ("", "reader:pw@")]
     writer, reader = (TieredCache(MemoryTier(ttl=50, jitter=0), tier, clock=clock) for tier in tiers)
     with writer, reader:
         writer.set("k", "v", tags=["t"])
@@ -368,7 +381,7 @@ def test_what_may_be_invalidated_does_not_cover_for_a_load_that_failed_before(fl
 
 def test_after_a_lost_log_what_is_fresh_is_served_where_l2_is_away(server: ValkeyServer, clock: FakeClock) -> None:
     """Nobody can vouch for it, and it says so; once it is stale it covers for nothing."""
-    tier = RedisTier(server.url, ttl=100, jitter=0, stale_if_error=50, timeout=5)
+    tier = RedisTier(server.url, ttl=100, jitter=0, stale_if_error=50, timeout=20)
     with TieredCache(MemoryTier(ttl=50, jitter=0), tier, clock=clock) as cache:
         load(cache)
         server.flush()
@@ -495,9 +508,8 @@ def test_one_load_is_enough(fleet: Fleet) -> None:
     assert (l2(one).leases, l2(two).leases) == (1, 0)
 
 
-@pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize("bound", ["hard_timeout", "invocation"])
-def test_nobody_waits_for_longer_than_a_share_of_its_own_time(fleet: Fleet, bound: str) -> None:
+def test_nobody_waits_for_longer_than_a_share_of_its_own_time(fleet: Fleet, naps: Naps, bound: str) -> None:
     """Then it loads by itself, and keeps that in its own L1; what the holder brings is what L2 keeps."""
     one, two, origin = fleet.container(), fleet.container(), Origin("holder's", waits=True)
     first = Asked(lambda: one.get_or_load("k", origin))
@@ -506,6 +518,7 @@ def test_nobody_waits_for_longer_than_a_share_of_its_own_time(fleet: Fleet, boun
         options = {"hard_timeout": LEFT} if bound == "hard_timeout" else {}
         assert two.get_or_load("k", lambda: "own", **options) == "own"
     assert (two.stats().origin.waited, l2(two).leases, l2(two).writes) == (1, 0, 0)
+    assert naps.slept == pytest.approx(LEFT / 2)
     assert two.get("k") == "own"
     origin.gate.set()
     assert first.outcome() == "holder's"
@@ -703,7 +716,7 @@ def test_a_batch_serves_what_is_stale_meanwhile(fleet_of: Callable[..., Fleet], 
     assert two.get_many_or_load(keys, lambda _: pytest.fail("ran")) == dict.fromkeys(keys, "new")
 
 
-@pytest.mark.usefixtures("hasty")
+@pytest.mark.usefixtures("naps")
 def test_a_batch_waits_for_no_longer_than_a_share_of_its_time(fleet: Fleet) -> None:
     """Then it loads what others were to load, for itself."""
     one, two, origin = fleet.container(), fleet.container(), Origin("holder's", waits=True)
@@ -780,7 +793,7 @@ def test_an_absence_takes_what_l2_has_along(fleet_of: Callable[..., Fleet], batc
     assert fleet.is_free("k")
 
 
-@pytest.mark.usefixtures("hasty")
+@pytest.mark.usefixtures("naps")
 @one_or_many
 def test_an_absence_without_a_lease_is_its_callers_alone(fleet: Fleet, batch: bool) -> None:
     """Another container is loading the key, and what that brings counts."""
@@ -811,7 +824,7 @@ def test_what_is_hashed_is_invalidated_everywhere_too(
     with ExitStack() as close:
 
         def container() -> TieredCache:
-            tier = RedisTier(valkey.url, ttl=100, jitter=0, stale_if_error=30, timeout=5, hash_keys=hash_keys)
+            tier = RedisTier(valkey.url, ttl=100, jitter=0, stale_if_error=30, timeout=20, hash_keys=hash_keys)
             return close.enter_context(TieredCache(MemoryTier(ttl=50, jitter=0), tier, clock=clock))
 
         one, two = container(), container()
@@ -851,31 +864,32 @@ def test_l2_takes_no_more_than_its_share_of_an_invocation(server: ValkeyServer, 
         assert (l2(cache).over_budget, l2(cache).breaker, l2(cache).writes) == (3, "closed", 3)
 
 
-def test_many_slow_calls_have_one_budget(valkey: ValkeyServer, proxy: FaultProxy, clock: FakeClock) -> None:
+def test_many_slow_calls_have_one_budget(
+    valkey: ValkeyServer, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """None of them is too slow by itself."""
-    tier = RedisTier(f"redis://127.0.0.1:{proxy.port}", ttl=100, timeout=60)
-    with TieredCache(MemoryTier(ttl=50, jitter=0), tier, clock=clock) as cache:
+    tier = RedisTier(valkey.url, ttl=1000, timeout=60)
+    with TieredCache(MemoryTier(ttl=500, jitter=0), tier, clock=clock) as cache:
         cache.warm_up()
-        proxy.latency(0.1)
-        with within(30), cache.invocation(lambda: 10.0):
+        call = tier.link().call
+
+        def slow(*given: Any) -> Any:
+            clock.advance(4)
+            return call(*given)
+
+        monkeypatch.setattr(tier.link(), "call", slow)
+        go_by(clock, monkeypatch)
+        with cache.invocation(lambda: 400.0):  # of which L2 may take 100 s
             for number in range(40):
-                clock.advance(2)
                 assert cache.get_or_load(f"{number}", lambda: 1) == 1
-        assert 0 < l2(cache).over_budget
-        assert 0 < l2(cache).writes < 30
-        proxy.ok()
+        assert (l2(cache).errors, l2(cache).writes) == ({}, 12)  # a lease and a fill are two calls
+        assert l2(cache).over_budget > 0
 
 
 def test_calls_at_the_same_time_cost_the_budget_no_more_than_one(
     valkey: ValkeyServer, proxy: FaultProxy, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is of the invocation's time, and not of that of its threads."""
-    readings: list[float] = []
-
-    def monotonic() -> float:
-        readings.append(clock.monotonic())
-        return readings[-1]
-
     url = f"redis://127.0.0.1:{proxy.port}"
     with (
         TieredCache(MemoryTier(ttl=50), RedisTier(valkey.url, ttl=100, timeout=60), clock=clock) as other,
@@ -886,7 +900,7 @@ def test_calls_at_the_same_time_cost_the_budget_no_more_than_one(
             other.set(f"{number}", number)
         cache.warm_up()
         with cache.invocation(lambda: 40.0):  # of which L2 may take 10 s
-            monkeypatch.setattr("tiered_cache._l2.calls.time", SimpleNamespace(monotonic=monotonic))
+            readings = go_by(clock, monkeypatch)
             proxy.hang()
             reads = [threads.submit(cache.get, f"{number}") for number in range(8)]
             wait_until(lambda: len(readings) >= 8)
@@ -900,7 +914,7 @@ def test_calls_at_the_same_time_cost_the_budget_no_more_than_one(
 
 def test_an_invalidation_is_not_for_want_of_budget_undelivered(server: ValkeyServer, clock: FakeClock) -> None:
     """It has the tier's timeout, whatever is left."""
-    tier = RedisTier(server.url, ttl=100, timeout=5)
+    tier = RedisTier(server.url, ttl=100, timeout=20)
     with TieredCache(MemoryTier(ttl=50, jitter=0), tier, clock=clock) as cache:
         cache.get_or_load("k", lambda: 1)
         with cache.invocation(lambda: 0.0):
@@ -913,18 +927,19 @@ def test_an_invalidation_is_not_for_want_of_budget_undelivered(server: ValkeySer
 
 @pytest.mark.parametrize("then", ["nothing", "the next invocation"])
 def test_a_call_that_outlasts_its_invocation(
-    then: str, valkey: ValkeyServer, proxy: FaultProxy, clock: FakeClock
+    then: str, valkey: ValkeyServer, proxy: FaultProxy, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One of a thread, as when the container is frozen in the middle: it succeeds, at the cost of no later invocation."""
     tier = RedisTier(f"redis://127.0.0.1:{proxy.port}", ttl=100, timeout=60)
     with TieredCache(MemoryTier(ttl=50, jitter=0), tier, clock=clock) as cache, ThreadPoolExecutor(1) as thread:
         cache.warm_up()
-        with cache.invocation(lambda: 60.0):
+        readings = go_by(clock, monkeypatch)
+        with cache.invocation(lambda: 80.0):
             proxy.hang()
             late = thread.submit(cache.get_or_load, "late", lambda: 1)
-            wait_until(lambda: cache._reads.flights.busy("late"))
-            time.sleep(0.6 if then == "nothing" else 2.2)
-        with nullcontext() if then == "nothing" else cache.invocation(lambda: 8.0):  # of which L2 may take 2 s
+            wait_until(lambda: bool(readings))
+            clock.advance(30)
+        with nullcontext() if then == "nothing" else cache.invocation(lambda: 80.0):  # of which L2 may take 20 s
             proxy.ok()
             assert late.result(30) == 1
             assert cache.get_or_load("next", lambda: 2) == 2

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
-from rig import leased, wait_until, write
+from rig import Naps, leased, wait_until, write
 
 from tiered_cache import (
     AsyncTieredCache,
@@ -191,7 +191,7 @@ def store(request: pytest.FixtureRequest, valkey: ValkeyServer) -> Iterator[Any]
         yield InMemorySharedTier(ttl=60).bind("n")
         return
     url = valkey.url if request.param == "server" else request.getfixturevalue("cluster").url
-    tier = RedisTier(url, ttl=60, timeout=5)
+    tier = RedisTier(url, ttl=60, timeout=20)
     store = tier.bind("n")
     store.invalidate([Invalidation(Kind.KEY, "k")], START, NOW, None)
     yield store
@@ -292,9 +292,9 @@ def test_a_handle_is_kept_as_long_as_its_value_would_be_and_an_hour_at_least(ser
     store = served.store()
     for fresh_for, age, most in ((60.0, 0.0, 3600), (60.0, 600.0, 3000), (7200.0, 0.0, 7200)):
         left = handle(fresh_for=fresh_for, loaded_at=NOW - age)
-        assert store.leave(leased(store, "k", NOW), left, 7.0, NOW) is Filled.KEPT
-        assert most - 30 < admin.pttl(PENDING) / 1000 <= most
-        assert 0 < admin.pttl(LEASE) <= 7000
+        assert store.leave(leased(store, "k", NOW), left, 70.0, NOW) is Filled.KEPT
+        assert most - 60 < admin.pttl(PENDING) / 1000 <= most
+        assert 0 < admin.pttl(LEASE) <= 70_000
         assert admin.get(LEASE) is not None
     admin.delete(PENDING)
     assert store.leave(leased(store, "k", NOW), handle(loaded_at=NOW - 3600), 7.0, NOW) is Filled.NOT_KEPT
@@ -306,7 +306,7 @@ def test_a_handle_is_kept_as_long_as_its_value_would_be_and_an_hour_at_least(ser
 
 def test_a_handle_that_l2_cannot_take_is_not_kept(served: Fleet, valkey: ValkeyServer, admin: redis.Redis) -> None:
     """Too large, of no possible time, or no room for it: counted, and nothing is raised; the lease is still ours."""
-    tier = RedisTier(valkey.url, ttl=60, timeout=5, max_value_bytes=1000)
+    tier = RedisTier(valkey.url, ttl=60, timeout=20, max_value_bytes=1000)
     store = tier.bind("n")
     lease = leased(store, "k", NOW)
     assert store.leave(lease, handle("q" * 1000), 7.0, NOW) is Filled.NOT_KEPT
@@ -450,16 +450,20 @@ def test_who_has_nothing_waits_for_the_pause_and_takes_the_load_up(
 
 
 @pytest.mark.parametrize(("wait", "resumable"), [(0, True), (0.02, True), (0, False), ("long", True)])
-def test_a_loader_may_say_how_long_to_wait_for_what_is_pending(fleet: Fleet, wait: Any, resumable: bool) -> None:
+def test_a_loader_may_say_how_long_to_wait_for_what_is_pending(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, wait: Any, resumable: bool
+) -> None:
     """At most so long, in place of half of the time that is left; what says so but is not resumable means something else."""
     one, two, query = fleet.container(), fleet.container(), Query()
     pends(one, query)
     query.done, query.resumable, query.wait = True, resumable, wait
+    end_of_pause = fleet.hold()
     if resumable and wait != "long":
-        fleet.hold()
+        monkeypatch.setattr("tiered_cache._load.time", Naps())
         pends(two, query)
         assert (query.looks, two.stats().origin.waited) == (0, wait > 0)
     else:
+        monkeypatch.setattr("tiered_cache._load.time", Naps(end_of_pause))
         assert two.get_or_load("k", query) == "old"
         assert query.contexts[-1].waited > 0
     assert query.contexts[0].waited == 0
@@ -881,9 +885,10 @@ def hang(proxy: FaultProxy, cache: TieredCache) -> Callable[[], None]:
 
 
 def test_without_l2_each_container_goes_on_with_what_it_knows(
-    served: Fleet, proxy: FaultProxy, behind: Callable[[], TieredCache]
+    served: Fleet, proxy: FaultProxy, behind: Callable[[], TieredCache], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two at the same time, of which one has never loaded: one execution, by the handle that both have seen."""
+    monkeypatch.setattr("tiered_cache._keeping.pause_before_look", lambda _: 600.0)
     one, two, query = behind(), behind(), Query()
     one.get_or_load("k", lambda: "stale")
     served.clock.advance(150)
