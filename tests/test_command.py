@@ -30,12 +30,23 @@ def patient(tmp_path):
         assert text.count(limit) == 1
         text = text.replace(limit, longer)
     (tmp_path / "three_origins.py").write_text(text, encoding="utf-8")
-    return str(tmp_path)
+    return tmp_path
+
+
+FIRST_ONLY = """
+import pathlib, sys
+try:
+    pathlib.Path(__file__).with_name("first").touch(exist_ok=False)
+except FileExistsError:
+    sys.stdin.read()  # to its end, which comes with that of the demo
+    sys.exit()
+"""
+"""In front of the example: the second container answers nothing."""
 
 
 def test_the_demo_shows_each_tier_and_outlives_redis(patient):
     """A row for each origin, and answers after Redis was killed."""
-    ran = run("demo", "--short", "--examples", patient)
+    ran = run("demo", "--short", "--examples", str(patient))
     assert ran.returncode == 0, ran.stderr
     for content in ("S3, 1.2 MB", "DynamoDB, an item", "Athena, 200k rows"):
         assert content in ran.stdout
@@ -45,12 +56,14 @@ def test_the_demo_shows_each_tier_and_outlives_redis(patient):
 
 
 def test_ctrl_c_ends_the_demo_with_a_line(patient):
-    """Sent to all processes of the terminal, as it sends it; none of them has more to say."""
+    """Sent to all processes of the terminal, as it sends it, before the demo can end; none of them has more to say."""
+    example = patient / "three_origins.py"
+    example.write_text(FIRST_ONLY + example.read_text(encoding="utf-8"), encoding="utf-8")
     heeds = "signal.signal(signal.SIGINT, signal.default_int_handler)"  # what runs in the background may be told not to
     code = f"import signal, sys; {heeds}; from tiered_cache._command import main; sys.exit(main())"
     command = [sys.executable, "-c", code]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    command += ["demo", "--short", "--examples", patient]
+    command += ["demo", "--short", "--examples", str(patient)]
     with subprocess.Popen(command, cwd=ROOT, start_new_session=True, **pipes) as demo:
         assert any(line.startswith("Container A: the same keys") for line in demo.stdout)
         os.killpg(demo.pid, signal.SIGINT)
