@@ -106,10 +106,12 @@ EXPERIMENT = Experiment(users=6, lasts=4, pause=0.6, containers=Containers(most=
 RUNS = 100
 STEADY = 0.25
 """Seconds that no request takes on a machine that has time for its users; the simulator knows of no stalls."""
+AGREED = 3
+"""Steady runs that must all be away from the simulator's for a disagreement: one in some hundred is so by chance."""
 
 
 def steady_runs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sessions]:
-    """Of three runs those in which the machine did not stall; skips where it did in each."""
+    """Runs in which the machine did not stall: AGREED of them, or fewer of twice as many runs in all."""
     seen: list[float] = []
 
     def watched(requests: Iterable[Request]) -> Sessions:
@@ -118,14 +120,15 @@ def steady_runs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sessions]:
         return sessions(requests)
 
     monkeypatch.setattr("tiered_cache.local.sessions.sessions", watched)
-    for _ in range(3):
+    for _ in range(2 * AGREED):
         run = real(EXPERIMENT, seed=1)
         if seen[-1] < STEADY:
             yield run
-    if min(seen) >= STEADY:
-        pytest.skip(
-            f"the machine is too busy for figures: the longest requests took {', '.join(f'{s:.2f} s' for s in seen)}"
-        )
+        if sum(longest < STEADY for longest in seen) == AGREED:
+            return
+    pytest.skip(
+        f"the machine is too busy for figures: the longest requests took {', '.join(f'{s:.2f} s' for s in seen)}"
+    )
 
 
 def away(run: Sessions, figure: Callable[[Sessions], float], simulated_ones: list[Sessions]) -> float:
@@ -137,8 +140,8 @@ def away(run: Sessions, figure: Callable[[Sessions], float], simulated_ones: lis
 def test_the_figures_of_real_processes_are_within_those_of_the_simulator(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each figure is within four deviations of what the simulator gives over many seeds, and out of reach of other routing.
 
-    The simulator is told what a request took here, so that a slow machine is a slow service and no disagreement. One that
-    stalls now and then has three runs; on one that always does nothing can be said, and the schedule above is what is compared.
+    The simulator is told what a request took here, so that a slow machine is a slow service and no disagreement. On one that
+    stalls in most runs nothing can be said, and the schedule above is what is compared.
     """
     told: list[dict[str, float]] = []
     for run in steady_runs(monkeypatch):
