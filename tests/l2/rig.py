@@ -63,10 +63,15 @@ def within(seconds: float) -> Iterator[None]:
     assert time.monotonic() - began < seconds + STALL
 
 
+_NOBODY = socket.socket()
+"""Bound for as long as this process lives: the system gives its port to nobody else, in no process."""
+_NOBODY.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # for a server of a test's own
+_NOBODY.bind(("127.0.0.1", 0))
+
+
 def free_port() -> int:
-    """A port of loopback at which nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port: int = listening.getsockname()[1]
+    """A port of loopback at which nobody listens, nor comes to listen by chance; always the same."""
+    port: int = _NOBODY.getsockname()[1]
     return port
 
 
