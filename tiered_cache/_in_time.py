@@ -103,4 +103,5 @@ class InTime(Keeping):
             generation=generation_of(self._memory.birth()),  # not older than that of the load
             waited=call.waited,
             remaining=remaining,
+            own=self._memory.own,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tiered_cache import _whose
 from tiered_cache._errors import ConfigurationError
@@ -15,6 +15,7 @@ from tiered_cache._values import Answer, Loaded, Reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
+    from contextlib import AbstractContextManager
     from types import TracebackType
 
     from tiered_cache._load import Call
@@ -93,11 +94,21 @@ class Invocation(ForkSafe):
         with self._lock:
             self._run.forget(key)
 
-    def obtain(self, call: Call, context: LoadContext, ttl: float, too_late: Callable[[Call, None], object]) -> Answer:
+    def obtain(
+        self,
+        call: Call,
+        context: LoadContext,
+        ttl: float,
+        *,
+        too_late: Callable[[Call, None], object],
+        counted: Callable[[], AbstractContextManager[None]],
+        own: Callable[[Any], Any],
+    ) -> Answer:
         """The value of a call with `scope="invocation"`: kept here alone, for at most `ttl` unless the call says else.
 
         What goes on beyond the invocation in which it was begun loads for itself, and keeps nothing.
-        too_late: raises LoadTimeout where there is no time for a load.
+        too_late: raises LoadTimeout where there is no time for a load. counted: counts the load that runs in it. own: gives a
+        value as one holder among several is to have it.
         """
         if (run := _whose.run_of(self)) is None:
             raise ConfigurationError(
@@ -109,20 +120,22 @@ class Invocation(ForkSafe):
                 'scope="invocation" is not for a resumable loader: what that begins may outlive the invocation, and its '
                 "value with it. Use one that is not resumable, or leave the scope out"
             )
-        values = run.values_now()
-        loaded_at, fresh_for, value = values.get(call.key, (0.0, 0.0, None))
+        loaded_at, fresh_for, value = run.kept(call.key) or (0.0, 0.0, None)
         age = call.now - loaded_at
         if -SKEW <= age < fresh_for and not call.plan.force_refresh:
-            return Answer(value, "l1", max(0.0, age), False, Reason.FRESH)
+            return Answer(own(value), "l1", max(0.0, age), False, Reason.FRESH)
         too_late(call, None)
         load = run.begin_load(call.key)
-        outcome = run_loader(call.loader, context)
-        if not isinstance(outcome, Loaded):
-            raise TypeError(
-                'with scope="invocation" a loader must give the value: nothing older is held to fall back on'
-            )
-        if not context.skipped and run.is_under_way(call.key, load):
-            values[call.key] = (call.now, outcome.ttl or call.plan.ttl or ttl, outcome.value)
+        with counted():
+            outcome = run_loader(call.loader, context)
+            if not isinstance(outcome, Loaded):
+                raise TypeError(
+                    'with scope="invocation" a loader must give the value: nothing older is held to fall back on'
+                )
+        if not context.skipped:
+            kept = (call.now, outcome.ttl or call.plan.ttl or ttl, own(outcome.value))
+            with self._lock:  # an invalidation comes before this, and it is not kept, or after it
+                run.keep(call.key, load, kept)
         return Answer(outcome.value, "origin", 0.0, False, Reason.LOADED)
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from tiered_cache._entry import Birth, Entry
-from tiered_cache._errors import SerializationError
+from tiered_cache._errors import NotFound, SerializationError
 from tiered_cache._flight import Flights
 from tiered_cache._handles import Handles
 from tiered_cache._load import stamp, unloaded
@@ -16,10 +17,9 @@ from tiered_cache._rules import Freshness, jittered, pause_before_look
 from tiered_cache._values import Answer, Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
     from tiered_cache._backoff import Backoff
-    from tiered_cache._errors import NotFound
     from tiered_cache._invocation import Invocation
     from tiered_cache._l1.memory import MemoryStore
     from tiered_cache._load import Call
@@ -145,6 +145,23 @@ class Keeping:
         self._counts["failures"] += 1
         self._handles.forget(call.key)
         self._shared.release((lease,), call.now, ended=True)
+
+    @contextmanager
+    def _counted(self) -> Generator[None]:
+        """A loader runs, of whose value no tier hears."""
+        worked = self._works()
+        try:
+            yield
+        except NotFound:
+            self._counts["not_found"] += 1
+            raise
+        except Exception:
+            self._counts["failures"] += 1
+            raise
+        else:
+            self._counts["loads"] += 1
+        finally:
+            self.load_seconds += self._worked() - worked
 
     def _stamped(self, call: Call, loaded: Loaded, load_time: float, begun: Begun) -> Entry:
         """The entry for what was loaded."""

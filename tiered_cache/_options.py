@@ -43,7 +43,7 @@ class LoadOptions(TypedDict, total=False):
     """Names kept with the entry, besides those of `Loaded(tags=…)`, by which `cache.invalidate_tag` finds it."""
     scope: Scope
     """`"invocation"`: kept apart from all other values until the invocation ends; never in L2, never logged. Refused for
-    resumable loaders.
+    resumable loaders, and beside options that say nothing of such a value: all but `ttl` and `force_refresh`.
     """
     force_refresh: bool
     """Run the loader whatever the tiers hold. If it fails for a passing reason, what they hold may cover for it."""
@@ -81,7 +81,7 @@ class Plan(NamedTuple):
             if name not in _CHECKS:
                 raise ConfigurationError(unknown_option(name, _CHECKS))
         if options.get("scope") == "invocation":
-            meaningless = ("soft_timeout", "hard_timeout", "early_refresh", "negative_ttl", "tags")
+            meaningless = tuple(name for name in _CHECKS if name not in ("scope", "ttl", "force_refresh"))
             refuse_options(options, meaningless, 'with scope="invocation"')
         changed = self._replace(**{name: _CHECKS[name](name, given) for name, given in options.items()})
         _check_order(changed.soft_timeout, changed.hard_timeout)

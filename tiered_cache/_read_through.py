@@ -56,7 +56,8 @@ class ReadThrough(InTime):
         """The way of every call that is not a plain hit."""
         call = self._call(key, loader, options)
         if call.plan.scope == "invocation":
-            return self.invocation.obtain(call, self._context(call, None, None), self._policy.ttl, self._too_late)
+            context, ttl, own = self._context(call, None, None), self._policy.ttl, self._memory.own
+            return self.invocation.obtain(call, context, ttl, too_late=self._too_late, counted=self._counted, own=own)
         held, move = self._look_into_l1(call)
         if move is not Move.ASK:
             self._shared.catch_up(call.now)

@@ -128,7 +128,7 @@ class LoadContext:
     """What a loader that wants it gets: an object loader's `load(context)` is called with one.
 
     key: the key as the caller wrote it.
-    stale: the value held so far, though no longer fresh, or `MISSING`.
+    stale: the value held so far, though no longer fresh, or `MISSING`; with `MemoryTier(share="copy")` a copy for this load.
     etag, last_modified: its validators, or None.
     handle: what an earlier `pending(handle)` left for this key, in whatever container, or None. A loader that finds it of
         no use and begins anew sets it to None: what it gives is then as old as this load, and not as that one. So it is
@@ -140,7 +140,9 @@ class LoadContext:
 
     __slots__ = (
         "_handle",
+        "_own",
         "_remaining",
+        "_stale",
         "etag",
         "generation",
         "handle_read",
@@ -148,7 +150,6 @@ class LoadContext:
         "last_modified",
         "renewed_ttl",
         "skipped",
-        "stale",
         "waited",
     )
 
@@ -163,9 +164,11 @@ class LoadContext:
         generation: str = "",
         waited: float = 0.0,
         remaining: Callable[[], float | None] = lambda: None,
+        own: Callable[[Any], Any] | None = None,
     ) -> None:
         self.key = key
-        self.stale = stale
+        self._stale = stale
+        self._own = own
         self.etag = etag
         self.last_modified = last_modified
         self._handle = handle
@@ -175,6 +178,12 @@ class LoadContext:
         self.skipped = False
         self.renewed_ttl: float | None = None
         self._remaining = remaining
+
+    @property
+    def stale(self) -> Any:
+        if self._own is not None:  # the first look: most loaders never look, and need no copy
+            self._stale, self._own = self._own(self._stale), None
+        return self._stale
 
     @property
     def handle(self) -> str | None:
@@ -196,7 +205,7 @@ class LoadContext:
 
         Raises ValueError where there is no stale value to vouch for.
         """
-        if self.stale is MISSING:
+        if self._stale is MISSING:
             raise ValueError("not_modified() needs a stale value, and this key has none: return the value")
         from tiered_cache._units import seconds
 
@@ -214,7 +223,7 @@ class LoadContext:
         return Pending(handle)
 
     def __repr__(self) -> str:
-        return f"LoadContext(stale={self.stale is not MISSING}, validator={bool(self.etag or self.last_modified)})"
+        return f"LoadContext(stale={self._stale is not MISSING}, validator={bool(self.etag or self.last_modified)})"
 
 
 @final

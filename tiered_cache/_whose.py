@@ -29,14 +29,15 @@ class Run:
         load = self._loads[key] = object()
         return load
 
-    def is_under_way(self, key: str, load: object) -> bool:
-        """Whether what `load` brings may be kept: no, if `key` was invalidated meanwhile, or a later load has begun."""
-        return self._loads.get(key) is load
+    def keep(self, key: str, load: object, value: tuple[float, float, Any]) -> None:
+        """Keep what `load` has brought, unless it has ended, `key` was invalidated meanwhile, or a later load has begun."""
+        if self.values is not None and self._loads.get(key) is load:
+            self.values[key] = value
 
-    def values_now(self) -> dict[str, tuple[float, float, Any]]:
-        """Where to keep a value, and to find it again; nobody does once it has ended."""
+    def kept(self, key: str) -> tuple[float, float, Any] | None:
+        """What is kept for `key`; nothing is once it has ended."""
         values = self.values
-        return {} if values is None else values
+        return None if values is None else values.get(key)
 
     def forget(self, key: str | None) -> None:
         """Forget the value of `key`, or all, and what loads under way will bring."""

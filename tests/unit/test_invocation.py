@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -18,6 +19,7 @@ from tiered_cache import (
     Loaded,
     LoadTimeout,
     MemoryTier,
+    NotFound,
     Reason,
     TieredCache,
 )
@@ -262,7 +264,15 @@ def test_at_the_start_of_an_invocation_a_step_of_the_clock_is_noticed() -> None:
 
 @pytest.mark.parametrize(
     "option",
-    [{"hard_timeout": 1}, {"soft_timeout": 1}, {"early_refresh": 1.0}, {"negative_ttl": 1}, {"tags": ("a",)}],
+    [
+        {"hard_timeout": 1},
+        {"soft_timeout": 1},
+        {"early_refresh": 1.0},
+        {"negative_ttl": 1},
+        {"error_backoff": 1},
+        {"stale_ok": False},
+        {"tags": ("a",)},
+    ],
     ids=lambda option: next(iter(option)),
 )
 def test_options_that_it_would_ignore_are_refused(option: dict[str, Any]) -> None:
@@ -468,6 +478,101 @@ def test_a_load_is_kept_though_another_key_is_set_or_deleted_meanwhile() -> None
     with cache.invocation():
         assert ["card"] * 3 == [cache.get_or_load("k", load, scope="invocation") for _ in range(3)]
     assert ["load"] == loads
+
+
+class Telling:
+    """A lock that says when somebody waits for it."""
+
+    def __init__(self) -> None:
+        self.lock, self.somebody_waits = threading.Lock(), threading.Event()
+
+    def __enter__(self) -> None:
+        if not self.lock.acquire(blocking=False):
+            self.somebody_waits.set()
+            self.lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.lock.release()
+
+
+class Key(str):
+    """A key that says when it is looked for."""
+
+    looked: Any = staticmethod(lambda: None)
+    __slots__ = ()
+    __eq__ = str.__eq__
+
+    def __hash__(self) -> int:
+        Key.looked()
+        return super().__hash__()
+
+
+def test_a_deletion_at_whatever_moment_after_a_load_is_not_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes before the value is kept, or after that, and not in between."""
+    for moment in itertools.count(1):
+        cache = TieredCache()
+        cache._invocation._lock = lock = Telling()
+        looks = itertools.count(1)
+
+        def delete(cache: TieredCache = cache, lock: Telling = lock) -> None:
+            cache.delete("k")
+            lock.somebody_waits.set()
+
+        deletion = threading.Thread(target=delete)
+
+        def looked() -> None:
+            if next(looks) == moment:
+                deletion.start()
+                assert lock.somebody_waits.wait(WAIT)  # or it is done
+
+        def load() -> str:
+            monkeypatch.setattr(Key, "looked", looked)
+            return "old"
+
+        with cache.invocation():
+            assert "old" == cache.get_or_load(Key("k"), load, scope="invocation")
+            monkeypatch.undo()
+            if deletion.ident is None:
+                break
+            deletion.join(WAIT)
+            assert "new" == cache.get_or_load("k", lambda: "new", scope="invocation")
+    assert moment > 2
+
+
+def test_its_loads_are_counted_by_how_they_end() -> None:
+    """As all others are, with the seconds they took; what is answered without a load is not."""
+    cache, clock, _ = make()
+
+    def load(given: Any) -> Any:
+        clock.advance(2)
+        if isinstance(given, type):
+            raise given
+        return given
+
+    with cache.invocation():
+        for _ in range(2):
+            assert 1 == cache.get_or_load("a", partial(load, 1), scope="invocation")
+        for error in (ConnectionError, NotFound, KeyboardInterrupt):
+            with pytest.raises(error):
+                cache.get_or_load("b", partial(load, error), scope="invocation")
+        with pytest.raises(TypeError, match="^with scope="):
+            cache.get_or_load("c", Wants("pending"), scope="invocation")
+    origin = cache.stats().origin
+    assert (1, 2, 1, 8.0) == (origin.loads, origin.failures, origin.not_found, origin.seconds)
+    assert 0 == cache.stats().l1.hits == cache.stats().l1.misses
+
+
+def test_by_copy_each_caller_has_a_value_of_its_own() -> None:
+    """As elsewhere in L1; by reference all have one."""
+    for share in ("reference", "copy"):
+        cache = TieredCache(MemoryTier(ttl=60, share=share))  # type: ignore[arg-type]
+        with cache.invocation():
+            values = [cache.get_or_load("k", lambda: [1], scope="invocation") for _ in range(3)]
+            values[0].append(2)
+            values[1].append(3)
+            values.append(cache.get_or_load("k", list, scope="invocation"))
+        expected = [[1, 2, 3]] * 4 if share == "reference" else [[1, 2], [1, 3], [1], [1]]
+        assert expected == values
 
 
 def test_of_two_loads_at_once_the_later_is_kept() -> None:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tiered_cache import MemoryTier, TieredCache
+from tiered_cache import LoadContext, MemoryTier, TieredCache
 from tiered_cache._entry import START, Birth, Entry, Position
 from tiered_cache._l1.invalidation import MOST, Invalidations
 from tiered_cache._l1.memory import ENTRY_OVERHEAD, LOGGED_OVERHEAD, MemoryStore
@@ -367,6 +367,65 @@ def test_by_copy_no_caller_sees_what_another_does() -> None:
     cache.get("s")["a"].append(3)
     assert {"a": [1]} == cache.get("s")
     assert cache.get("s") is not cache.get("s")
+
+
+class Looks:
+    """A loader that does something with the stale value."""
+
+    def __init__(self, look: Any) -> None:
+        self.look = look
+
+    def load(self, context: LoadContext) -> Any:
+        return self.look(context)
+
+
+def add_and_fail(context: LoadContext) -> Any:
+    stale = context.stale
+    stale.append(2)
+    if context.stale is not stale:
+        pytest.fail("another at each look")
+    raise ConnectionError
+
+
+@pytest.mark.parametrize(
+    "look", [add_and_fail, lambda context: context.skip(context.stale)], ids=["add and fail", "skip"]
+)
+def test_by_copy_a_loader_has_a_stale_value_of_its_own(look: Any) -> None:
+    """What it does to it, and what its caller then does, changes nothing that L1 holds."""
+    clock = FakeClock()
+    cache = TieredCache(MemoryTier(ttl=60, stale_if_error=600, share="copy", jitter=0), clock=clock, error_backoff=0)
+    cache.set("k", [1])
+    clock.advance(60)
+    got = cache.get_or_load("k", Looks(look))
+    assert [1] == got
+    got.append(3)
+    assert [1] == cache.get_or_load("k", Looks(add_and_fail))
+
+
+@pytest.mark.parametrize("look", [lambda _: 1, lambda context: context.not_modified()], ids=["plain", "not modified"])
+def test_by_copy_a_loader_that_does_not_look_at_the_stale_value_costs_no_copy(look: Any) -> None:
+    """The value is copied for those who hold it, and not for it."""
+    copied: list[str] = []
+
+    class Value:
+        def __deepcopy__(self, memo: Any) -> Any:
+            copied.append("once")
+            return self
+
+    clock = FakeClock()
+    cache = TieredCache(MemoryTier(ttl=60, stale_if_error=600, share="copy", jitter=0, sizer=lambda _: 1), clock=clock)
+    cache.set("k", Value())
+    clock.advance(60)
+    seen: list[int] = []
+
+    def load(context: LoadContext) -> Any:
+        given = look(context)
+        seen.append(len(copied))
+        return given
+
+    before = len(copied)
+    cache.get_or_load("k", Looks(load))
+    assert [before] == seen
 
 
 @pytest.mark.parametrize(

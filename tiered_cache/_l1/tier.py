@@ -34,7 +34,8 @@ class MemoryTier:
     policy: what goes first: by `"lru"` what was used longest ago; `"s3fifo"` keeps keys that are asked for again from being
         flushed by those asked for once; or any class with the interface of `cachetools.Cache` (a hit then takes its lock).
     jitter: the share of `ttl` by which an entry may be cut short, so that entries do not expire together.
-    share: `"reference"`: callers get the cached object itself; `"copy"`: a deep copy each, at its price.
+    share: `"reference"`: callers get the cached object itself, and loaders too, as `context.stale`; `"copy"`: a deep copy
+        each, at its price.
     detect_mutation: for tests: raise RuntimeError when a caller has changed a cached value. Compares by a deep copy.
     sizer: a function (value) -> bytes in place of the built-in one.
 
