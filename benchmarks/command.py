@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from functools import partial
 from pathlib import Path
 
 
@@ -111,7 +110,7 @@ def run(given, parser):
     from tiered_cache.local._needs import need
 
     need("redis")
-    from tiered_cache.benchmarks import comparison, hitratio, measuring, report, results, suites, tiers
+    from tiered_cache.benchmarks import comparison, files, hitratio, measuring, report, results, suites, tiers
 
     wanted = [*given.suites, *filter(None, given.only.split(","))]
     if wanted == ["list"]:
@@ -131,18 +130,19 @@ def run(given, parser):
     if given.cpu:
         tiers.shares.set(given.cpu)
     hitratio.replayed.set(traces)
+    keeper = results.Keeper(given.json) if given.json else None
     if measured is None:
-        keep = partial(results.write, path=given.json) if given.json else None
-        measured = measuring.measure(parts, quick=given.quick, keep=keep)
+        measured = measuring.measure(parts, quick=given.quick, keep=keeper)
     elif not (given.report or given.markdown or given.compare or given.check):
         print(report.markdown(measured))
     if given.report:
         report.write_html(measured, given.report)
     if given.markdown:
-        given.markdown.write_text(report.markdown(measured), encoding="utf-8")
+        files.put(report.markdown(measured), given.markdown)
     was_compared = comparison.show(earlier, measured) if earlier else True
-    kept = _checked(measured) if given.check else True
-    return 0 if was_compared and kept and not measured.failed else 1
+    is_kept = _checked(measured) if given.check else True
+    is_written = keeper is None or not keeper.has_failed
+    return 0 if was_compared and is_kept and is_written and not measured.failed else 1
 
 
 def _checked(document):

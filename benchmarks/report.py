@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from string import Template
 
-from tiered_cache.benchmarks import machine
+from tiered_cache.benchmarks import files, machine
 from tiered_cache.benchmarks.harness import AGAIN, noise_of, shown, times, verdict
 
 TEMPLATE = Path(__file__).with_name("report.html")
@@ -36,7 +36,7 @@ def write_html(document, path):
         suites="\n".join(_suite(name, _of_suite(document, name)) for name in _suites(document)),
         missing=_missing(document),
     )
-    path.write_text(page, encoding="utf-8")
+    files.put(page, path)
 
 
 def markdown(document):

@@ -1,12 +1,13 @@
 """What was measured, as one document of JSON."""
 
 import json
+import sys
 from dataclasses import asdict, dataclass, field, fields
 from types import UnionType
 from typing import get_args, get_origin, get_type_hints
 
 from tiered_cache._units import shown
-from tiered_cache.benchmarks import machine
+from tiered_cache.benchmarks import files, machine
 from tiered_cache.benchmarks.harness import Result, better_of
 
 FORMAT = 1
@@ -26,7 +27,27 @@ class Document:
 
 def write(document, path):
     content = {"format": FORMAT} | asdict(document)
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    files.put(json.dumps(content, indent=1, ensure_ascii=False) + "\n", path)
+
+
+class Keeper:
+    """Writes a run's results into one file, again and again. What prevents it is told, and the measuring goes on.
+
+    has_failed: whether the last of them are not there.
+    """
+
+    def __init__(self, path):
+        self.path = path
+        self.has_failed = False
+
+    def __call__(self, document):
+        try:
+            write(document, self.path)
+        except Exception as error:  # noqa: BLE001  # an hour's figures may still be printed, and written the next time
+            print(f"\nThe results so far could not be written: {type(error).__name__}: {error}", file=sys.stderr)
+            self.has_failed = True
+        else:
+            self.has_failed = False
 
 
 def read(path):

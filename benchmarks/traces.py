@@ -56,7 +56,8 @@ def read(path, form=None, limit=MOST):
         raise ValueError(f"{path} cannot be read as {form}: {error}") from error
     if not keys:
         raise ValueError(f"{path} holds no access")
-    return Trace(path.name, keys, sizes)
+    name = path.name.encode("utf-8", errors="backslashreplace").decode()  # any bytes are a name, and it is to be shown
+    return Trace(name, keys, sizes)
 
 
 def format_of(path, form=None):

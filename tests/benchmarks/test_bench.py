@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -187,6 +188,71 @@ def test_the_results_of_each_part_are_kept_as_soon_as_it_is_done(tmp_path, monke
     assert capsys.readouterr().err == "tiered-cache: interrupted\n"
     assert command.main(["instructions"]) == 130
     assert capsys.readouterr().err == "python -m benchmarks: interrupted\n"
+
+
+def test_results_that_cannot_be_written_are_told_and_the_measuring_goes_on(tmp_path, monkeypatch, capsys):
+    """The file of a day before is whole until there is another, and the page is made all the same."""
+    if not Path("/dev/full").exists():
+        pytest.skip("there is no /dev/full, on which nothing can be written")
+    monkeypatch.setitem(suites.SUITES["tiers"], "growth", lambda *, quick: [figure("g", "first", 1, "loads")])
+    monkeypatch.setitem(suites.SUITES["tiers"], "instructions", lambda *, quick: [figure("g", "second", 2, "loads")])
+    tables = tmp_path / "tables.md"
+    asked = ["bench", "--only", "growth,instructions", "--markdown", str(tables), "--json"]
+    assert main([*asked, "/dev/full"]) == 1
+    assert capsys.readouterr().err.count("could not be written: OSError: [Errno 28] No space left on device") == 2
+    assert all(name in tables.read_text(encoding="utf-8") for name in ("first", "second"))
+    assert main([*asked, str(tmp_path / "file.json")]) == 0
+    assert not capsys.readouterr().err
+
+
+def test_what_was_kept_before_stays_until_its_place_is_taken(tmp_path):
+    """A write that ends half way leaves the file as it was, and nothing beside it."""
+    resource = pytest.importorskip("resource", reason="no limit of a file's size can be set here")
+    file = tmp_path / "file.json"
+    written(file, MISSED)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            written(file, figure("g", "n", 1, "loads"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert results.read(file).results == [MISSED]
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_name_that_is_no_text_is_kept_too(tmp_path):
+    """Errors name files, which may be called any bytes; they are read as they were, and shown as well as can be."""
+    document = Document(machine.facts(), True, [MISSED], failed={"p": "there is no file bad\udcff.txt"})
+    results.write(document, tmp_path / "file")
+    assert results.read(tmp_path / "file") == document
+    assert main(["bench", "--from", str(tmp_path / "file"), "--markdown", str(tmp_path / "tables")]) == 1
+    assert "there is no file bad\\udcff.txt" in (tmp_path / "tables").read_text(encoding="utf-8")
+
+
+def test_a_link_stays_one_and_rights_stay_as_they_were(tmp_path):
+    """Only what the file holds is another."""
+    (tmp_path / "folder").mkdir()
+    file, link = tmp_path / "folder" / "file", tmp_path / "link"
+    file.touch()
+    file.chmod(0o640)
+    link.symlink_to(file)
+    written(link, MISSED)
+    assert link.is_symlink()
+    assert results.read(file).results == [MISSED]
+    assert file.stat().st_mode & 0o777 == 0o640
+
+
+def test_a_pipe_and_an_open_file_are_written_as_they_are(tmp_path):
+    """Whoever has the other end reads it there; nothing is put in the place of a device."""
+    there, here = os.pipe()
+    with os.fdopen(there, encoding="utf-8") as reader:
+        written(Path(f"/dev/fd/{here}"), MISSED)
+        os.close(here)
+        assert json.load(reader)["results"][0]["name"] == "ours"
+    with (tmp_path / "out").open("w+", encoding="utf-8") as out:
+        written(Path(f"/dev/fd/{out.fileno()}"), MISSED)
+        assert json.load(out)["results"][0]["name"] == "ours"
 
 
 def test_check_fails_where_a_ratio_is_missed_by_a_wide_margin(tmp_path, capsys):

@@ -3,10 +3,12 @@
 import gzip
 import json
 import lzma
+import os
 import struct
 import sys
 from collections import OrderedDict
 from itertools import combinations
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -62,6 +64,16 @@ def test_an_access_log_is_read_in_the_order_of_time(tmp_path, times, columns):
     lines = [columns, f"10,200,{times[0]},b", f"20,200,{times[1]},a", f"7,206,{times[2]},b"]
     (tmp_path / "log.csv").write_text("\n".join(lines), encoding="utf-8")
     assert traces.read(tmp_path / "log.csv") == ("log.csv", ["a", "b", "b"], {"a": 20, "b": 10})
+
+
+def test_a_file_may_be_called_any_bytes(tmp_path):
+    """Its name stands in all that is shown, so it becomes one that can be."""
+    file = Path(os.fsdecode(os.fsencode(tmp_path) + b"/bad\xff.txt"))
+    try:
+        file.write_text("a\n", encoding="utf-8")
+    except OSError as error:
+        pytest.skip(f"no such name can be here: {error}")
+    assert traces.read(file).name == "bad\\udcff.txt"
 
 
 def test_a_file_may_begin_with_the_mark_of_its_encoding(tmp_path):
