@@ -22,6 +22,7 @@ from tiered_cache.simulation import (
 
 TTLS = (30.0, 300.0)
 AXIS = "requests a second"
+UNIT = "requests/s"
 ORIGINS = {"DynamoDB": ("dynamodb", 0.008), "S3": ("s3", 0.04), "Athena": ("athena", 10.0)}
 """With the median seconds of a load: guesses, for the figures here alone."""
 
@@ -108,12 +109,17 @@ def paying(*, quick):
         one = scenario(1.0, ttl, routing, 2_000 if quick else 50_000)
         one = replace(one, timings=replace(one.timings, origin=Time(seconds, 0.5)))
         found = [pays_from(one, prices, workload, seed, low=0.01, high=high) for seed in seeds]
-        name = f"{origin}, TTL {ttl:g} s, {routing}, {redis}"
-        if None in found:
-            print(f"  {name:44}not up to {high:,.0f}, in {found.count(None)} of {len(seeds)} runs")
-            continue
-        middle = median(found)
-        print(f"  {name:44}{middle:>10.3g} ({min(found):.3g} to {max(found):.3g})")
-        spread = {"low": min(found), "high": max(found), "n": len(found), "per": "seed"}
-        results.append(Result(group=group, name=name, unit="requests/s", median=middle, **spread))
+        row = paying_from(group, f"{origin}, TTL {ttl:g} s, {routing}, {redis}", found, high)
+        low, middle, most = (shown(rate, row.unit) for rate in (row.low, row.median, row.high))
+        print(f"  {row.name:44}{middle:>10} ({low} to {most})  {row.note}".rstrip())
+        results.append(row)
     return results
+
+
+def paying_from(group, name, found, high):
+    """The result of some runs: the rate of each, or None where the Redis does not pay up to `high`, which then stands for it."""
+    never = found.count(None)
+    note = f"not up to {shown(high, UNIT)} in {never} of {len(found)} runs" if never else ""
+    rates = [high if rate is None else rate for rate in found]
+    spread = {"low": min(rates), "high": max(rates), "n": len(rates), "per": "seed"}
+    return Result(group=group, name=name, unit=UNIT, median=median(rates), note=note, **spread)

@@ -43,7 +43,8 @@ class Timing:
 class Result:
     """A figure, with the distribution that it is the median of.
 
-    unit: "s", "bytes", "loads" (a count), "share" (of 1) or "ratio". per: what one of the `n` samples is of.
+    unit: "s", "share" (of 1), "ratio", or what is counted, such as "bytes", "loads" and "requests/s". per: what one of the `n`
+    samples is of.
     ratio: to `base`, turn by turn. noise: how far the base was from itself, as a share; None where it was measured once.
     budget: what `ratio` may be at most or, where there is none, the median. better: "less" or "more", which of it is.
     curve, at, axis: of which curve it is a point, where, and what is along it.
@@ -306,7 +307,7 @@ def shown(value, unit):
         return f"{value:.2%}"
     if unit == "ratio":
         return times(value)
-    return f"{value:,.0f}"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def times(ratio):

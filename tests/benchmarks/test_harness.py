@@ -125,6 +125,24 @@ def test_seconds_are_written_in_the_unit_of_what_is_written(seconds, text):
     assert shown(seconds, "s") == text
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.09408, "0.0941"),
+        (0, "0"),
+        (1, "1"),
+        (42.19, "42.2"),
+        (99.97, "100"),
+        (16_777_205, "16,777,205"),
+        (-5.5, "-5.5"),
+    ],
+)
+@pytest.mark.parametrize("unit", ["requests/s", "loads", "cents", "bytes"])
+def test_a_small_number_is_not_written_as_none(unit, value, text):
+    """Three digits of it, and all of a large one's."""
+    assert shown(value, unit) == text
+
+
 def test_a_table_has_the_columns_that_say_something(capsys):
     """And the note of a row behind it."""
     show(
