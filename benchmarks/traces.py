@@ -12,10 +12,10 @@ where it names no zone, as CloudFront's does not. `bytes` is what the answer too
 are made into one by a query; in Athena, on the tables that AWS documents:
 
     SELECT to_unixtime(parse_datetime(requestdatetime, 'dd/MMM/yyyy:HH:mm:ss Z')) AS timestamp, key, objectsize AS bytes
-    FROM s3_access_logs WHERE operation = 'REST.GET.OBJECT' AND httpstatus = '200'
+    FROM s3_access_logs_db.mybucket_logs WHERE operation = 'REST.GET.OBJECT' AND httpstatus = '200'
 
-    SELECT concat(cast(date AS varchar), 'T', time) AS timestamp, uri AS key, bytes
-    FROM cloudfront_logs WHERE method = 'GET' AND status = 200
+    SELECT concat(cast("date" AS varchar), 'T', time) AS timestamp, cs_uri_stem AS key, sc_bytes AS bytes
+    FROM cloudfront_standard_logs WHERE cs_method = 'GET' AND sc_status = 200
 """
 
 import bz2

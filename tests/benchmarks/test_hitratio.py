@@ -125,6 +125,65 @@ def test_a_file_that_is_not_there_and_a_format_that_is_none_are_refused(tmp_path
         traces.read(tmp_path / "none.csv", "arc")
 
 
+S3_LOGS = """bucketowner bucket_name requestdatetime remoteip requester requestid operation key request_uri httpstatus
+    errorcode bytessent:bigint objectsize:bigint totaltime turnaroundtime referrer useragent versionid hostid sigv
+    ciphersuite authtype endpoint tlsversion accesspointarn aclrequired"""
+"""The columns that the user guide of S3 gives the table mybucket_logs, all texts but those that say otherwise."""
+CLOUDFRONT_LOGS = """date:date time x_edge_location sc_bytes:bigint c_ip cs_method cs_host cs_uri_stem sc_status:int
+    cs_referrer cs_user_agent cs_uri_query cs_cookie x_edge_result_type x_edge_request_id x_host_header cs_protocol
+    cs_bytes:bigint time_taken:float x_forwarded_for ssl_protocol ssl_cipher x_edge_response_result_type
+    cs_protocol_version fle_status fle_encrypted_fields:int c_port:int time_to_first_byte:float
+    x_edge_detailed_result_type sc_content_type sc_content_len:bigint sc_range_start:bigint sc_range_end:bigint"""
+"""Those that the user guide of Athena gives the table cloudfront_standard_logs."""
+
+
+def columns(told):
+    return {name: kind or "text" for name, _, kind in (column.partition(":") for column in told.split())}
+
+
+def queries():
+    """Of the text of `traces`: the one for S3, and the one for CloudFront."""
+    return [f"SELECT {text}" for text in traces.__doc__.split("SELECT ")[1:]]
+
+
+def test_the_queries_for_access_logs_fit_the_tables_that_aws_documents():
+    """No column in them that is not there."""
+    sqlglot = pytest.importorskip("sqlglot", reason="sqlglot, which reads Athena's dialect, is not installed")
+    from sqlglot.optimizer.qualify import qualify
+
+    tables = {
+        "s3_access_logs_db": {"mybucket_logs": columns(S3_LOGS)},
+        "default": {"cloudfront_standard_logs": columns(CLOUDFRONT_LOGS)},
+    }
+    for query in queries():
+        read = sqlglot.parse_one(query, dialect="athena")
+        qualified = qualify(read, schema=tables, db="default", dialect="athena")
+        assert {"timestamp", "key", "bytes"} == set(qualified.named_selects)
+
+
+def test_what_the_query_for_cloudfront_gives_is_a_trace(tmp_path):
+    """In the order of its dates and times."""
+    sqlglot = pytest.importorskip("sqlglot", reason="sqlglot, which reads Athena's dialect, is not installed")
+    duckdb = pytest.importorskip("duckdb", reason="duckdb, which runs SQL, is not installed")
+    logs = duckdb.connect()
+    described = ", ".join(f'"{name}" {kind}' for name, kind in columns(CLOUDFRONT_LOGS).items())
+    logs.execute(f"CREATE TABLE cloudfront_standard_logs ({described})")
+    for day, time, size, method, key, status in (
+        ("2026-11-02", "00:00:01", 30, "GET", "/b", 200),
+        ("2026-11-01", "23:59:59", 20, "GET", "/a", 200),
+        ("2026-11-01", "23:59:58", 10, "PUT", "/a", 200),
+        ("2026-11-01", "23:59:57", 10, "GET", "/c", 404),
+    ):
+        logs.execute(
+            'INSERT INTO cloudfront_standard_logs ("date", "time", sc_bytes, cs_method, cs_uri_stem, sc_status) '
+            "VALUES (?, ?, ?, ?, ?, ?)",
+            [day, time, size, method, key, status],
+        )
+    query = sqlglot.transpile(queries()[1], read="athena", write="duckdb")[0]
+    logs.sql(query).write_csv(str(tmp_path / "log.csv"))
+    assert traces.read(tmp_path / "log.csv")[1:] == (["/a", "/b"], {"/a": 20, "/b": 30})
+
+
 @pytest.mark.parametrize("make", traces.MADE)
 def test_a_made_trace_is_the_same_each_time(make):
     """As long as was asked for, with a size for each key."""
