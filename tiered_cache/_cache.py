@@ -180,9 +180,10 @@ class TieredCache:
     ) -> Callable[[Callable[P, R]], CachedFunction[P, R]]:
         """Decorate a function whose results are to be read through this cache.
 
-        key: a template over its parameters, such as `"customer:{customer_id}"`; a function of its arguments; or None:
-            the function's name and all arguments, which must then be numbers, str, bytes, dates and the like. What it sees
-            of functions around it is no part of that, so what these make twice needs a key of its own.
+        key: a template over its parameters, such as `"customer:{customer_id}"`, which tells apart what its text does
+            (`{customer_id!r}`: 1 and "1" too); a function of its arguments; or None: the function's name and all arguments,
+            which must then be numbers, str, bytes, dates and the like. What it sees of functions around it is no part of
+            that, so what these make twice needs a key of its own.
         options: see `LoadOptions`. The decorated function has `cache_key(...)`, for `cache.delete` and the like.
 
         Raises TypeError for a coroutine or generator function, and for one without a key that a factory makes again;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import update_wrapper
+from types import MethodType
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 from tiered_cache._call_keys import key_maker, name_of
@@ -70,11 +71,11 @@ class CachedFunction(Generic[P, R]):
         self._key = make_key
         update_wrapper(self, function)
 
-    def __call__(self, *args: P.args, **named: P.kwargs) -> R:
+    def __call__(self, /, *args: P.args, **named: P.kwargs) -> R:
         key = self._key(*args, **named)
         return self._cache.get_or_load(key, lambda: self._function(*args, **named), **self._options)  # type: ignore[return-value]
 
-    def cache_key(self, *args: P.args, **named: P.kwargs) -> str:
+    def cache_key(self, /, *args: P.args, **named: P.kwargs) -> str:
         """The key under which the result of this call is kept, for `cache.delete` and the like."""
         return self._key(*args, **named)
 
@@ -91,12 +92,23 @@ class _Bound:
     def __init__(self, cached: CachedFunction[..., Any], instance: object) -> None:
         self._cached = cached
         self._instance = instance
+        self.__doc__, self.__module__ = cached.__doc__, cached.__module__  # and not those of this class
 
-    def __call__(self, *args: Any, **named: Any) -> Any:
+    def __call__(self, /, *args: Any, **named: Any) -> Any:
         return self._cached(self._instance, *args, **named)
 
-    def cache_key(self, *args: Any, **named: Any) -> str:
+    def cache_key(self, /, *args: Any, **named: Any) -> str:
         return self._cached.cache_key(self._instance, *args, **named)
+
+    @property
+    def __wrapped__(self) -> Any:
+        return MethodType(self._cached.__wrapped__, self._instance)
+
+    def __getattr__(self, name: str) -> Any:
+        """As Python's methods do: what it cannot say by itself, such as its name and whether to await it, its function does."""
+        if name in ("_cached", "__signature__"):  # not there yet, in a copy that is being made; with the instance in it
+            raise AttributeError(name)
+        return getattr(self._cached, name)
 
 
 def _take(names: dict[str, Any], function: Any) -> None:

@@ -1,6 +1,7 @@
 """The decorator: which calls share a value, and which it refuses to tell apart."""
 
 import asyncio
+import copy
 import functools
 import inspect
 import sys
@@ -11,6 +12,20 @@ from uuid import UUID
 import pytest
 
 from tiered_cache import AsyncTieredCache, ConfigurationError, MemoryTier, TieredCache
+
+
+def is_coroutine_function(function):
+    return (inspect if sys.version_info >= (3, 12) else asyncio).iscoroutinefunction(function)
+
+
+def marked_as(route):
+    """As web frameworks do."""
+
+    def mark(function):
+        function.route = route
+        return function
+
+    return mark
 
 
 @pytest.fixture
@@ -43,6 +58,19 @@ def test_arguments_that_compare_equal_but_differ_in_type_do_not_share(cache):
     values = [1, 1.0, True, "1", b"1", None, (1,), (1.0,), ((1,),), Decimal(1), date(2026, 1, 1), UUID(int=1)]
     assert [kind(value) for value in values] == [repr(value) for value in values]
     assert len({kind.cache_key(value) for value in values}) == len(values)
+
+
+def test_a_template_tells_apart_what_its_text_does(cache):
+    """By itself not the type of an argument, nor where one ends and the next begins; as `repr` shows them, both."""
+
+    def keys(template, *calls):
+        shown = cache.cached(template)(lambda x, y: None)
+        return {shown.cache_key(*call) for call in calls}
+
+    for calls in ((("a:b", "c"), ("a", "b:c")), ((1, None), ("1", "None")), (("':'", ""), ("", "':'"))):
+        assert len(keys("{x!r}:{y!r}", *calls)) == 2
+    assert keys("{x}:{y}", ("a:b", "c"), ("a", "b:c")) == {"a:b:c"}
+    assert keys("{x}:{y}", (1, None), ("1", "None")) == {"1:None"}
 
 
 def test_functions_of_the_same_name_in_different_places_do_not_share(cache):
@@ -450,7 +478,54 @@ def test_a_coroutine_function_stays_one():
             return double
 
     double = asyncio.run(main())
-    is_one = inspect.iscoroutinefunction if sys.version_info >= (3, 12) else asyncio.iscoroutinefunction
-    assert is_one(double)
+    assert is_coroutine_function(double)
     with TieredCache() as cache:
-        assert not is_one(cache.cached()(as_it_is))
+        assert not is_coroutine_function(cache.cached()(as_it_is))
+
+
+class Tenant:
+    """Has cached methods, of which some are to be awaited."""
+
+    waiting, plain = AsyncTieredCache(), TieredCache()
+
+    def __init__(self, name):
+        self.name = name
+
+    @waiting.cached("tenant:{self.name}:{item}")
+    async def fetch(self, item, *, times=1):
+        """Fetch it."""
+        return f"{self.name} {item}"
+
+    @plain.cached("tenant:{self.name}:{item}")
+    @marked_as("GET")
+    def read(self, item, *, times=1):
+        """Read it."""
+        return f"{self.name} {item}"
+
+
+def test_a_method_of_an_instance_is_known_for_what_it_is():
+    """By what frameworks ask of a method before they call it, and by those who copy it."""
+    fetch, read = Tenant("a").fetch, Tenant("b").read
+    assert is_coroutine_function(fetch)
+    assert is_coroutine_function(copy.copy(fetch))
+    assert not is_coroutine_function(read)
+    assert asyncio.run(fetch("x")) == "a x"
+    assert read("x", times=2) == "b x" == read.__wrapped__("x")
+    for method, function in ((fetch, Tenant.fetch), (read, Tenant.read)):
+        for name in ("__name__", "__qualname__", "__module__", "__doc__"):
+            assert getattr(method, name) == getattr(function.__wrapped__, name)
+        assert str(inspect.signature(method)) == "(item, *, times=1)"
+    assert read.route == "GET"
+    with pytest.raises(AttributeError, match="no attribute 'rout'"):
+        _ = read.rout
+
+
+def test_parameters_may_have_any_name(cache):
+    """Also one that a method of ours has."""
+
+    @cache.cached()
+    def show(self, name):
+        return f"{self} {name}"
+
+    assert show(self=1, name=2) == "1 2"
+    assert show.cache_key(self=1, name=2) == show.cache_key(1, 2)
