@@ -184,11 +184,12 @@ class Keeping:
             birth=begun.birth,
         )
 
-    def _remember_absence(self, call: Call, entry: Entry, lease: Lease) -> None:
+    def _remember_absence(self, call: Call, entry: Entry, lease: Lease, *, skip: bool) -> None:
+        """Keep it, or drop what is held; `skip`: it is for the caller alone."""
         now, is_gone = self._now(), False
-        if call.plan.negative_ttl is not None:
+        if call.plan.negative_ttl is not None and not skip:
             self._store(call, entry, lease, now)
-        elif not self._memory.refuses(call.key, entry):
+        elif not skip and not self._memory.refuses(call.key, entry):
             is_gone = True  # what L2 has is older
             self._memory.drop(call.key)
         self._shared.release((lease,), now, drop=is_gone, ended=True)

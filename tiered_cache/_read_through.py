@@ -191,7 +191,7 @@ class ReadThrough(InTime):
         except NotFound as error:
             absence = self._absence(call, error, self._begun(call, context, left, birth, started))
             flight.is_outdated = partial(self._memory.is_dead, call.key, absence)
-            self._remember_absence(call, absence, lease)
+            self._remember_absence(call, absence, lease, skip=context.skipped)
             raise
         except Exception as error:  # noqa: BLE001  # a loader may raise anything: it is covered for, or raised again
             self._failed(call, lease)

@@ -213,7 +213,7 @@ class LoadContext:
         return Outcome.NOT_MODIFIED
 
     def skip(self, value: Any = None) -> Any:
-        """`return context.skip(value)`: the caller gets the value, and no tier keeps it."""
+        """`return context.skip(value)`: the caller gets the value, or the NotFound, and no tier keeps it."""
         self.skipped = True
         return value
 

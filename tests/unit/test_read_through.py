@@ -880,6 +880,24 @@ def test_a_skipped_value_is_given_and_kept_nowhere(l2: bool) -> None:
     assert MISSING is world.cache.get("k")
 
 
+@both
+@pytest.mark.parametrize("negative_ttl", [None, 30])
+def test_an_absence_that_is_skipped_is_told_and_kept_nowhere(l2: bool, negative_ttl: int | None) -> None:
+    """`context.skip(NotFound(...))`: what was held before is held still, here and in L2."""
+    world = World(l2=l2, negative_ttl=negative_ttl, error_backoff=0)
+    for value in ("v1", "v2"):
+        world.origin.value = lambda context: context.skip(NotFound("not now"))
+        with pytest.raises(NotFound, match="^not now$"):
+            world.get()
+        if value == "v2":
+            world.origin.value = OSError()
+            caches = [world.cache, world.another()] if l2 else [world.cache]
+            assert {"v1"} == {cache.get_or_load("k", world.origin) for cache in caches}
+        world.origin.value = value
+        assert value == world.get().value
+        world.age(130)
+
+
 # Resumable loads
 
 
