@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from parts import WAIT
 
-from tiered_cache.local.awslambda import FunctionTimedOut, HandlerError
+from tiered_cache.aws_lambda._extension import Extension
+from tiered_cache.local.awslambda import ContainerCrashed, FunctionTimedOut, HandlerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -99,6 +100,22 @@ def test_what_a_handler_that_raised_has_put_off_is_done(function: Make) -> None:
     assert ["a"] == fn.invoke({}).value["done"]
 
 
+@pytest.mark.parametrize("handler", ["later.handler", "later.of_two_caches"])
+@pytest.mark.parametrize("kind", ["SystemExit", "GeneratorExit"])
+def test_what_a_handler_that_ends_its_process_has_put_off_is_done_first(
+    function: Make, handler: str, kind: str
+) -> None:
+    """There is no response to wait for, and the process with its threads is gone at once. The next has work of its own."""
+    fn = function(handler)
+    with pytest.raises(ContainerCrashed):
+        fn.invoke({"say": ["sent", "counted"], "other_say": ["of the other"], "exit": kind})
+    said = [line for line in fn.containers[0].log.splitlines() if line in ("sent", "counted", "of the other")]
+    assert ["sent", "counted"] + ["of the other"] * (handler == "later.of_two_caches") == said
+    assert [] == fn.invoke({"work": ["a"]}).value["done"]
+    fn.settle(WAIT)
+    assert ["a"] == fn.invoke({}).value["done"]
+
+
 def test_work_that_exits_does_not_leave_the_container_waiting(function: Make) -> None:
     """SystemExit ends a thread in silence, and Lambda would wait for it until the timeout; work or a loader may raise it."""
     fn = function("later.handler")
@@ -122,6 +139,15 @@ def test_a_handler_that_tells_nothing_does_not_hang_the_container(function: Make
         fn.containers[0].wait_frozen(WAIT)
 
 
+def test_a_handler_that_asks_for_none_of_it_does_not_hang_the_container(function: Make) -> None:
+    """Another of its module does. What it puts off is done before its response, and then the container is free."""
+    fn = function("later.plain")
+    for _ in range(2):
+        fn.invoke({"work": ["a"]})
+        fn.settle(WAIT / 2)
+    assert {"done": ["a", "a"], "asked": [False, False]} == fn.invoke({}).value
+
+
 def test_where_a_handler_is_called_for_each_record_the_work_waits_for_the_last(function: Make) -> None:
     """By one that is not decorated: the end of the first is not that of the invocation."""
     fn = function("later.of_records")
@@ -139,6 +165,15 @@ def test_an_event_that_is_handed_over_late_leaves_the_later_ones_their_work(func
         fn.invoke({"number": number, "next is late": number == 1})
         fn.settle(WAIT)
     assert [[0, 0], [1, 1], [2, 3], [3, 3], [4, 4]] == fn.invoke({"number": 5}).value["done"]
+
+
+def test_a_handler_within_another_need_not_know_the_event() -> None:
+    """It may be called without a context; what ends is the outer one's event, and no other."""
+    extension, long_ago = Extension(), 0.0
+    with extension.handling("a", int, None, float), extension.handling(None, int, None, float):
+        pass
+    assert extension._wait_for_end("a", long_ago)
+    assert not extension._wait_for_end("b", long_ago)
 
 
 def test_two_caches_share_one_extension(function: Make) -> None:

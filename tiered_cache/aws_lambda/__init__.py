@@ -78,7 +78,8 @@ def lambda_handler(
 
     def decorate(handler: Handler) -> Handler:
         _check_handler(handler)
-        extension = _registered() if wanted and is_frozen_between_invocations() else None
+        if wanted and is_frozen_between_invocations():
+            _ask_for_extension()
         _register_hooks(cache)
 
         @wraps(handler)
@@ -87,15 +88,15 @@ def lambda_handler(
                 args = (*args, None)  # an event alone, as a test may give
             of_lambda = _context(*args[1:], *named.values())
             remaining = _remaining(of_lambda, kept_back)
-            if extension is None or not extension.is_registered:
+            if (extension := _registered()) is None:
                 with cache.invocation(remaining):
                     return handler(*args, **named)
-            extension.handler_began(getattr(of_lambda, "aws_request_id", None), lambda: cache.stats().work.waiting)
-            try:
-                with cache.invocation(remaining, works_after_response=True):
-                    return handler(*args, **named)
-            finally:
-                extension.handler_ended(lambda deadline: cache.run_deferred(lambda: deadline - time() - kept_back))
+            event, work = getattr(of_lambda, "aws_request_id", None), _work(cache, kept_back) if wanted else None
+            with (
+                extension.handling(event, lambda: cache.stats().work.waiting, work, _deadline(remaining, kept_back)),
+                cache.invocation(remaining, works_after_response=wanted),
+            ):
+                return handler(*args, **named)
 
         return wrapped  # type: ignore[return-value]  # it takes and gives what the handler does
 
@@ -134,12 +135,29 @@ def _remaining(context: Any, kept_back: float) -> Callable[[], float] | None:
     return lambda: milliseconds() / 1000 - kept_back
 
 
-def _registered() -> Extension:
-    """The extension of this process, registered if that is possible."""
+def _work(cache: TieredCache | AsyncTieredCache, kept_back: float) -> Callable[[float | None], object]:
+    """Does what was put off, until `kept_back` seconds before the deadline that it is given, if it is given one."""
+    return lambda deadline: cache.run_deferred(None if deadline is None else lambda: deadline - time() - kept_back)
+
+
+def _deadline(remaining: Callable[[], float] | None, kept_back: float) -> Callable[[], float | None]:
+    return lambda: None if remaining is None else time() + remaining() + kept_back
+
+
+_EXTENSIONS: set[Extension] = set()
+"""That of this process, once a handler has asked for it: a module that is imported for such handlers alone."""
+
+
+def _ask_for_extension() -> None:
     from tiered_cache.aws_lambda._extension import EXTENSION
 
     EXTENSION.register()
-    return EXTENSION
+    _EXTENSIONS.add(EXTENSION)
+
+
+def _registered() -> Extension | None:
+    """Who waits for the ends of this process's handlers, also of those for which no work is done after the response."""
+    return next((one for one in _EXTENSIONS if one.is_registered), None)
 
 
 def _register_hooks(cache: TieredCache | AsyncTieredCache) -> None:

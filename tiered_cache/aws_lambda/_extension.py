@@ -13,6 +13,7 @@ import os
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPException
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from tiered_cache._deferred import LAST
 from tiered_cache._log import log
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator, Sequence
     from email.message import Message
 
 NAME = "tiered_cache"
@@ -42,7 +43,7 @@ class Extension:
         self._pid = 0
         self._event: object = ""  # the id of that whose handler has begun; "": none has, None: nobody knows which
         self._open: list[Callable[[], int]] = []  # of the handlers that run now, one or one within another: what waits
-        self._work: list[Callable[[float], object]] = []  # of the handlers that have ended
+        self._work: list[Callable[[float | None], object]] = []  # of the handlers that have ended
 
     @property
     def is_registered(self) -> bool:
@@ -65,21 +66,39 @@ class Extension:
         threading.Thread(target=self._run, args=(connection,), name="tiered_cache-extension", daemon=True).start()
         return True
 
-    def handler_began(self, event: object, waiting: Callable[[], int]) -> None:
-        """A handler begins whose end will be told. `event`: the id of its event, or None where that is not known.
+    @contextmanager
+    def handling(
+        self,
+        event: object,
+        waiting: Callable[[], int],
+        work: Callable[[float | None], object] | None,
+        deadline: Callable[[], float | None],
+    ) -> Generator[None]:
+        """Around a handler. `event`: the id of its event, or None where that is not known.
 
         waiting: how many pieces of work are put off, which are lost if the handler does not end in time.
+        work: `work(deadline)` is to be done once the response is out; in wall-clock seconds, None: no deadline is known.
+        deadline: that of its invocation. A handler that raises what is no Exception ends the process with this thread:
+            no response will be out, and the work is done at once.
         """
         with self._changed:
+            if event is not None or not self._open:  # one within another is of the same event
+                self._event = event
             self._open.append(waiting)
-            self._event = event
-
-    def handler_ended(self, work: Callable[[float], object]) -> None:
-        """It has ended: `work(deadline)` is to be done once the response is out; deadline in wall-clock seconds."""
-        with self._changed:
-            self._open.pop()
-            self._work.append(work)
-            self._changed.notify_all()
+        ends_process = False
+        try:
+            yield
+        except BaseException as error:
+            ends_process = not isinstance(error, Exception)
+            raise
+        finally:
+            with self._changed:
+                self._open.pop()
+                if work is not None:
+                    self._work.append(work)
+                at_once = self._take_work() if ends_process else []
+                self._changed.notify_all()
+            _do(at_once, deadline)
 
     def _run(self, connection: HTTPConnection) -> None:
         failures = 0
@@ -105,12 +124,13 @@ class Extension:
 
     def _work_off(self, deadline: float) -> None:
         with self._changed:
-            work, self._work, self._event = self._work, [], ""
-        for one in work:
-            try:
-                one(deadline)
-            except BaseException as error:  # noqa: BLE001  # such as SystemExit: without this thread the container hangs
-                log().error("work after the response was ended by %s", type(error).__name__)
+            work, self._event = self._take_work(), ""
+        _do(work, lambda: deadline)
+
+    def _take_work(self) -> list[Callable[[float | None], object]]:
+        """The work of the handlers that have ended, which is nobody else's from now on; the lock is held."""
+        work, self._work = self._work, []
+        return work
 
     def _wait_for_response(self) -> bool:
         """Wait until it is out; False if another handler has begun meanwhile, as where one is called for each record."""
@@ -165,6 +185,14 @@ class Extension:
 
 
 EXTENSION = Extension()
+
+
+def _do(work: Sequence[Callable[[float | None], object]], deadline: Callable[[], float | None]) -> None:
+    for one in work:
+        try:
+            one(deadline())
+        except BaseException as error:  # noqa: BLE001  # such as SystemExit: without the thread the container hangs
+            log().error("work after the response was ended by %s", type(error).__name__)
 
 
 def _connection() -> HTTPConnection:

@@ -47,6 +47,14 @@ def leave():
     raise SystemExit(3)
 
 
+@lambda_handler(other)
+def plain(event, context):
+    """Decorated before anybody asks for work after the response, and does not."""
+    for name in event.get("work", ()):
+        other.after_response(work, name)
+    return {"done": done[:], "asked": asked[:]}
+
+
 def told():
     stats = cache.stats()
     return {
@@ -62,6 +70,8 @@ def told():
 def act(event):
     for name in event.get("work", ()):
         cache.after_response(work, name, event.get("gate"))
+    for said in event.get("say", ()):
+        cache.after_response(print, said)
     for seconds in event.get("naps", ()):
         cache.after_response(time.sleep, seconds)
     time.sleep(event.get("dawdle", 0))
@@ -72,6 +82,8 @@ def act(event):
         answer["value"] = cache.get_or_load("k", lambda: load(event["load"]))
     if event.get("load_and_leave"):
         cache.get_or_load("k", leave)
+    if event.get("exit"):
+        raise {"SystemExit": SystemExit, "GeneratorExit": GeneratorExit}[event["exit"]]("on purpose")
     if event.get("raise"):
         raise ValueError(event["raise"])
     return answer | told()
@@ -87,6 +99,8 @@ def handler(event, context):
 def of_two_caches(event, context):
     for name in event.get("other", ()):
         other.after_response(done.append, name)
+    for said in event.get("other_say", ()):
+        other.after_response(print, said)
     return act(event)
 
 
