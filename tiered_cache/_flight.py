@@ -234,5 +234,6 @@ class Flights(ForkSafe, Generic[T]):
                     return instead
         finally:
             WAITS.end()
-        what = "than the invocation has time" if limits.hard is None else f"than hard_timeout, {limits.hard:g} s"
+        is_cut = limits.hard is None or (limits.most is not None and limits.most <= limits.hard)
+        what = "than the invocation has time" if is_cut else f"than hard_timeout, {limits.hard:g} s"
         raise LoadTimeout(f"the load took longer {what}; it goes on, and its value will be kept")

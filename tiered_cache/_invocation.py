@@ -40,11 +40,7 @@ class Invocation(ForkSafe):
 
     def begin(self, remaining: Callable[[], float] | None, *, works_after_response: bool) -> None:
         """An invocation begins that has `remaining()` seconds left; None: no limit is known."""
-        left: object = None if remaining is None else remaining()
-        if remaining is not None and not isinstance(left, int | float):
-            raise TypeError(
-                f"remaining must be a function that gives the seconds left as a number; it gave {shown(left)}"
-            )
+        _check_remaining(remaining)
         if self.is_running:
             raise RuntimeError(
                 "an invocation of this cache is running already: decorate only the outermost handler, and let one "
@@ -77,6 +73,7 @@ class Invocation(ForkSafe):
 
         Where the next invocation runs already, or begins meanwhile, its own time is what counts.
         """
+        _check_remaining(remaining)
         if not self.is_running:
             self._remaining = remaining
         try:
@@ -137,6 +134,16 @@ class Invocation(ForkSafe):
             with self._lock:  # an invalidation comes before this, and it is not kept, or after it
                 run.keep(call.key, load, kept)
         return Answer(outcome.value, "origin", 0.0, False, Reason.LOADED)
+
+
+def _check_remaining(remaining: object) -> None:
+    """Refuse what does not give the seconds left, unless it is None. Raises TypeError."""
+    wanted = "remaining must be a function that gives the seconds left as a number"
+    if remaining is not None and not callable(remaining):
+        raise TypeError(f"{wanted}; got {shown(remaining)}")
+    left = 0.0 if remaining is None else remaining()
+    if not isinstance(left, int | float):
+        raise TypeError(f"{wanted}; it gave {shown(left)}")
 
 
 class Running:

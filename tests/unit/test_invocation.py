@@ -243,6 +243,11 @@ def test_a_remaining_time_that_is_no_number_is_refused() -> None:
         cache.invocation(lambda: None),  # type: ignore[arg-type, return-value]
     ):
         raise AssertionError
+    with pytest.raises(TypeError, match="as a number; got 5$"), cache.invocation(5):  # type: ignore[arg-type]
+        raise AssertionError
+    for bad, says in ((5, "got 5"), (lambda: "5", "it gave '5'")):
+        with pytest.raises(TypeError, match=f"^remaining must be a function that gives .*; {says}$"):
+            cache.run_deferred(bad)  # type: ignore[arg-type]
     handler = lambda_handler(cache)(lambda event, context: "answer")
     for mock in (MagicMock(), Context(None)):  # type: ignore[arg-type]
         with pytest.raises(TypeError, match=r"^context\.get_remaining_time_in_millis\(\) must give a number; got"):

@@ -1047,6 +1047,20 @@ def test_a_share_is_of_the_time_that_the_invocation_has_left() -> None:
     assert "v" == world.get("other").value
 
 
+@pytest.mark.parametrize("limit", [30, "100%"])
+def test_a_limit_that_was_cut_to_the_invocations_time_is_not_named_for_it(limit: Any) -> None:
+    """Nobody has set one of so many seconds."""
+    world = World(l2=False, hard_timeout=limit)
+    world.origin.value = slow = Slow()
+    left = iter(range(1000, 0, -1))
+    with (
+        world.cache.invocation(lambda: next(left) / 100_000),
+        pytest.raises(LoadTimeout, match="^the load took longer than the invocation has time; it goes on"),
+    ):
+        world.get()
+    slow.finish()
+
+
 def test_an_inline_refresh_that_is_slow_gives_the_stale_value() -> None:
     """The soft timeout counts for it too."""
     world = World(l2=False, soft_timeout=0.01)
