@@ -23,7 +23,7 @@ class MemoryStats(NamedTuple):
     """What the entries cost in memory, as the sizer measures it."""
     max_bytes: int
     evictions: int
-    """Entries dropped to make room."""
+    """Entries dropped to make room; with a policy of cachetools that has times of its own, also those whose time was up."""
     oversized: int
     """Values returned but not stored, being larger than the whole budget or than the memory that was left, or of a size
     that nobody can say."""

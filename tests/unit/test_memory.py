@@ -542,6 +542,87 @@ def test_a_frequency_policy_does_not_see_what_is_refused() -> None:
     assert {"a", "c"} == set(held._entries)
 
 
+class Times(cachetools.TTLCache[str, Any]):
+    """Lets go by itself what was put there ten of its seconds ago, by the clock that it is told."""
+
+    def __init__(self, maxsize: float, getsizeof: Any) -> None:
+        super().__init__(maxsize, ttl=10, timer=self.seconds, getsizeof=getsizeof)
+
+    now = 0.0
+
+    def seconds(self) -> float:
+        return self.now
+
+
+class Uses(cachetools.TLRUCache[str, Any]):
+    """The same; the values `"declined"` are not even taken."""
+
+    def __init__(self, maxsize: float, getsizeof: Any) -> None:
+        super().__init__(maxsize, ttu=self.until, timer=self.seconds, getsizeof=getsizeof)
+
+    now = 0.0
+
+    def seconds(self) -> float:
+        return self.now
+
+    def until(self, _key: str, held: Entry, now: float) -> float:
+        return now if held.value == "declined" else now + 10
+
+
+@pytest.mark.parametrize("policy", [Times, Uses])
+def test_hits_and_copies_of_what_a_policy_lets_go_by_itself_are_settled(policy: Any) -> None:
+    """As those of what it evicts, at whatever moment the counters are looked at: none is lost, none is kept for ever."""
+    held = store(policy=policy, detect_mutation=True)
+    for number, key in enumerate("abc", 1):
+        held.store(key, entry([key]))
+        held.look(key)
+        held.look(key)
+        held._entries[key].hits += number
+    assert (6, 3, 0) == (held.stats().hits, held.stats().entries, held.stats().evictions)
+    held._entries.now = 10.0
+    stats = held.stats()
+    assert (6, 0, 0, 3) == (stats.hits, stats.entries, stats.bytes, stats.evictions)
+    assert {} == held._copies
+    held.store("a", entry("again", at=T0 + 1))
+    assert (6, 1, 3) == (held.stats().hits, held.stats().entries, held.stats().evictions)
+
+
+def test_what_replaces_an_entry_whose_time_was_up_takes_over_nothing_twice() -> None:
+    """The policy lets the old one go while the new one comes."""
+    held = store(policy=Times, detect_mutation=True)
+    held.store("a", entry("old"))
+    held._entries["a"].hits += 5
+    held._entries.now = 10.0
+    held.store("a", entry("new", at=T0 + 1))
+    assert (5, 1) == (held.stats().hits, held.stats().entries)
+    assert {"a": "new"} == held._copies
+
+
+def test_what_a_policy_declines_leaves_nothing_behind() -> None:
+    """Neither its own copy, nor that of what it was to replace."""
+    held = store(policy=Uses, detect_mutation=True)
+    held.store("a", entry("taken"))
+    for key in "ab":
+        held.store(key, entry("declined", at=T0 + 1))
+    assert {} == held._copies
+    assert 0 == held.stats().entries
+
+
+def test_room_that_comes_by_itself_need_not_be_made() -> None:
+    """Where the last entry goes just before another is to be evicted."""
+
+    class Late(Times):
+        def popitem(self) -> tuple[str, Any]:
+            self.now = 10.0
+            return super().popitem()
+
+    held = store(policy=Late, max_entries=1)
+    held.store("a", entry())
+    held.store("b", entry())
+    assert ["b"] == list(held._entries)
+    assert 1 == held.stats().evictions
+
+
 class OwnPolicy(OrderedDict[str, Any]):
     """The interface of cachetools.Cache without being one."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from cachetools import Cache
+from cachetools import Cache, TLRUCache, TTLCache
 
 from tiered_cache._l1.order import MOST_CHANCES, Oldest
 
@@ -71,7 +71,7 @@ class SecondChanceLRU(Cache[str, "Entry"]):
 def observed(
     policy: type[Any], max_bytes: int, getsizeof: Callable[[Any], int], evicted: Callable[[str, Entry], None]
 ) -> Any:
-    """A cache of the class `policy` that tells what it evicts, as cachetools' classes do it, by `popitem`."""
+    """A cache of the class `policy` that tells what it evicts, as cachetools' classes do it: by `popitem`, and by `expire`."""
     is_of_cachetools = issubclass(policy, Cache)
 
     class Observed(policy):  # type: ignore[misc]  # the class is the user's to choose
@@ -86,4 +86,16 @@ def observed(
                 return Cache.__getitem__(self, key) if Cache.__contains__(self, key) else None
             return self.get(key)
 
-    return Observed(max_bytes, getsizeof=getsizeof)
+        def keys_quietly(self) -> list[str]:
+            """What is held, be its time up or not."""
+            return list(Cache.__iter__(self) if is_of_cachetools else self)
+
+    class Timed(Observed):
+        def expire(self, time: Any = None) -> Any:
+            gone = list(super().expire(time))
+            for key, entry in gone:
+                evicted(key, entry)
+            return gone
+
+    kind = Timed if issubclass(policy, (TTLCache, TLRUCache)) else Observed
+    return kind(max_bytes, getsizeof=getsizeof)

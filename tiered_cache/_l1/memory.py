@@ -187,15 +187,17 @@ class MemoryStore(ForkSafe):
         copy = _unchanged(value) if self._tier.detect_mutation else MISSING
         if held is not None:
             self.hot.pop(key, None)
+            self._copies.pop(key, None)
         elif self._tier.max_entries is not None:
-            while len(self._entries) >= self._tier.max_entries:
-                self._entries.popitem()
+            with suppress(KeyError):  # of a policy that has just let the last one go by itself
+                while len(self._entries) >= self._tier.max_entries:
+                    self._entries.popitem()
         entry.value = value
         self._entries[key] = entry
         if held is not None:
             self._settle(held)  # now that the policy has seen its uses
         self.arm(key, entry)
-        if self._tier.detect_mutation:
+        if self._tier.detect_mutation and self._peek(key) is entry:  # a policy may decline it
             self._copies[key] = copy
 
     def arm(self, key: str, entry: Entry) -> None:
@@ -342,7 +344,8 @@ class MemoryStore(ForkSafe):
 
     def _all(self) -> Iterator[tuple[str, Entry]]:
         """The keys and entries as of now, while they may be dropped; a list of pairs would take a tenth of the budget."""
-        return ((key, entry) for key in list(self._entries) if (entry := self._peek(key)) is not None)
+        keys = list(self._entries) if self._armable else self._entries.keys_quietly()
+        return ((key, entry) for key in keys if (entry := self._peek(key)) is not None)
 
     def _settle(self, entry: Entry) -> None:
         """Take over the hits of an entry that goes."""
