@@ -71,7 +71,8 @@ class AsyncTieredCache:
     `run_deferred`, which is for threads without an event loop. Work that was put off until an invocation begins or ends is
     done as it does so, and the loop waits for it. A loader that is not asynchronous runs in a thread. An
     asynchronous one runs in the loop of the caller that leads the load; where that loop has ended, as for work after the
-    response, in one of its own. Cancelling a caller does not cancel the load, which others may wait for. A load that is to
+    response, in one of its own. Cancelling a caller does not cancel the load, which others may wait for, nor end the thread
+    that waits for it: bound the wait by `hard_timeout`, which does, and not by `asyncio.wait_for` alone. A load that is to
     outlive its callers, as refreshes and those with a time limit are, and whose loop ends before it, begins once more, in
     a loop of its own. Any number of loops may use one cache, one after another or at once.
     """
