@@ -14,7 +14,7 @@ def add_arguments(parser):
         metavar="suite",
         help='such as tiers, peers.l1 or just l1; all by default, "list" lists them',
     )
-    add("--only", metavar="SUITE,...", default="", help="the same, with commas")
+    add("--only", type=names, metavar="SUITE,...", default=[], help="the same, with commas")
     add("--quick", action="store_true", help="fewer rounds, for a look")
     add("--cpu", metavar="SHARE,...", type=shares, help="for tiers.cpu: shares of a processor; by default 1,0.29,0.07")
     _add_traces(add)
@@ -69,6 +69,14 @@ def file(text):
     return path
 
 
+def names(text):
+    """Names with commas. Raises argparse's error where there are none: it would mean all."""
+    found = [name for name in text.split(",") if name]
+    if not found:
+        raise argparse.ArgumentTypeError(f"at least one suite is needed; got {text!r}")
+    return found
+
+
 def whole(text):
     """A whole number above 0. Raises argparse's error otherwise."""
     if not text.isdecimal() or not int(text):
@@ -112,7 +120,7 @@ def run(given, parser):
     need("redis")
     from tiered_cache.benchmarks import comparison, files, hitratio, measuring, report, results, suites, tiers
 
-    wanted = [*given.suites, *filter(None, given.only.split(","))]
+    wanted = [*given.suites, *given.only]
     if wanted == ["list"]:
         for suite, parts in suites.SUITES.items():
             print(f"{suite}: {', '.join(parts)}")

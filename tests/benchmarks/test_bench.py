@@ -131,6 +131,8 @@ def test_results_that_cannot_be_shown_are_refused(tmp_path, capsys, option, path
         (["--traces", "{}/results.json", "hitratio"], "there is no file hitratio: a suite goes before --traces"),
         (["--from", "{}/results.json", "peers"], "--from takes all results as they are: no suites"),
         (["--from", "{}/results.json", "--json", "{}/x.json"], "no --json go with it"),
+        (["--only", ","], "--only: at least one suite is needed; got ','"),
+        (["--only", ""], "--only: at least one suite is needed; got ''"),
         (["--cpu", "0.5", "peers"], "--cpu is for tiers.cpu, which is not measured now"),
         (["--traces", "{}/results.json", "--only", "peers"], "--traces is for the suite hitratio"),
     ],
