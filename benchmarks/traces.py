@@ -24,6 +24,7 @@ import gzip
 import lzma
 import sys
 from array import array
+from heapq import nsmallest
 from itertools import accumulate, islice
 from pathlib import Path
 from random import Random
@@ -102,16 +103,15 @@ def _csv(file, limit):
     reader = csv.DictReader(_text(file))
     if "key" not in (reader.fieldnames or ()):
         raise ValueError(f"the header must name a column 'key'; got {reader.fieldnames}")
-    rows = list(whole_rows(reader))
     time, size = (next((name for name in names if name in reader.fieldnames), None) for names in (TIMES, SIZES))
-    if time:
-        rows.sort(key=lambda row: moment(row[time]))
-    rows = rows[:limit]
-    sizes = {} if size else None
-    if size:
-        for row in rows:
-            sizes[row["key"]] = max(_bytes(row[size]), sizes.get(row["key"], 0))
-    return [row["key"] for row in rows], sizes
+    rows = ((row["key"], row[size] if size else "", row.get(time)) for row in whole_rows(reader))
+    rows = nsmallest(limit, rows, key=lambda row: moment(row[2])) if time else islice(rows, limit)
+    keys, sizes = [], {} if size else None
+    for key, told, _ in rows:
+        keys.append(key)
+        if size:
+            sizes[key] = max(_bytes(told), sizes.get(key, 0))
+    return keys, sizes
 
 
 def _bytes(text):

@@ -6,6 +6,7 @@ import lzma
 import os
 import struct
 import sys
+import tracemalloc
 from collections import OrderedDict
 from itertools import combinations
 from pathlib import Path
@@ -123,6 +124,24 @@ def test_a_file_that_is_not_there_and_a_format_that_is_none_are_refused(tmp_path
         traces.read(tmp_path / "none.csv")
     with pytest.raises(ValueError, match="format must be one of cache2k, lirs, lines, csv; got 'arc'"):
         traces.read(tmp_path / "none.csv", "arc")
+
+
+@pytest.mark.parametrize("header", ["key,bytes", "key,bytes,time"])
+def test_of_a_long_log_no_more_is_held_than_is_replayed(tmp_path, header):
+    """The first in the order of time, and of one moment those that come first."""
+    with (tmp_path / "log.csv").open("w", encoding="utf-8") as file:
+        print(header, file=file)
+        for number in range(20_000):
+            print(*(number, number % 7, number // 5)[: header.count(",") + 1], sep=",", file=file)
+    traces.read(tmp_path / "log.csv", limit=1)  # what is imported for it is not to be counted
+    tracemalloc.start()
+    try:
+        found = traces.read(tmp_path / "log.csv", limit=12)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert found[1:] == ([str(number) for number in range(12)], {str(number): number % 7 for number in range(12)})
+    assert most < 500_000
 
 
 S3_LOGS = """bucketowner bucket_name requestdatetime remoteip requester requestid operation key request_uri httpstatus
