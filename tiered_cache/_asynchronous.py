@@ -22,7 +22,7 @@ from tiered_cache._forks import ForkSafe
 from tiered_cache._load import check_batch_loader, run_batch_loader
 from tiered_cache._options import check_key, check_loader
 from tiered_cache._values import MISSING
-from tiered_cache._waits import acting_for
+from tiered_cache._waits import WAITS, acting_for
 from tiered_cache._whose import goes_on
 
 if TYPE_CHECKING:
@@ -180,6 +180,7 @@ class Bridge:
     def __init__(self, loader: Any, loop: asyncio.AbstractEventLoop) -> None:
         self._loader = loader
         self._loop = loop
+        self._loop_thread = threading.get_ident()  # it is made there
         self.resumable: bool = getattr(loader, "resumable", False)
         self.wait: object = getattr(loader, "wait", None)
 
@@ -222,7 +223,8 @@ class Bridge:
             waiting = asyncio.run_coroutine_threadsafe(outcome, self._loop)
         except RuntimeError:  # it has been closed this very moment
             return asyncio.run(outcome)
-        self._wait_for(waiting)
+        with WAITS.behind(self._loop_thread):
+            self._wait_for(waiting)
         try:
             return waiting.result()
         except CancelledError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from math import inf
 from time import monotonic
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from tiered_cache._errors import LoadTimeout, OriginError
 from tiered_cache._forks import ForkSafe
@@ -20,7 +20,7 @@ Key: TypeAlias = str | tuple[str, ...]
 """What a flight brings: the value of one key, or those of several."""
 
 
-def _nothing() -> None:
+def _nothing(_: object) -> None:
     return None
 
 
@@ -30,7 +30,7 @@ class Limits(NamedTuple):
     began: float
     """On the monotonic clock."""
     soft: float | None = None
-    """After these it takes the flight's fallback, where there is one."""
+    """After these it takes its fallback, where there is one."""
     hard: float | None = None
     """After these it takes that, or gets LoadTimeout. The work goes on."""
     most: float | None = None
@@ -43,25 +43,27 @@ class Limits(NamedTuple):
 
     def left(self, limit: float | None) -> float | None:
         """The seconds of `limit` that are left."""
-        return None if limit is None else max(0.0, self.began + limit - monotonic())
+        return None if limit is None else min(max(0.0, self.began + limit - monotonic()), threading.TIMEOUT_MAX)
 
 
 UNLIMITED = Limits(0.0)
 
 
 class Flight(Generic[T]):
-    """One run of the work for a key. `fallback` gives what a caller who will not wait longer may have, or None.
+    """One run of the work for a key. `known`: what the work has found so far, for the fallbacks of those who wait for it.
 
     `is_outdated` says whether its outcome has been invalidated meanwhile, and so is not for those who joined. `ends`: the
-    moment on the wall clock from which its outcome is too old, as a value is that is past all windows.
+    moment on the wall clock from which its outcome is too old, as a value is that is past all windows. `is_shared`: whether
+    others than its leader have joined it.
     """
 
-    __slots__ = ("_latch", "ends", "error", "fallback", "is_outdated", "key", "leader", "result")
+    __slots__ = ("_latch", "ends", "error", "is_outdated", "is_shared", "key", "known", "leader", "result")
 
     def __init__(self, key: Key) -> None:
         self.key = key
         self.leader = 0
-        self.fallback: Callable[[], T | None] = _nothing
+        self.known: Any = None
+        self.is_shared = False
         self.is_outdated: Callable[[], bool] = bool
         self.ends = inf
         self.result: T | None = None
@@ -135,14 +137,14 @@ class Flights(ForkSafe, Generic[T]):
         *,
         since: float = -inf,
         alone: bool = False,
-        fallback: Callable[[], T | None] = _nothing,
-    ) -> tuple[T, Flight[T] | None]:
-        """What `work` gives for `key`, and the flight of another caller if it was that which gave it.
+        fallback: Callable[[Flight[T]], T | None] = _nothing,
+    ) -> tuple[T, Flight[T], bool]:
+        """What `work` gives for `key`, the flight that gave it, and whether that is another caller's, which was joined.
 
         The first caller does the work, in a thread of its own if that has a soft or a hard limit.
         `since`: when this call began; an error that was too old by then, as `ends` says, is not for it. `alone`: what began
-        before this call would not do, so a flight of its own takes the place of any other. `fallback`: the flight's until
-        `work` knows of a better one.
+        before this call would not do, so a flight of its own takes the place of any other. `fallback`: gives what this
+        caller may have of a flight for which it will not wait longer, or None.
         Raises ReentrantLoadError where waiting would be for ever, since the work waits for this very caller.
         """
         with WAITS.working():
@@ -156,29 +158,34 @@ class Flights(ForkSafe, Generic[T]):
         *,
         since: float,
         alone: bool,
-        fallback: Callable[[], T | None],
-    ) -> tuple[T, Flight[T] | None]:
+        fallback: Callable[[Flight[T]], T | None],
+    ) -> tuple[T, Flight[T], bool]:
         while True:
             flight, joined = self._join_or_start(key, alone=alone)
             if not joined:
-                flight.fallback = fallback
-                return self._lead(flight, work, limits), None
+                return self._lead(flight, work, limits, fallback), flight, False
             try:
-                result = self._wait(flight, limits, joined=True)
+                result = self._wait(flight, limits, fallback, joined=True)
             except Exception as error:
                 is_over = error is flight.error and since >= flight.ends
                 if not is_over and not flight.is_outdated():
                     raise
             else:
                 if not flight.is_outdated():
-                    return result, flight
+                    return result, flight, True
 
-    def _lead(self, flight: Flight[T], work: Callable[[Flight[T]], T], limits: Limits) -> T:
+    def _lead(
+        self,
+        flight: Flight[T],
+        work: Callable[[Flight[T]], T],
+        limits: Limits,
+        fallback: Callable[[Flight[T]], T | None],
+    ) -> T:
         if limits.soft is None and limits.hard is None:
             self._perform(flight, work)
             return flight.outcome(joined=False)
         self._launch(flight, work)
-        return self._wait(flight, limits, joined=False)
+        return self._wait(flight, limits, fallback, joined=False)
 
     def detach(self, key: str | None = None) -> None:
         """Let no later caller join the flight of `key`, or of any key: what it brings is of before an invalidation."""
@@ -195,6 +202,7 @@ class Flights(ForkSafe, Generic[T]):
             if flight is not None:
                 WAITS.join(flight, waits=not alone)
                 if not alone:
+                    flight.is_shared = True
                     return flight, True
             flight = self._by_key[key] = Flight(key)
             flight.leader = threading.get_ident()
@@ -225,12 +233,12 @@ class Flights(ForkSafe, Generic[T]):
             flight.error = error
             self._end(flight)
 
-    def _wait(self, flight: Flight[T], limits: Limits, *, joined: bool) -> T:
+    def _wait(self, flight: Flight[T], limits: Limits, fallback: Callable[[Flight[T]], T | None], *, joined: bool) -> T:
         try:
             for limit in limits.in_turn(joined=joined):
                 if flight.wait(limits.left(limit)):
                     return flight.outcome(joined=joined)
-                if (instead := flight.fallback()) is not None:
+                if (instead := fallback(flight)) is not None:
                     return instead
         finally:
             WAITS.end()

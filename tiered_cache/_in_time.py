@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from tiered_cache._errors import LoadTimeout
@@ -65,25 +66,38 @@ class InTime(Keeping):
     def _share(
         self,
         name: Key,
-        work: Callable[[Flight[Answer]], Answer],
+        calls: list[Call],
+        work: Callable[[list[Call], Flight[Answer]], Answer],
         limits: Limits,
         *,
-        since: float,
-        alone: bool,
-        fallback: Callable[[], Answer | None],
-    ) -> tuple[Answer, Flight[Answer] | None]:
-        """What `work` gives, or what another caller has under way, and that one's flight. Raises LoadTimeout.
+        fallback: Callable[[list[Call], Flight[Answer]], Answer | None],
+        own: Callable[[Answer], Answer],
+    ) -> Answer:
+        """What `work` gives for `calls`, or what another caller has under way, if that will do. Raises LoadTimeout.
 
+        fallback: gives what these callers may have of a flight for which they will not wait longer, or None. own: makes an
+        answer of one that others have too.
         Who leads a load cannot leave it but by a time limit. Who joins one can, and does when the invocation's time is up.
         """
-        try:
-            answer, joined = self.flights.run(name, work, limits, since=since, alone=alone, fallback=fallback)
-        except LoadTimeout:
-            self._counts["timeouts"] += 1
-            raise
-        self._counts["shared"] += joined is not None
-        self._counts["timeouts"] += answer.reason is Reason.LOAD_SLOW
-        return answer, joined
+        plan = calls[0].plan
+        alone = plan.force_refresh  # a load that began earlier would not do
+        while True:
+            now = calls[0].now
+            mine, instead = partial(work, calls), partial(fallback, calls)
+            try:
+                answer, flight, joined = self.flights.run(name, mine, limits, since=now, alone=alone, fallback=instead)
+            except LoadTimeout:
+                self._counts["timeouts"] += 1
+                raise
+            self._counts["shared"] += joined
+            self._counts["timeouts"] += answer.reason is Reason.LOAD_SLOW
+            # it had been under way, or frozen, for so long when this call began
+            is_over = joined and answer is flight.result and now >= flight.ends
+            if not joined or (not is_over and (plan.stale_ok or not answer.stale)):
+                return own(answer) if flight.is_shared else answer
+            alone = not is_over  # it did for the other caller, and not for this one, who insists on fresh
+            now = self._now()
+            calls = [call._replace(now=now) for call in calls]
 
     def _context(self, call: Call, held: Entry | None, left: Entry | None) -> LoadContext:
         ends = self._within(call.plan.hard_timeout)

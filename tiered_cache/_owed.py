@@ -232,7 +232,7 @@ class Owed(ForkSafe):
         """A load of `key` came to a good end: the next refresh has no pause before it."""
         self._pauses.forget(key)
 
-    def owe(self, key: Key, refresh: Callable[[], Answer], now: float, pause: float = 0.0) -> Answer | None:
+    def owe(self, key: Key, refresh: Callable[[], Answer | None], now: float, pause: float = 0.0) -> Answer | None:
         """Have `refresh` done. Its answer where it was done at once; None where it is under way, or owed already.
 
         key: or several, all of which it refreshes. pause: seconds until the next try if it fails with nobody waiting for it.
@@ -260,7 +260,7 @@ class Owed(ForkSafe):
             self._failed("the carrier of refreshes took no work", error)
         return None
 
-    def _carry(self, keys: Sequence[str], refresh: Callable[[], Answer], pause: float) -> None:
+    def _carry(self, keys: Sequence[str], refresh: Callable[[], Answer | None], pause: float) -> None:
         try:
             with suppress(NotFound):  # which is known now, and no failure
                 refresh()

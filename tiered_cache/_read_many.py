@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from tiered_cache._errors import NotFound, OriginMalformed
@@ -14,7 +13,7 @@ from tiered_cache._read_through import REASONS, ReadThrough
 from tiered_cache._reply import Claim, Filled, Right
 from tiered_cache._rules import Move, Verdict, judge, kept_for, longest
 from tiered_cache._units import shown
-from tiered_cache._values import Answer, BatchContext, Loaded, Outcome, Pending, Reason
+from tiered_cache._values import Answer, BatchContext, Loaded, Outcome, Pending, Reason, Tier
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,21 +51,24 @@ class ReadMany(ReadThrough):
         ours = [(call, held[call.key]) for call in stale]
         found |= self._from_l2([call for call in calls if call.key not in found], held, stale)
         missing = [call for call in calls if call.key not in found]
-        if missing:
-            found |= self._fly_many(missing, held)
-        if stale:
-            try:
-                better = self._refresh_many(stale, held) or {}
-            except BaseException:
-                self._memory.misses += len(ours)
-                raise
-            found |= better
-            for call, entry in ours:
-                if call.key in better:
-                    self._memory.misses += 1
-                else:
-                    self._memory.count(entry, stale=judge(entry, now) is not Verdict.FRESH)
+        try:
+            found |= _values(self._fly_many(missing, held) if missing else {})
+            better = self._refresh_many(stale, held) if stale else {}
+        except BaseException:
+            self._memory.misses += len(ours)  # of what was held, nothing is given
+            raise
+        found |= _values(better)
+        for call, entry in ours:
+            self._settle(entry, better.get(call.key), now)
         return {key: found[key] for key in asked if found.get(key, NotFound) is not NotFound}
+
+    def _settle(self, entry: Entry, better: Answer | None, now: float) -> None:
+        """Count what L1 held, unless its refresh gave a better one."""
+        if better is None:
+            self._memory.count(entry, stale=judge(entry, now) is not Verdict.FRESH)
+        else:
+            self._memory.misses += better.tier != "l1"
+            self._given(better, entry)
 
     def _from_l1(self, calls: list[Call], held: dict[str, Entry], stale: list[Call]) -> dict[str, Any]:
         """What L1 may answer of what it holds. What of it is stale is added to `stale`."""
@@ -76,12 +78,13 @@ class ReadMany(ReadThrough):
             match Move.ASK if entry is None else self._first_move(call, entry):
                 case Move.SERVE:
                     self._memory.rearm(call.key, cast("Entry", entry))
-                    found[call.key] = self._value_of(call, entry, "l1", Reason.FRESH)
+                    found[call.key] = self._answer_of(call, entry, "l1", Reason.FRESH).value
                 case Move.SERVE_AND_REFRESH:
-                    found[call.key] = self._value_of(call, entry, "l1", Reason.REVALIDATING)
+                    later = call._replace(owed=True)  # it counts when it is known whether the refresh gives another
+                    found[call.key] = self._answer_of(later, entry, "l1", Reason.REVALIDATING).value
                     stale.append(call)
                 case Move.SERVE_STALE:
-                    found[call.key] = self._value_of(call, entry, "l1", Reason.LOAD_FAILED)
+                    found[call.key] = self._answer_of(call, entry, "l1", Reason.LOAD_FAILED).value
                 case _:
                     self._memory.misses += 1
         return found
@@ -102,28 +105,36 @@ class ReadMany(ReadThrough):
                     continue
                 if move is Move.SERVE_AND_REFRESH:
                     stale.append(call)
-                found[call.key] = self._value_of(call, newest, tier, REASONS[move])
+                found[call.key] = self._answer_of(call, newest, tier, REASONS[move]).value
         return found
 
-    def _value_of(self, call: Call, entry: Entry | None, tier: Any, reason: Reason) -> Any:
+    def _answer_of(self, call: Call, entry: Entry | None, tier: Tier, reason: Reason) -> Answer:
+        """As `_serve`, with NotFound as the value where that is what the entry says."""
         try:
-            return self._serve(call, entry, tier, reason).value
+            return self._serve(call, entry, tier, reason)
         except NotFound:
-            return NotFound
+            return Answer(NotFound, tier, 0.0, stale=False, reason=reason)
 
-    def _fly_many(self, calls: list[Call], held: dict[str, Entry], *, refreshing: bool = False) -> dict[str, Any]:
+    def _fly_many(self, calls: list[Call], held: dict[str, Entry], *, refreshing: bool = False) -> dict[str, Answer]:
         """Have what is missing loaded; callers of the very same keys share the load."""
-        name = tuple(sorted(call.key for call in calls))
-        alone, limits = calls[0].plan.force_refresh, self._limits()
-        while True:
-            work = partial(self._lead_flight, calls, held, refreshing=refreshing)
-            instead = partial(self._instead_of_all, calls, held, Reason.LOAD_SLOW)
-            answer, joined = self._share(name, work, limits, since=calls[0].now, alone=alone, fallback=instead)
-            if joined is None or answer is not joined.result or calls[0].now < joined.ends:
-                loaded: dict[str, Any] = answer.value
-                return loaded if joined is None else {key: self._memory.own(one) for key, one in loaded.items()}
-            now = self._now()
-            calls = [call._replace(now=now) for call in calls]
+
+        def work(calls: list[Call], flight: Flight[Answer]) -> Answer:
+            return self._lead_flight(calls, held, flight, refreshing=refreshing)
+
+        def instead(calls: list[Call], _: Flight[Answer]) -> Answer | None:
+            found = self._instead_of_all(calls, held, Reason.LOAD_SLOW)
+            return None if found is None else _together(found, Reason.LOAD_SLOW)
+
+        def own(answer: Answer) -> Answer:
+            each: dict[str, Answer] = answer.value
+            return _together(
+                {key: one._replace(value=self._memory.own(one.value)) for key, one in each.items()}, answer.reason
+            )
+
+        found: dict[str, Answer] = self._share(
+            _name_of(calls), calls, work, self._limits(), fallback=instead, own=own
+        ).value
+        return found
 
     def _lead_flight(
         self, calls: list[Call], held: dict[str, Entry], flight: Flight[Answer], *, refreshing: bool
@@ -135,7 +146,7 @@ class ReadMany(ReadThrough):
         found = self._lead_many(calls, held, loaded, flight, refreshing=refreshing)
         lives = [entry.loaded_at + kept_for(entry) for _, entry in loaded if not entry.negative]
         flight.ends = min(lives, default=flight.ends)
-        return Answer(found, "origin", 0.0, stale=False, reason=Reason.LOADED)
+        return _together(found, Reason.LOADED)
 
     def _lead_many(
         self,
@@ -145,11 +156,11 @@ class ReadMany(ReadThrough):
         flight: Flight[Answer],
         *,
         refreshing: bool,
-    ) -> dict[str, Any]:
+    ) -> dict[str, Answer]:
         """Load those keys that no other container is loading, and then wait for what others load. `loaded`: gets entries."""
         leases = {call.key: self._new_lease(call.key) for call in calls}
         claim = Claim.SEIZE if calls[0].plan.force_refresh else Claim.ALWAYS if refreshing else Claim.MISSING
-        found: dict[str, Any] = {}
+        found: dict[str, Answer] = {}
         pending, patience = calls, self._patience(calls[0])
         try:
             while pending:
@@ -164,6 +175,7 @@ class ReadMany(ReadThrough):
                 now = self._now()
                 pending = [call._replace(now=now) for call in (*others, *unasked)]
         finally:
+            self._counts["waited"] += patience.waited > 0
             self._shared.release(leases.values(), calls[0].now)
         return found
 
@@ -173,7 +185,7 @@ class ReadMany(ReadThrough):
         leases: dict[str, Lease],
         claim: Claim,
         held: dict[str, Entry],
-        found: dict[str, Any],
+        found: dict[str, Answer],
         *,
         refreshing: bool,
     ) -> tuple[list[Call], list[Call], list[Call]]:
@@ -195,7 +207,7 @@ class ReadMany(ReadThrough):
                 elif move is Move.LOAD:
                     (unasked if reply.right is Right.UNASKED else ours).append(call)
                 else:
-                    found[call.key] = self._value_of(call, newest, tier, REASONS[move])
+                    found[call.key] = self._answer_of(call, newest, tier, REASONS[move])
         return ours, others, unasked
 
     def _load_many(
@@ -204,10 +216,10 @@ class ReadMany(ReadThrough):
         held: dict[str, Entry],
         leases: dict[str, Lease],
         loaded_entries: list[tuple[str, Entry]],
-    ) -> dict[str, Any]:
+    ) -> dict[str, Answer]:
         """Run the batch loader once, and keep each value that it gives."""
         instead = {call.key: self._too_late(call, held.get(call.key)) for call in calls}
-        late = {key: answer.value for key, answer in instead.items() if answer is not None}
+        late = {key: answer for key, answer in instead.items() if answer is not None}
         calls = [call for call in calls if call.key not in late]
         if not calls:
             return late
@@ -221,19 +233,16 @@ class ReadMany(ReadThrough):
         finally:
             load_time = self._worked() - worked
             self.load_seconds += load_time
-        self._counts["loads"] += 1
-        found: dict[str, Any] = late
+        self._counts["loads"] += any(isinstance(loaded, Loaded) for loaded in given.values())
+        found = late
         entries: list[tuple[Call, Entry]] = []
-        for key, value in given.items():
+        for key, loaded in given.items():
             call = by_key[key]
-            if (absent := absence_of(value)) is not None:
-                entries.append((call, self._absence(call, absent, begun)))
-                found[key] = NotFound
+            if isinstance(loaded, NotFound):
+                entries.append((call, self._absence(call, loaded, begun)))
+                found[key] = _loaded(NotFound)
                 continue
-            if isinstance(value, Outcome | Pending):
-                raise TypeError("a batch loader gives values: 'not modified' and 'pending' are for loaders of one key")
-            loaded = value if isinstance(value, Loaded) else Loaded(value)
-            found[key] = checked_value(loaded.value)
+            found[key] = _loaded(loaded.value)
             entry = self._stamped(call, loaded, load_time, begun)
             self._memory.measure(entry)  # L2 keeps the figure, as for one key
             entries.append((call, entry))
@@ -258,19 +267,18 @@ class ReadMany(ReadThrough):
             self._memory.drop(key)
         self._shared.release([leases[key] for key in gone], now, drop=True)
 
-    def _covered(self, calls: list[Call], held: dict[str, Entry], error: Exception) -> dict[str, Any]:
+    def _covered(self, calls: list[Call], held: dict[str, Entry], error: Exception) -> dict[str, Answer]:
         """The stale values that cover for a failed load; raises the error unless there is one for each key."""
         self._counts["failures"] += 1
-        answer = self._instead_of_all(calls, held, Reason.LOAD_FAILED) if is_passing(error) else None
-        if answer is None:
+        found = self._instead_of_all(calls, held, Reason.LOAD_FAILED) if is_passing(error) else None
+        if found is None:
             raise error
         for call in calls:
             self._pause(call, error)
         self._counts["covered"] += 1
-        found: dict[str, Any] = answer.value
         return found
 
-    def _instead_of_all(self, calls: list[Call], held: dict[str, Entry], reason: Reason) -> Answer | None:
+    def _instead_of_all(self, calls: list[Call], held: dict[str, Entry], reason: Reason) -> dict[str, Answer] | None:
         """What is held of all the keys, in place of what a load does not give; None unless there is something for each."""
         found: dict[str, Answer] = {}
         for call in calls:
@@ -281,26 +289,44 @@ class ReadMany(ReadThrough):
         for call in calls:
             if not call.owed:
                 self._given(found[call.key], held[call.key])
-        values = {key: answer.value for key, answer in found.items()}
-        return Answer(values, "l1", 0.0, stale=True, reason=reason)
+        return found
 
-    def _refresh_many(self, calls: list[Call], held: dict[str, Entry]) -> dict[str, Any] | None:
-        """Have what is stale refreshed, but for what is seen to already; the new values where it was done at once."""
+    def _refresh_many(self, calls: list[Call], held: dict[str, Entry]) -> dict[str, Answer]:
+        """Have what is stale refreshed, but for what is seen to already; the new answers where it was done at once."""
         calls = [call for call in calls if not self._owed.holds(call.key, call.now)]
         if not calls:
-            return None
+            return {}
 
-        def refresh() -> Answer:
+        def refresh() -> Answer | None:
+            if self.flights.busy(_name_of(calls)):
+                return None  # see `_refresh`
             now = self._now()
             known = {call.key: entry for call in calls if (entry := self._memory.look(call.key)) is not None}
             later = [call._replace(now=now, owed=True) for call in calls]
             due = [call for call in later if not self._is_done(call, None, known.get(call.key), refreshing=True)]
             found = self._fly_many(due, held | known, refreshing=True) if due else {}
-            return Answer(found, "origin", 0.0, stale=False, reason=Reason.LOADED)
+            return _together(found, Reason.LOADED)
 
-        name = tuple(sorted(call.key for call in calls))
-        answer = self._owed.owe(name, refresh, calls[0].now, calls[0].plan.error_backoff)
-        return None if answer is None else answer.value
+        answer = self._owed.owe(_name_of(calls), refresh, calls[0].now, calls[0].plan.error_backoff)
+        return {} if answer is None else answer.value
+
+
+def _name_of(calls: list[Call]) -> tuple[str, ...]:
+    """What a flight for them is known by."""
+    return tuple(sorted(call.key for call in calls))
+
+
+def _values(found: dict[str, Answer]) -> dict[str, Any]:
+    return {key: answer.value for key, answer in found.items()}
+
+
+def _together(found: dict[str, Answer], reason: Reason) -> Answer:
+    """The answers of several keys as one, which is stale if one of them is."""
+    return Answer(found, "origin", 0.0, any(answer.stale for answer in found.values()), reason)
+
+
+def _loaded(value: Any) -> Answer:
+    return Answer(value, "origin", 0.0, stale=False, reason=Reason.LOADED)
 
 
 def _chunks(items: list[T]) -> Iterator[list[T]]:
@@ -316,7 +342,7 @@ def _checked(keys: object, loader: object) -> list[str]:
     return list(dict.fromkeys(keys))
 
 
-def _checked_answer(given: object, by_key: Mapping[str, Call]) -> Mapping[str, Any]:
+def _checked_answer(given: object, by_key: Mapping[str, Call]) -> dict[str, Loaded | NotFound]:
     if not isinstance(given, Mapping):
         raise OriginMalformed(
             f"a batch loader must give a mapping from keys to values; got {type(given).__qualname__} "
@@ -325,4 +351,14 @@ def _checked_answer(given: object, by_key: Mapping[str, Call]) -> Mapping[str, A
     unknown = [key for key in given if key not in by_key]
     if unknown:
         raise OriginMalformed(f"a batch loader gave {len(unknown)} keys that it was not asked for")
-    return given
+    return {key: _checked_value(value) for key, value in given.items()}
+
+
+def _checked_value(given: Any) -> Loaded | NotFound:
+    if (absence := absence_of(given)) is not None:
+        return absence
+    if isinstance(given, Outcome | Pending):
+        raise TypeError("a batch loader gives values: 'not modified' and 'pending' are for loaders of one key")
+    loaded = given if isinstance(given, Loaded) else Loaded(given)
+    checked_value(loaded.value)
+    return loaded

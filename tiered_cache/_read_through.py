@@ -67,14 +67,7 @@ class ReadThrough(InTime):
                 self._memory.rearm(key, cast("Entry", held))
                 return self._serve(call, held, "l1", Reason.FRESH)
             case Move.SERVE_AND_REFRESH:
-                answer = self._serve(call, held, "l1", Reason.REVALIDATING)
-                try:
-                    answer = self._refresh(call) or answer
-                except BaseException:
-                    self._memory.misses += 1
-                    raise
-                self._memory.misses += answer.tier != "l1"
-                return self._given(answer, cast("Entry", held))
+                return self._revalidated(call, cast("Entry", held))
             case Move.SERVE_STALE:
                 return self._serve(call, held, "l1", Reason.LOAD_FAILED)
             case _:
@@ -183,7 +176,7 @@ class ReadThrough(InTime):
             return self._await(call, held, tier, left)
         if left is None and (instead := self._too_late(call, held, tier)) is not None:
             return instead
-        flight.fallback = partial(self._instead, call, held, Reason.LOAD_SLOW, tier)
+        flight.known = held, tier
         birth, started, worked = self._memory.birth(), self._steady(), self._works()
         context = self._context(call, held, left)
         try:
@@ -319,26 +312,40 @@ class ReadThrough(InTime):
 
     def _fly(self, call: Call, held: Entry | None, *, refreshing: bool) -> Answer:
         """The answer of the key's flight: that which `_lead` gives, or that of what another caller has under way."""
+
+        def work(calls: list[Call], flight: Flight[Answer]) -> Answer:
+            return self._lead(calls[0], held, flight, refreshing=refreshing)
+
+        def instead(calls: list[Call], flight: Flight[Answer]) -> Answer | None:
+            found: Entry | None
+            tier: Tier
+            found, tier = flight.known or (None, "l1")
+            newest = newest_of(held, found)
+            return self._instead(calls[0], newest, Reason.LOAD_SLOW, "l1" if newest is held else tier)
+
+        def own(answer: Answer) -> Answer:
+            return answer._replace(value=self._memory.own(answer.value))
+
         limits = self._limits(call.plan.soft_timeout, call.plan.hard_timeout)
-        alone = call.plan.force_refresh  # a load that began earlier would not do
-        while True:
-            work = partial(self._lead, call, held, refreshing=refreshing)
-            instead = partial(self._instead, call, held, Reason.LOAD_SLOW)
-            answer, joined = self._share(call.key, work, limits, since=call.now, alone=alone, fallback=instead)
-            if joined is None:
-                return answer
-            # it had been under way, or frozen, for so long when this call began
-            is_over = answer is joined.result and call.now >= joined.ends
-            if not is_over and (call.plan.stale_ok or not answer.stale):
-                return answer._replace(value=self._memory.own(answer.value))
-            alone = not is_over  # it did for the other caller, and not for this one, who insists on fresh
-            call = call._replace(now=self._now())
+        return self._share(call.key, [call], work, limits, fallback=instead, own=own)
 
     def _given(self, answer: Answer, entry: Entry | None) -> Answer:
         """`answer`, to which it has come after a refresh or without one; it counts if it is what L1 held as `entry`."""
         if answer.tier == "l1" and entry is not None:
             self._memory.count(entry, stale=answer.stale)
         return answer
+
+    def _revalidated(self, call: Call, held: Entry) -> Answer:
+        """What L1 holds, or what its refresh gives where that is done at once. Raises NotFound where that is what it says."""
+        served = None if held.negative else self._serve(call, held, "l1", Reason.REVALIDATING)
+        try:
+            better = self._refresh(call)
+        except BaseException:
+            self._memory.misses += 1
+            raise
+        answer = better or served or self._serve(call, held, "l1", Reason.REVALIDATING)
+        self._memory.misses += answer.tier != "l1"
+        return self._given(answer, held)
 
     def _refreshed(self, call: Call, held: Entry | None, answer: Answer) -> Answer:
         """`answer`; where it is stale and a refresh is owed, that is seen to, and may give a better one."""
@@ -351,7 +358,9 @@ class ReadThrough(InTime):
         if self.flights.busy(call.key) or self._backoff.holds(call.key, call.now):
             return None
 
-        def refresh() -> Answer:
+        def refresh() -> Answer | None:
+            if self.flights.busy(call.key):
+                return None  # others have begun it meanwhile, perhaps in the very loop that this would hold up
             later = call._replace(now=self._now(), owed=True)
             return self._fly(later, self._memory.look(later.key), refreshing=True)
 

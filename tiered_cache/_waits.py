@@ -48,10 +48,11 @@ class Waits(ForkSafe):
         self.awaited: dict[int, Flight[Any]] = {}
         """By the thread that waits."""
         self._acts_for: dict[int, Behalf] = {}  # by the thread that works for another, which waits outside of a flight
+        self._behind: dict[int, set[int]] = {}  # by the thread of an event loop: those that wait for what runs in it
 
     def forked(self) -> None:
         super().forked()
-        self.awaited, self._acts_for = {}, {}
+        self.awaited, self._acts_for, self._behind = {}, {}, {}
 
     @contextmanager
     def working(self) -> Generator[None]:
@@ -65,6 +66,20 @@ class Waits(ForkSafe):
             yield
         finally:
             self._acts_for.pop(me, None)
+
+    @contextmanager
+    def behind(self, loop_thread: int) -> Generator[None]:
+        """This thread waits for what runs in the event loop of that thread, and so behind whatever holds that up."""
+        me = threading.get_ident()
+        with self._lock:
+            self._behind.setdefault(loop_thread, set()).add(me)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._behind.get(loop_thread, set()).discard(me)
+                if not self._behind.get(loop_thread):
+                    self._behind.pop(loop_thread, None)
 
     def begin(self, flight: Flight[Any]) -> None:
         """This thread is going to wait for `flight`, which it has begun itself."""
@@ -86,7 +101,8 @@ class Waits(ForkSafe):
 
     def mine(self) -> list[int]:
         """This thread, and all on whose behalf it works."""
-        return self._chain(threading.get_ident(), _ACTING_FOR.get(None))
+        with self._lock:
+            return self._chain(threading.get_ident(), _ACTING_FOR.get(None))
 
     def _refuse_circle(self, flight: Flight[Any], mine: list[int]) -> None:
         ahead, seen = [flight], [flight]
@@ -103,12 +119,14 @@ class Waits(ForkSafe):
                     ahead.append(awaited)
 
     def _chain(self, thread: int, behalf: Behalf | None = None) -> list[int]:
-        """The thread, the one on whose behalf it works, and so on."""
+        """The thread, the one on whose behalf it works, those behind it in an event loop that it holds up, and so on."""
         chain = [thread]
-        behalf = behalf or self._acts_for.get(thread)
-        while behalf is not None and (following := behalf.thread) is not None and following not in chain:
-            chain.append(following)
-            behalf = self._acts_for.get(following)
+        if behalf is None and thread not in self._acts_for and thread not in self._behind:
+            return chain  # nearly always
+        for one in chain:  # which grows meanwhile
+            behalf = (behalf if one == thread else None) or self._acts_for.get(one)
+            following = [] if behalf is None or behalf.thread is None else [behalf.thread]
+            chain += [other for other in (*following, *self._behind.get(one, ())) if other not in chain]
         return chain
 
 

@@ -683,3 +683,36 @@ def test_a_forked_process_has_threads_of_its_own() -> None:
 def test_the_text_of_it_is_short_and_safe() -> None:
     """As that of the other shell."""
     assert "AsyncTieredCache(namespace='default', l2=False)" == repr(make()[0])
+
+
+@pytest.mark.parametrize("other", [False, True])
+def test_an_invocation_that_begins_in_a_loop_does_not_wait_for_loads_in_it(*, other: bool) -> None:
+    """They could not go on before it: a refresh of the same key is not needed, one that needs another has failed."""
+    cache, clock = make(refresh="next_invocation")
+    needs = "other" if other else "k"
+
+    async def page() -> str:
+        return await cache.get_or_load(needs, answering("never")) if other else "never"
+
+    async def main() -> None:
+        gate = asyncio.Event()
+
+        async def slow() -> str:
+            await gate.wait()
+            return "new"
+
+        with cache.invocation():
+            await cache.get_or_load("k", answering("old"))
+        clock.advance(61)
+        with cache.invocation():
+            assert Reason.REVALIDATING == (await cache.get_entry_or_load("k", page)).reason
+        task = asyncio.create_task(cache.get_or_load(needs, slow, force_refresh=True))
+        while not cache._core._reads.flights.busy(needs) or not WAITS._behind:
+            await asyncio.sleep(0.002)
+        with cache.invocation():
+            assert other == cache.stats().origin.refresh_failures
+        gate.set()
+        assert "new" == await task
+
+    asyncio.run(main())
+    assert {} == WAITS._behind

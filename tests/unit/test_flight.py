@@ -40,6 +40,17 @@ def within(soft: float | None = None, hard: float | None = None) -> Limits:
     return Limits(monotonic(), soft, hard)
 
 
+def known(flight: Flight[Any]) -> Any:
+    """What a caller may have who does not wait longer."""
+    return flight.known
+
+
+def run(flights: Flights[Any], *given: Any, **named: Any) -> tuple[Any, Flight[Any] | None]:
+    """What came of it, and the flight that was joined."""
+    result, flight, joined = flights.run(*given, **named)
+    return result, flight if joined else None
+
+
 class Runner:
     """Threads whose outcome, value or error, is kept."""
 
@@ -78,7 +89,7 @@ def test_a_thousand_threads_share_one_run() -> None:
 
     def ask() -> tuple[object, Flight[object] | None]:
         barrier.wait(WAIT)
-        return flights.run("k", work)
+        return run(flights, "k", work)
 
     old = threading.stack_size(256 * 1024)
     try:
@@ -124,11 +135,11 @@ def test_a_failure_is_shared_by_all_who_wait() -> None:
 
     runner = Runner()
     for _ in range(10):
-        runner.start(lambda: flights.run("k", fail))
+        runner.start(lambda: run(flights, "k", fail))
     waiting(flights, 9)
     gate.set()
     assert [error] * 10 == runner.join()
-    assert ("fine", None) == flights.run("k", lambda _: "fine")
+    assert ("fine", None) == run(flights, "k", lambda _: "fine")
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
@@ -142,9 +153,9 @@ def test_who_only_joined_does_not_get_the_leaders_interrupt(kind: type[BaseExcep
         raise kind("stop")
 
     runner = Runner()
-    runner.start(lambda: flights.run("k", interrupted))
+    runner.start(lambda: run(flights, "k", interrupted))
     until(lambda: flights.busy("k"))
-    runner.start(lambda: flights.run("k", interrupted))
+    runner.start(lambda: run(flights, "k", interrupted))
     waiting(flights, 1)
     gate.set()
     by_kind = {type(outcome): outcome for outcome in runner.join()}
@@ -159,10 +170,10 @@ def test_a_loader_that_asks_for_its_own_key_is_told_so() -> None:
         with pytest.raises(
             ReentrantLoadError, match="^the loader of this key asks the cache for a key whose load waits for it"
         ):
-            flights.run("k", lambda _: flights.run("k", lambda _: "never")[0], *options)
+            run(flights, "k", lambda _: run(flights, "k", lambda _: "never")[0], *options)
     with pytest.raises(ReentrantLoadError):
-        flights.run("k", lambda _: flights.run("k", lambda _: "never", alone=True)[0])
-    assert ("other", None) == flights.run("k", lambda _: flights.run("other", lambda f: f.key)[0])
+        run(flights, "k", lambda _: run(flights, "k", lambda _: "never", alone=True)[0])
+    assert ("other", None) == run(flights, "k", lambda _: run(flights, "other", lambda f: f.key)[0])
 
 
 @pytest.mark.parametrize("size", [2, 3])
@@ -174,13 +185,13 @@ def test_a_circle_of_loaders_over_threads_is_refused(size: int) -> None:
     def load(number: int) -> Callable[[Flight[str]], str]:
         def work(_: Flight[str]) -> str:
             barrier.wait(WAIT)
-            return flights.run(str((number + 1) % size), load(number + 1))[0]
+            return run(flights, str((number + 1) % size), load(number + 1))[0]
 
         return work
 
     runner = Runner()
     for number in range(size):
-        runner.start(lambda number=number: flights.run(str(number), load(number)))
+        runner.start(lambda number=number: run(flights, str(number), load(number)))
     outcomes = runner.join()
     assert size == sum(isinstance(outcome, ReentrantLoadError) for outcome in outcomes)
     assert {} == flights._by_key == WAITS.awaited
@@ -192,12 +203,12 @@ def test_who_comes_after_a_detach_does_not_join() -> None:
         flights: Flights[str] = Flights()
         gate = threading.Event()
         runner = Runner()
-        runner.start(lambda flights=flights, gate=gate: flights.run("k", lambda _: str(gate.wait(WAIT))))
+        runner.start(lambda flights=flights, gate=gate: run(flights, "k", lambda _: str(gate.wait(WAIT))))
         until(lambda flights=flights: flights.busy("k"))
         flights.detach(detached)
         flights.detach("nobody's")
         assert not flights.busy("k")
-        assert ("new", None) == flights.run("k", lambda _: "new")
+        assert ("new", None) == run(flights, "k", lambda _: "new")
         gate.set()
         assert [("True", None)] == runner.join()
 
@@ -207,10 +218,10 @@ def test_a_detached_flight_does_not_end_the_one_that_took_its_place() -> None:
     flights: Flights[str] = Flights()
     old, new = threading.Event(), threading.Event()
     first, second = Runner(), Runner()
-    first.start(lambda: flights.run("k", lambda _: str(old.wait(WAIT))))
+    first.start(lambda: run(flights, "k", lambda _: str(old.wait(WAIT))))
     until(lambda: flights.busy("k"))
     older = flights._by_key["k"]
-    second.start(lambda: flights.run("k", lambda _: str(new.wait(WAIT)), alone=True))
+    second.start(lambda: run(flights, "k", lambda _: str(new.wait(WAIT)), alone=True))
     until(lambda: flights._by_key["k"] is not older)
     old.set()
     first.join()
@@ -226,18 +237,18 @@ def test_after_the_soft_limit_the_fallback_is_taken() -> None:
     gate, set_up = threading.Event(), threading.Event()
 
     def work(flight: Flight[str]) -> str:
-        flight.fallback = lambda: "instead"
+        flight.known = "instead"
         set_up.set()
         assert gate.wait(WAIT)
         return "late"
 
     runner = Runner()
-    runner.start(lambda: flights.run("k", work, within(hard=WAIT)))
+    runner.start(lambda: run(flights, "k", work, within(hard=WAIT)))
     assert set_up.wait(WAIT)
     flight = flights._by_key["k"]
-    assert ("instead", flight) == flights.run("k", work, within(soft=0.001))
-    assert ("instead", flight) == flights.run("k", work, within(soft=0.001, hard=WAIT))
-    assert ("instead", flight) == flights.run("k", work, within(hard=0.001))
+    assert ("instead", flight) == run(flights, "k", work, within(soft=0.001), fallback=known)
+    assert ("instead", flight) == run(flights, "k", work, within(soft=0.001, hard=WAIT), fallback=known)
+    assert ("instead", flight) == run(flights, "k", work, within(hard=0.001), fallback=known)
     gate.set()
     assert [("late", None)] == runner.join()
 
@@ -249,9 +260,9 @@ def test_without_a_fallback_the_soft_limit_waits_for_the_hard_one() -> None:
     with pytest.raises(
         LoadTimeout, match=r"^the load took longer than hard_timeout, 0\.02 s; it goes on, and its value"
     ):
-        flights.run("k", lambda _: str(gate.wait(WAIT)), within(soft=0.001, hard=0.02))
+        run(flights, "k", lambda _: str(gate.wait(WAIT)), within(soft=0.001, hard=0.02))
     runner = Runner()
-    runner.start(lambda: flights.run("k", lambda _: "never", within(soft=0.001)))
+    runner.start(lambda: run(flights, "k", lambda _: "never", within(soft=0.001)))
     waiting(flights, 1)
     flight = flights._by_key["k"]
     gate.set()
@@ -263,9 +274,9 @@ def test_work_that_ends_within_its_limits_is_as_without() -> None:
     flights: Flights[str] = Flights()
     for soft, hard in ((WAIT, None), (None, WAIT), (1.0, WAIT), (WAIT, WAIT)):
         limits = within(soft, hard)
-        assert ("k", None) == flights.run("k", lambda flight: flight.key, limits)
+        assert ("k", None) == run(flights, "k", lambda flight: flight.key, limits)
         with pytest.raises(ZeroDivisionError):
-            flights.run("k", lambda _: str(1 / 0), limits)
+            run(flights, "k", lambda _: str(1 / 0), limits)
 
 
 def test_a_thread_that_cannot_be_started_ends_the_flight(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,9 +289,9 @@ def test_a_thread_that_cannot_be_started_ends_the_flight(monkeypatch: pytest.Mon
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
         with pytest.raises(RuntimeError, match="can't start new thread"):
-            flights.run("k", lambda _: "v", within(hard=1.0))
+            run(flights, "k", lambda _: "v", within(hard=1.0))
     assert {} == flights._by_key == WAITS.awaited
-    assert ("v", None) == flights.run("k", lambda _: "v", within(hard=WAIT))
+    assert ("v", None) == run(flights, "k", lambda _: "v", within(hard=WAIT))
 
 
 def test_in_another_process_no_flight_is_joined() -> None:
@@ -288,10 +299,10 @@ def test_in_another_process_no_flight_is_joined() -> None:
     flights: Flights[str] = Flights()
     gate = threading.Event()
     runner = Runner()
-    runner.start(lambda: flights.run("k", lambda _: str(gate.wait(WAIT))))
+    runner.start(lambda: run(flights, "k", lambda _: str(gate.wait(WAIT))))
     until(lambda: flights.busy("k"))
     flights.forked()
-    assert ("child's own", None) == flights.run("k", lambda _: "child's own")
+    assert ("child's own", None) == run(flights, "k", lambda _: "child's own")
     gate.set()
     assert [("True", None)] == runner.join()
 
@@ -345,8 +356,8 @@ def test_a_circle_over_two_caches_is_told() -> None:
 def test_there_is_something_to_give_before_the_load_itself_has_begun() -> None:
     """A thread may get its turn late, and the caller's patience is over by then."""
     flights, gate = Flights[str](), threading.Event()
-    assert ("old", None) == flights.run(
-        "k", lambda _: str(gate.wait(WAIT)), within(soft=0.01, hard=WAIT), fallback=lambda: "old"
+    assert ("old", None) == run(
+        flights, "k", lambda _: str(gate.wait(WAIT)), within(soft=0.01, hard=WAIT), fallback=lambda _: "old"
     )
     gate.set()
 
@@ -363,9 +374,9 @@ def test_limits_are_those_of_the_call_and_not_of_each_flight(monkeypatch: pytest
         return "old"
 
     leader, caller = Runner(), Runner()
-    leader.start(lambda: flights.run("k", invalidated))
+    leader.start(lambda: run(flights, "k", invalidated))
     until(lambda: flights.busy("k"))
-    caller.start(lambda: flights.run("k", lambda _: str(never.wait(2 * WAIT)), Limits(now[0], hard=10 * WAIT)))
+    caller.start(lambda: run(flights, "k", lambda _: str(never.wait(2 * WAIT)), Limits(now[0], hard=10 * WAIT)))
     waiting(flights, 1)
     gate.set()
     assert [("old", None)] == leader.join()

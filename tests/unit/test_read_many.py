@@ -1,5 +1,6 @@
 """get_many_or_load: what is asked of whom, and what comes back."""
 
+import contextlib
 import threading
 
 import pytest
@@ -14,6 +15,7 @@ from tiered_cache import (
     TieredCache,
 )
 from tiered_cache._values import Pending
+from tiered_cache._waits import WAITS
 from tiered_cache.testing import FakeClock, InMemorySharedTier
 
 
@@ -438,6 +440,71 @@ def test_who_asks_after_a_deletion_does_not_join_a_batch_from_before(make, clock
         assert {"a": "old", "b": "old"} == cache.get_many_or_load(["a", "b"], slow)
         assert [{"a": "new", "b": "new"}] == inner
         assert "new" == cache.get("a")
+
+
+def test_who_insists_on_fresh_does_not_take_the_stale_values_of_a_batch(clock):
+    """Whoever flew was content with them; the one who insists loads for himself, and gets the error of that."""
+    inner = []
+    tier = MemoryTier(ttl="1m", stale_if_error="1h", jitter=0)
+    with TieredCache(tier, clock=clock) as cache:
+        cache.get_many_or_load(["a", "b"], lambda keys: dict.fromkeys(keys, "old"))
+        clock.advance(100)
+
+        def insist():
+            try:
+                return cache.get_many_or_load(["a", "b"], lambda keys: dict.fromkeys(keys, "new"), stale_ok=False)
+            except OSError as error:
+                return error
+
+        def fails(keys):
+            thread = threading.Thread(target=lambda: inner.append(insist()))
+            thread.start()
+            threads.append(thread)
+            while not any(flight in cache._reads.flights.under_way() for flight in list(WAITS.awaited.values())):
+                threading.Event().wait(0.002)
+            raise OSError("down")
+
+        threads = []
+        assert cache.get_many_or_load(["a", "b"], fails) == {"a": "old", "b": "old"}
+        threads[0].join(60)
+        assert inner == [{"a": "new", "b": "new"}]
+
+
+def test_what_a_batch_counts_is_what_single_keys_count(clock):
+    """A stale hit covered for at once, an absence, a value that is none."""
+    tier = MemoryTier(ttl="1m", stale_while_revalidate="10m", stale_if_error="1h", jitter=0)
+
+    def counted(read):
+        with TieredCache(tier, clock=clock, refresh="inline", negative_ttl=5) as cache:
+            read(cache, {"a": 1})
+            clock.advance(70)
+            read(cache, OSError("down"))
+            clock.advance(700)
+            read(cache, {"a": iter(())})
+            clock.advance(7200)
+            read(cache, {"a": NotFound})
+            clock.advance(1)
+            read(cache, {"a": 1})
+            return cache.stats().l1[:3], cache.stats().origin[:7]
+
+    def one(cache, given):
+        def load():
+            if isinstance(given, Exception):
+                raise given
+            return given["a"]
+
+        with contextlib.suppress(NotFound):
+            cache.get_or_load("a", load)
+
+    def many(cache, given):
+        def load(keys):
+            if isinstance(given, Exception):
+                raise given
+            return given
+
+        cache.get_many_or_load(["a"], load)
+
+    assert counted(one) == counted(many)
 
 
 def test_a_batch_is_no_single_key_however_strange(make):

@@ -779,6 +779,101 @@ def test_a_forced_load_does_not_join_one_that_began_before(l2: bool) -> None:
         assert "newer" == world.another().get_or_load("k", world.origin)
 
 
+@pytest.mark.parametrize("limits", [{"soft_timeout": 0.01}, {"hard_timeout": 0.01}])
+def test_who_joins_the_load_of_one_who_insists_on_fresh_may_have_the_stale_value(limits: dict[str, Any]) -> None:
+    """Each caller's own options say what it takes in place of the load."""
+    world, gate = World(l2=False), threading.Event()
+    world.get()
+    world.age(130)
+    world.origin.value = lambda _: "v2" if gate.wait(WAIT) else ""
+    thread = threading.Thread(target=lambda: world.get(stale_ok=False))
+    thread.start()
+    while world.origin.loads < 2:
+        time.sleep(0.002)
+    assert Answer("v1", "l1", 130.0, True, Reason.LOAD_SLOW) == world.get(**limits)
+    gate.set()
+    thread.join(WAIT)
+    assert (2, 1) == (world.origin.loads, world.cache.stats().origin.timeouts)
+
+
+def test_who_insists_on_fresh_waits_for_the_load_beside_one_who_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After its `soft_timeout` there is nothing for it to take, and no second load is begun for it."""
+    world, gate = World(l2=False), threading.Event()
+    world.get()
+    world.age(130)
+    world.origin.value = lambda _: "v2" if gate.wait(WAIT) else ""
+    got: list[Answer] = []
+    threads = [threading.Thread(target=lambda: got.append(world.get()))]
+    threads[0].start()
+    while world.origin.loads < 2:
+        time.sleep(0.002)
+    threads.append(threading.Thread(target=lambda: got.append(world.get(stale_ok=False, soft_timeout=0.001))))
+    reads, patience_is_over = world.cache._reads, threading.Event()
+    instead = reads._instead
+
+    def seen(*given: Any) -> Any:
+        patience_is_over.set()
+        return instead(*given)
+
+    monkeypatch.setattr(reads, "_instead", seen)
+    threads[1].start()
+    assert patience_is_over.wait(WAIT)
+    joined(world)
+    gate.set()
+    for thread in threads:
+        thread.join(WAIT)
+    assert ["v2", "v2"] == [answer.value for answer in got]
+    assert (2, 0) == (world.origin.loads, world.cache.stats().origin.timeouts)
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_with_copies_no_caller_sees_what_another_does_to_the_value(*, many: bool) -> None:
+    """Not even who joined the load, and makes its copy when the first has changed what it got."""
+    changed = threading.Event()
+
+    class Rows(dict[str, Any]):
+        def __deepcopy__(self, _: object) -> Rows:
+            if threading.current_thread().name == "who joins":
+                assert changed.wait(WAIT)
+            return Rows(self)
+
+    world = World(l2=False, l1={"share": "copy"})
+
+    def load(*_: object) -> Any:
+        thread.start()
+        joined(world)
+        return {"k": Rows()} if many else Rows()
+
+    def read() -> Any:
+        return world.cache.get_many_or_load(["k"], load)["k"] if many else world.cache.get_or_load("k", load)
+
+    others: list[Any] = []
+    thread = threading.Thread(target=lambda: others.append(read()), name="who joins")
+    ours = read()
+    ours["mine"] = 1
+    changed.set()
+    thread.join(WAIT)
+    assert [{}] == others
+    assert {} == read()
+
+
+def test_an_absence_in_l1_is_refreshed_as_a_value_is() -> None:
+    """Where another container has found the thing meanwhile; where L2 says the same, it goes on being absent."""
+    world = World(l2=True, l1={"stale_while_revalidate": 600}, policy={"ttl": 900}, negative_ttl=900, coherence="ttl")
+    for key in ("k", "absent"):
+        with pytest.raises(NotFound):
+            world.cache.get_or_load(key, lambda: NotFound)
+    world.age(15)
+    world.another().get_or_load("k", world.origin, force_refresh=True)
+    before = world.cache.stats().l1
+    assert "v1" == world.get().value
+    with pytest.raises(NotFound):
+        world.get("absent")
+    after = world.cache.stats().l1
+    assert (0, 2) == (after.stale_hits - before.stale_hits, after.misses - before.misses)
+    assert 1 == world.origin.loads
+
+
 def test_who_insists_on_fresh_does_not_take_the_stale_answer_of_a_flight() -> None:
     """Whoever flew was content with it; the one who insists loads for himself."""
     world = World(l2=False)
