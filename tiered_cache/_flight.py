@@ -13,11 +13,15 @@ from tiered_cache._waits import WAITS
 from tiered_cache._whose import context_to_go_on_in
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 T = TypeVar("T")
 Key: TypeAlias = str | tuple[str, ...]
 """What a flight brings: the value of one key, or those of several."""
+
+
+LOOK = 0.05
+"""Seconds between two looks of one whose patience is over, and for whom there is nothing to take yet."""
 
 
 def _nothing(_: object) -> None:
@@ -36,13 +40,20 @@ class Limits(NamedTuple):
     most: float | None = None
     """Where `hard` does not say: those for which the work of another caller is waited for."""
 
-    def in_turn(self, *, joined: bool) -> tuple[float | None, ...]:
-        """The limits that count for who `joined` a flight, or leads it, the least first."""
-        last = self.hard if self.hard is not None or not joined else self.most
-        return (last,) if self.soft is None or (last is not None and last <= self.soft) else (self.soft, last)
+    def waits(self, *, joined: bool) -> Iterator[float | None]:
+        """The seconds for which who `joined` a flight, or leads it, waits at a time; after each it takes what there is.
 
-    def left(self, limit: float | None) -> float | None:
-        """The seconds of `limit` that are left."""
+        After the soft limit it looks again and again: L2 may tell the work of a stale value only then.
+        """
+        last = self.hard if self.hard is not None or not joined else self.most
+        if self.soft is None:
+            yield self._left(last)
+            return
+        yield self._left(self.soft if last is None else min(self.soft, last))
+        while (left := self._left(last)) is None or left > 0:
+            yield LOOK if left is None else min(LOOK, left)
+
+    def _left(self, limit: float | None) -> float | None:
         return None if limit is None else min(max(0.0, self.began + limit - monotonic()), threading.TIMEOUT_MAX)
 
 
@@ -235,8 +246,8 @@ class Flights(ForkSafe, Generic[T]):
 
     def _wait(self, flight: Flight[T], limits: Limits, fallback: Callable[[Flight[T]], T | None], *, joined: bool) -> T:
         try:
-            for limit in limits.in_turn(joined=joined):
-                if flight.wait(limits.left(limit)):
+            for seconds in limits.waits(joined=joined):
+                if flight.wait(seconds):
                     return flight.outcome(joined=joined)
                 if (instead := fallback(flight)) is not None:
                     return instead

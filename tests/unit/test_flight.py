@@ -383,3 +383,24 @@ def test_limits_are_those_of_the_call_and_not_of_each_flight(monkeypatch: pytest
     (outcome,) = caller.join()
     assert isinstance(outcome, LoadTimeout)
     never.set()
+
+
+@pytest.mark.parametrize("hard", [None, WAIT])
+def test_who_has_no_patience_left_takes_what_becomes_known_later(hard: float | None) -> None:
+    """Such as a stale value of which L2 tells the work when the soft limit is over already."""
+    flights, asked, gate, told = Flights[str](), threading.Event(), threading.Event(), threading.Event()
+
+    def work(flight: Flight[str]) -> str:
+        assert asked.wait(WAIT)
+        flight.known = "old"
+        told.set()
+        return str(gate.wait(WAIT))
+
+    def fallback(flight: Flight[str]) -> str | None:
+        known: str | None = flight.known
+        asked.set()
+        return known
+
+    assert ("old", None) == run(flights, "k", work, within(0.001, hard), fallback=fallback)
+    assert told.is_set()
+    gate.set()
