@@ -685,6 +685,33 @@ def test_the_text_of_it_is_short_and_safe() -> None:
     assert "AsyncTieredCache(namespace='default', l2=False)" == repr(make()[0])
 
 
+def test_an_invocation_that_begins_in_a_loop_does_not_wait_for_batches_in_it() -> None:
+    """Nor for the refresh of several keys that are being loaded."""
+    cache, clock = make(refresh="next_invocation")
+
+    async def main() -> None:
+        gate = asyncio.Event()
+
+        async def slow(keys: Any) -> dict[str, str]:
+            await gate.wait()
+            return dict.fromkeys(keys, "new")
+
+        with cache.invocation():
+            await cache.get_many_or_load(["a", "b"], lambda keys: dict.fromkeys(keys, "old"))
+        clock.advance(61)
+        with cache.invocation():
+            await cache.get_many_or_load(["a", "b"], lambda keys: dict.fromkeys(keys, "never"))
+        task = asyncio.create_task(cache.get_many_or_load(["a", "b"], slow, force_refresh=True))
+        while not cache._core._reads.flights.busy(("a", "b")) or not WAITS._behind:
+            await asyncio.sleep(0.002)
+        with cache.invocation():
+            assert (1, 0) == (cache.stats().origin.refreshes, cache.stats().origin.refresh_failures)
+        gate.set()
+        assert {"a": "new", "b": "new"} == await task
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("other", [False, True])
 def test_an_invocation_that_begins_in_a_loop_does_not_wait_for_loads_in_it(*, other: bool) -> None:
     """They could not go on before it: a refresh of the same key is not needed, one that needs another has failed."""

@@ -385,6 +385,13 @@ def test_limits_are_those_of_the_call_and_not_of_each_flight(monkeypatch: pytest
     never.set()
 
 
+def test_no_limit_is_too_long_to_wait_for() -> None:
+    """A lock cannot be waited for as long as that."""
+    for limits in (within(hard=1e12), within(soft=1e12), Limits(monotonic(), most=float("inf"))):
+        assert ("v", None) == run(Flights[str](), "k", lambda _: "v", limits)
+        assert all(seconds is None or seconds <= threading.TIMEOUT_MAX for seconds in [next(limits.waits(joined=True))])
+
+
 @pytest.mark.parametrize("hard", [None, WAIT])
 def test_who_has_no_patience_left_takes_what_becomes_known_later(hard: float | None) -> None:
     """Such as a stale value of which L2 tells the work when the soft limit is over already."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import threading
+import time
 
 import pytest
 
@@ -468,6 +469,32 @@ def test_who_insists_on_fresh_does_not_take_the_stale_values_of_a_batch(clock):
         assert cache.get_many_or_load(["a", "b"], fails) == {"a": "old", "b": "old"}
         threads[0].join(60)
         assert inner == [{"a": "new", "b": "new"}]
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_a_wait_for_another_containers_load_is_counted(make, monkeypatch, many):
+    """Once, however often it looks; also for a batch."""
+    first, second, begun, gate = make(), make(), threading.Event(), threading.Event()
+
+    def slow():
+        begun.set()
+        assert gate.wait(60)
+        return 1
+
+    class Naps:
+        monotonic = staticmethod(time.monotonic)
+
+        @staticmethod
+        def sleep(_):
+            gate.set()
+            thread.join(60)
+
+    thread = threading.Thread(target=first.get_or_load, args=("a", slow))
+    thread.start()
+    assert begun.wait(60)
+    monkeypatch.setattr("tiered_cache._load.time", Naps)
+    found = second.get_many_or_load(["a"], Origin())["a"] if many else second.get_or_load("a", Origin().values.copy)
+    assert (1, 1, 0) == (found, second.stats().origin.waited, second.stats().origin.loads)
 
 
 def test_what_a_batch_counts_is_what_single_keys_count(clock):

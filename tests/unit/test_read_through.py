@@ -874,6 +874,27 @@ def test_an_absence_in_l1_is_refreshed_as_a_value_is() -> None:
     assert 1 == world.origin.loads
 
 
+@pytest.mark.parametrize("many", [False, True])
+def test_an_absence_in_l1_is_given_while_its_refresh_is_put_off(*, many: bool) -> None:
+    """And counts once."""
+    carrier = Carrier()
+    world = World(l2=True, l1={"stale_while_revalidate": 600}, policy={"ttl": 900}, negative_ttl=900, refresh=carrier)
+    with pytest.raises(NotFound):
+        world.cache.get_or_load("k", lambda: NotFound)
+    world.age(15)
+    world.another().get_or_load("k", world.origin, force_refresh=True)
+    before = world.cache.stats().l1
+    if many:
+        assert {} == world.cache.get_many_or_load(["k"], dict.fromkeys)
+    else:
+        with pytest.raises(NotFound):
+            world.get()
+    after = world.cache.stats().l1
+    assert (1, 0) == (after.stale_hits - before.stale_hits, after.misses - before.misses)
+    carrier.carry_out()
+    assert "v1" == world.cache.get("k")
+
+
 def test_who_insists_on_fresh_does_not_take_the_stale_answer_of_a_flight() -> None:
     """Whoever flew was content with it; the one who insists loads for himself."""
     world = World(l2=False)
