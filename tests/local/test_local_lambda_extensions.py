@@ -134,7 +134,7 @@ def test_leaving_the_block_lets_a_reset_go_through(monkeypatch):
     async def gone_late(self, processes, seconds):
         address.append(self._server.address.split(":"))
         begun.set()
-        await fn._stopping.wait()
+        await fn._keeper.stopping.wait()
         await asyncio.sleep(0.1)  # long enough to be cut off
         await gone(self, processes, seconds)
 

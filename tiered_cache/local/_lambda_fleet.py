@@ -86,20 +86,29 @@ class Fleet:
         self._made = 0
         self._still_clock: Path | None = None
         self._tasks: dict[asyncio.Task[None], Invocation | None] = {}
+        self._closing = False
 
     def open(self) -> None:
         if self._function.still_clock:
             self._still_clock = build(self._directory)
         self._processes.open()
 
-    async def invoke(self, invocation: Invocation, *, wait: bool) -> None:
-        """Give the invocation to a container, which goes on by itself. Raises Throttled."""
-        environment = self._taken(invocation.tenant)
+    def begin(self, invocation: Invocation, *, wait: bool) -> None:
+        """Have a container handle the invocation. It is over when the task is that sees to it, whatever ends that."""
+        self._go_on(self._handle(invocation, wait=wait), invocation)
+
+    async def _handle(self, invocation: Invocation, *, wait: bool) -> None:
+        environment = await self._found(invocation.tenant, wait=wait)
+        await environment.serve(invocation)
+
+    async def _found(self, tenant: str | None, *, wait: bool) -> Environment:
+        """A container reserved for an invocation. Raises Throttled."""
+        environment = self._taken(tenant)
         if environment is None and wait:
             found: list[Environment] = []
 
             def look() -> bool:
-                if one := self._taken(invocation.tenant):
+                if one := self._taken(tenant):
                     found.append(one)
                 return bool(found)
 
@@ -107,27 +116,41 @@ class Fleet:
             environment = found[0]
         if environment is None:
             raise Throttled(f"Rate exceeded: all {self._function.containers} containers are busy")
-        self._go_on(environment.serve(invocation), invocation)
+        return environment
 
     async def start_ahead(self, wanted: int) -> None:
         """Have at least `wanted` containers that are up."""
+        self._check_open()
         while len(self._alive()) < wanted:
             self._make()
+        failed: list[BaseException] = []
         try:
             async with asyncio.TaskGroup() as group:
                 for environment in self._alive()[:wanted]:
                     if not environment.taken:
                         group.create_task(environment.start_ahead())
         except* LambdaError as errors:
+            failed.extend(errors.exceptions)
+        if failed:
             for environment in self._alive():
                 if environment.pid is None and not environment.taken:
                     environment.kill()
-            raise errors.exceptions[0] from None
+            self._check_open()  # else that is the reason
+            raise failed[0]
 
     def _go_on(self, coroutine: Any, invocation: Invocation | None) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks[task] = invocation
-        task.add_done_callback(self._tasks.pop)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """A task is over, which may have been cancelled before it began: so its invocation is over here and not in it."""
+        invocation = self._tasks.pop(task)
+        if invocation is None:
+            return
+        error = _stopped() if task.cancelled() else task.exception()
+        if error is not None:
+            invocation.abandon(error if isinstance(error, LambdaError) else LambdaError(f"not begun: {error!r}"))
 
     # Which one
 
@@ -136,6 +159,7 @@ class Fleet:
 
     def _taken(self, tenant: str | None) -> Environment | None:
         """A container reserved for an invocation, an idle one where there is any; None where all are busy."""
+        self._check_open()
         free = [one for one in self._alive() if one.serves(tenant)]
         idle = [one for one in free if one.state != "starting"]
         if idle:
@@ -174,14 +198,26 @@ class Fleet:
 
     # The end
 
+    def _check_open(self) -> None:
+        """Nothing is begun once the end has. Raises LambdaError."""
+        if self._closing:
+            raise _stopped()
+
     async def close(self) -> None:
-        """End every container with its graces, and let go whoever still waits."""
-        stopped = LambdaError("the local Lambda was stopped")
-        for invocation in list(self._tasks.values()):
-            if invocation is not None:
-                invocation.abandon(stopped)
-        await asyncio.gather(*(one.end() for one in self.environments))
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._processes.close()
+        """Let go whoever still waits, for an answer or for a container, and end every container with its graces."""
+        self._closing = True
+        try:
+            for invocation in list(self._tasks.values()):
+                if invocation is not None:
+                    invocation.abandon(_stopped())
+            self.changes.tell()
+            await asyncio.gather(*(one.end() for one in self.environments))
+        finally:
+            for task in list(self._tasks):
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            self._processes.close()
+
+
+def _stopped() -> LambdaError:
+    return LambdaError("the local Lambda was stopped")

@@ -187,7 +187,9 @@ class Invocation:
         error.container, error.request_id = self.container or None, self.request_id
 
     def abandon(self, error: LambdaError) -> None:
-        """There will be no more, since the local Lambda stops."""
+        """There will be no more, since the local Lambda stops. Over already: nothing."""
+        if self.finished.done():
+            return
         self.take_error(error)
         self.release()
         if not self.finished.done():

@@ -23,15 +23,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import sys
-import tempfile
-import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar
 
 from tiered_cache._errors import ConfigurationError
@@ -49,6 +45,7 @@ from tiered_cache.local._lambda_errors import (
 from tiered_cache.local._lambda_fleet import ROUTING, Choose, Fleet, asked_of, chosen_by
 from tiered_cache.local._lambda_function import Function, Initialization
 from tiered_cache.local._lambda_invocation import Done, Invocation, refuse_to_wait
+from tiered_cache.local._lambda_keeper import Keeper
 from tiered_cache.local._needs import ServiceUnavailable
 
 if TYPE_CHECKING:
@@ -77,7 +74,9 @@ Routing: TypeAlias = (
 class Container:
     """A container as seen from outside. It stays readable after the container is gone."""
 
-    def __init__(self, environment: Environment, call: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
+    def __init__(
+        self, environment: Environment, call: Callable[[Callable[[], Coroutine[Any, Any, None]]], None]
+    ) -> None:
         self._environment = environment
         self._call = call
 
@@ -116,7 +115,7 @@ class Container:
         with the local Lambda: nothing.
         """
         with suppress(ServiceUnavailable):
-            self._call(self._kill())
+            self._call(self._kill)
 
     async def _kill(self) -> None:
         self._environment.kill()
@@ -137,7 +136,7 @@ class Container:
                 await self._environment.changes.until(lambda: self._environment.state in states)
 
         try:
-            self._call(until())
+            self._call(until)
         except TimeoutError:
             raise TimeoutError(f"{self!r} did not become {' or '.join(states)} within {most:g} s") from None
 
@@ -214,12 +213,8 @@ class LocalLambda:
         else:
             allowed = ", ".join(map(repr, ROUTING))
             raise ConfigurationError(f"routing must be one of {allowed} or a callable; got {shown(routing)}")
-        self._handles: dict[int, Container] = {}
-        self._fleet: Fleet | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
-        self._keeper = 0
-        self._stopping: asyncio.Event
+        self._handles: dict[Environment, Container] = {}
+        self._keeper: Keeper | None = None
 
     def start(self, containers: int = 0) -> Self:
         """Start to serve, with that many containers initialised ahead. Running already: the containers alone.
@@ -227,31 +222,29 @@ class LocalLambda:
         Raises ConfigurationError where that is more than `containers`, InitFailed where one does not come up.
         """
         whole("containers", containers, least=0, most=self._function.containers)
-        if self._thread is None:
-            _check_runtime()
-            started: Future[None] = Future()
-            self._thread = threading.Thread(
-                target=lambda: asyncio.run(self._run(started)), name="tiered_cache-lambda", daemon=True
-            )
-            self._thread.start()
-            try:
-                started.result()
-            except BaseException:
-                self._thread.join()
-                self._thread = None
-                raise
-        if containers:
-            self._call(self._running().start_ahead(containers))
+        if self._keeper is not None and not self._keeper.shut:
+            self._start_ahead(containers)
+            return self
+        _check_runtime()
+        self._keeper = Keeper(lambda directory: Fleet(self._function, directory, self._choose))
+        self._handles = {}
+        try:
+            self._keeper.start()
+            self._start_ahead(containers)
+        except BaseException:  # there may be nobody to stop it: no block is entered yet
+            self.stop()
+            raise
         return self
+
+    def _start_ahead(self, containers: int) -> None:
+        if containers:
+            keeper, fleet = self._running()
+            keeper.call(lambda: fleet.start_ahead(containers))
 
     def stop(self) -> None:
         """End every container with the graces that Lambda gives, and remove their folders. Twice does no harm."""
-        refuse_to_wait(self._keeper)
-        thread, self._thread = self._thread, None
-        if thread is not None:
-            assert self._loop is not None
-            self._loop.call_soon_threadsafe(self._stopping.set)
-            thread.join()
+        if self._keeper is not None:
+            self._keeper.stop()
 
     def invoke(
         self,
@@ -271,7 +264,8 @@ class LocalLambda:
         It returns when the runtime, its answer posted, has asked for the next event. A container without
         extensions is idle by then; one with extensions may be busy for a while, see `settle`.
         """
-        refuse_to_wait(self._keeper)  # before it is begun
+        keeper, _ = self._running()
+        refuse_to_wait(keeper.ident)  # before it is begun
         asked = self.invoke_async(event, tenant=tenant, timeout=timeout, client_context=client_context, wait=wait)
         return asked.result()
 
@@ -289,24 +283,16 @@ class LocalLambda:
         Its done-callbacks run in a thread that serves all invocations, as `routing` does: they may call `invoke_async`, and
         what waits raises RuntimeError there.
         """
-        fleet = self._running()
+        keeper, fleet = self._running()
         flag("wait", wait)
         invocation = Invocation(
             checked.encoded("event", event),
             timeout=self._function.timeout if timeout is None else checked.function_seconds("timeout", timeout),
             tenant=checked.tenant_id(tenant),
             client_context=None if client_context is None else checked.encoded("client_context", client_context),
-            keeper=self._keeper,
+            keeper=keeper.ident,
         )
-
-        async def begin() -> None:
-            try:
-                await fleet.invoke(invocation, wait=wait)
-            except BaseException as error:
-                invocation.abandon(error if isinstance(error, LambdaError) else LambdaError(f"not begun: {error!r}"))
-                raise
-
-        self._submit(begin())
+        keeper.ask(lambda: fleet.begin(invocation, wait=wait))
         return invocation.answer
 
     @property
@@ -320,63 +306,32 @@ class LocalLambda:
 
         Raises TimeoutError, which names those that are not done.
         """
-        fleet, most = self._running(), seconds("timeout", timeout, zero=True)
+        (keeper, fleet), most = self._running(), seconds("timeout", timeout, zero=True)
 
         async def until() -> None:
             async with asyncio.timeout(most):
                 await fleet.changes.until(lambda: all(one.settled for one in fleet.environments))
 
         try:
-            self._call(until())
+            keeper.call(until)
         except TimeoutError:
             raise TimeoutError(f"not settled within {most:g} s: {self.containers}") from None
 
-    # The loop
-
-    async def _run(self, started: Future[None]) -> None:
-        directory = Path(tempfile.mkdtemp(prefix="tiered-cache-lambda-"))
-        try:
-            self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
-            self._keeper = threading.get_ident()
-            self._handles = {}
-            fleet = self._fleet = Fleet(self._function, directory, self._choose)
-            fleet.open()
-            started.set_result(None)
-            await self._stopping.wait()
-            await fleet.close()
-        except BaseException as error:
-            if started.done():
-                raise
-            started.set_exception(error)
-        finally:
-            self._keeper = 0  # another thread may get this one's number
-            shutil.rmtree(directory, ignore_errors=True)
-
-    def _running(self) -> Fleet:
-        if self._thread is None or self._fleet is None:
+    def _running(self) -> tuple[Keeper, Fleet]:
+        keeper, fleet = self._keeper, self._fleet
+        if keeper is None or fleet is None or keeper.shut:
             raise ServiceUnavailable(
                 "this local Lambda is not started: use `with LocalLambda(...) as function:` or start()"
             )
-        return self._fleet
+        return keeper, fleet
 
-    def _submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
-        assert self._loop is not None
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
-
-    def _call(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        try:
-            refuse_to_wait(self._keeper)
-            future = self._submit(coroutine)
-        except RuntimeError as error:
-            coroutine.close()  # it never ran
-            if self._loop is None or not self._loop.is_closed():
-                raise
-            raise ServiceUnavailable("this local Lambda was stopped, and its containers are gone") from error
-        return future.result()
+    @property
+    def _fleet(self) -> Fleet | None:
+        return None if self._keeper is None else self._keeper.fleet
 
     def _handle(self, environment: Environment) -> Container:
-        number = environment.place.number
-        return self._handles.setdefault(number, Container(environment, self._call))
+        assert self._keeper is not None
+        return self._handles.setdefault(environment, Container(environment, self._keeper.call))
 
     def __enter__(self) -> Self:
         return self.start()
