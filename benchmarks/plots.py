@@ -107,7 +107,7 @@ def curves(results, lines):
     places = [result.at for result in results]
     if min(places) > 0 and max(places) >= 8 * min(places):
         axes.set_xscale("log")
-    if unit in ("s", "hits/s"):
+    if unit != "share":
         _from_zero_or_log(axes, [result.median for result in results])
     _ticks(axes.xaxis, _percent if results[0].axis.startswith("share") else _short)
     axes.set_xticks(sorted(set(places)))

@@ -56,8 +56,8 @@ def markdown(document):
     return "\n".join(lines)
 
 
-def _spread(result):
-    return f"{shown(result.low, result.unit)} to {shown(result.high, result.unit)}" if result.n > 1 else ""
+def _spread(result, told=shown):
+    return f"{told(result.low, result.unit)} to {told(result.high, result.unit)}" if result.n > 1 else ""
 
 
 MARKDOWN = {
@@ -73,12 +73,11 @@ MARKDOWN = {
 
 
 def _markdown_rows(results):
-    rows = [{heading: cell(result) for heading, cell in MARKDOWN.items()} for result in results]
-    headings = [heading for heading in MARKDOWN if any(row[heading] for row in rows)]
-    yield "|" + "|".join(f" {heading} " if heading else " " for heading in headings) + "|"
-    yield "|" + " --- |" * len(headings)
+    rows = _filled([{heading: cell(result) for heading, cell in MARKDOWN.items()} for result in results])
+    yield "|" + "|".join(f" {heading} " if heading else " " for heading in rows[0]) + "|"
+    yield "|" + " --- |" * len(rows[0])
     for row in rows:
-        yield "| " + " | ".join(row[heading] for heading in headings) + " |"
+        yield "| " + " | ".join(row.values()) + " |"
     if noise_of(results):
         yield from ("", noise_of(results))
 
@@ -103,10 +102,11 @@ def _budgets(results):
 
 
 def _budget_row(result):
-    word = verdict(result).strip()
+    word, limit = verdict(result).strip(), _budget(result)
     kind = "missed" if word.startswith("ABOVE") else "kept"
     what = f"{escape(result.group)}<br><small>{escape(result.name)}</small>"
-    return f'<tr class="{kind}"><td>{what}</td><td>{_measured(result)}</td><td>{_budget(result)}</td><td>{escape(word)}</td></tr>'
+    word = escape(word).replace(limit, _in_one_line(limit))
+    return f'<tr class="{kind}"><td>{what}</td><td>{_measured(result)}</td><td>{limit}</td><td>{word}</td></tr>'
 
 
 def _measured(result):
@@ -165,22 +165,54 @@ def _plots(plots, results):
 
 
 def _figure(title, drawn, results):
-    said = [noise_of(results), *(f"{result.name}: {result.note}." for result in results if result.note)]
-    notes = escape(" ".join(filter(None, said)))
-    rows = "".join(
-        f"<tr><td>{escape(result.name)}{_place(result)}</td><td>{shown(result.median, result.unit)}</td>"
-        f"<td>{_spread(result)}</td><td>{'' if result.ratio is None else times(result.ratio)}</td></tr>"
-        for result in results
-    )
+    told = [f"{result.name}: {result.note}." for result in results if result.note]
+    notes = escape(" ".join(filter(None, [noise_of(results), _one_upon_another(results), *told])))
+    rows = _filled([{heading: cell(result) for heading, cell in FIGURES.items()} for result in results])
+    heads = "".join(f"<th>{heading}</th>" for heading in rows[0])
+    cells = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row.values())}</tr>" for row in rows)
     return (
         f"<figure><figcaption>{escape(title)}</figcaption>{drawn}<p class='note'>{notes}</p><details>"
-        "<summary>the figures</summary><div class='wide'><table><tr><th></th><th>median</th><th>p25 to p75</th>"
-        f"<th>ratio</th></tr>{rows}</table></div></details></figure>"
+        f"<summary>the figures</summary><div class='wide'><table><tr>{heads}</tr>{cells}</table></div></details></figure>"
     )
+
+
+def _filled(rows):
+    """The same rows with those columns alone that say something."""
+    said = [heading for heading in rows[0] if any(row[heading] for row in rows)]
+    return [{heading: row[heading] for heading in said} for row in rows]
+
+
+def _one_upon_another(results):
+    """A word on the lines of a curve of which only the last is seen."""
+    lines = {}
+    for result in results:
+        if result.curve:
+            lines.setdefault(result.name, set()).add((result.at, result.median))
+    alike = {}
+    for name, points in lines.items():
+        alike.setdefault(frozenset(points), []).append(name)
+    return " ".join(f"One line: {', '.join(names)}." for names in alike.values() if len(names) > 1)
 
 
 def _place(result):
-    return "" if result.at is None else f", {result.at:,.12g} {escape(result.axis)}"
+    if result.at is None:
+        return ""
+    of_what = result.axis.removeprefix("share ")
+    return f", {result.at:,.12g} {of_what}" if of_what == result.axis else f", {result.at * 100:.3g}% {of_what}"
+
+
+def _in_one_line(text):
+    """A value that is not broken off its unit."""
+    return text.replace(" ", "&nbsp;")
+
+
+FIGURES = {
+    "": lambda result: escape(f"{result.name}{_place(result)}"),
+    "median": lambda result: shown(result.median, result.unit),
+    "p25 to p75": lambda result: _spread(result, lambda *value: _in_one_line(shown(*value))),
+    "ratio": lambda result: "" if result.ratio is None else times(result.ratio),
+}
+"""The columns below a figure, each cell in HTML."""
 
 
 def _missing(document):

@@ -138,6 +138,34 @@ def test_budgets_and_what_is_missing_stand_on_the_page(page):
     assert "<td>redis-py, 1,000,000 entries</td>" in text
 
 
+def test_the_figures_of_a_curve_are_read_as_it_is(tmp_path):
+    """No column that says nothing; shares as on its axis; and who cannot be seen there, since another lies upon it."""
+    along = {"curve": "Hit ratio", "axis": "share of the keys", "suite": "hitratio"}
+    points = [
+        figure(f"Hit ratio at {at}", name, at * worth, "share", at=at, **along)
+        for at in (0.05, 0.2)
+        for name, worth in (("lru", 2), ("fifo", 1.5), ("lru with a TTL", 2))
+    ]
+    report.write_html(Document(MACHINE, False, points), tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "<table><tr><th></th><th>median</th></tr><tr><td>lru, 5% of the keys</td><td>10.00%</td></tr>" in text
+    assert "One line: lru, lru with a TTL.<" in text
+
+
+def test_a_unit_stays_in_the_line_of_its_number(page):
+    """On a phone, where there is room for one word in a column."""
+    text = page.read_text(encoding="utf-8")
+    assert "<td>within 250&nbsp;ms</td>" in text
+    assert "&nbsp;µs to " in text
+
+
+@pytest.mark.parametrize("unit", ["cents", "s", "hits/s"])
+def test_what_is_a_little_more_looks_so(unit):
+    """The axis begins at zero."""
+    points = [figure("g", "a", value, unit, curve="c", at=at, axis="x") for at, value in ((1, 0.69), (2, 0.6))]
+    assert ">0</text>" in plots.curves(points, plots.lines_of(points))
+
+
 def test_a_name_has_the_same_line_in_each_figure():
     """Whoever else is in it: no two of a figure are alike, and what is ours has the first line."""
 
