@@ -166,9 +166,9 @@ class TieredCache:
         """The values of `keys`, in their order and without those that do not exist; one round trip to L2 for all.
 
         loader: gets the keys that no tier has, as a tuple, and gives a mapping from keys to values or `Loaded`. A key that
-            it leaves out has no value now; `NotFound` as its value says that it surely does not exist. An object with
-            `load_many(keys, context)` learns by `context.remaining()` how many seconds it may take. The call's time limits
-            and `scope` do not apply.
+            it leaves out has no value now but a stale one that is held; `NotFound` as its value says that it surely does
+            not exist. An object with `load_many(keys, context)` learns by `context.remaining()` how many seconds it may
+            take. The call's time limits and `scope` do not apply.
 
         Raises what the loader raises unless stale values cover for all its keys, OriginMalformed for an answer that is no
         mapping or has keys that were not asked for.

@@ -49,6 +49,8 @@ class Deferred(WorkQueue):
         share: of the time that remains now, for all of it. let_end: waits for what else may put work off.
         What is put off meanwhile is done too, and what that puts off in turn waits for the next run, so that a run ends.
         """
+        if not self._work and let_end is None:
+            return 0  # nearly always
         kept = (1.0 - share) * (remaining() or 0.0)
         in_time = self._do_what_waits(remaining, kept)
         if let_end is not None:
