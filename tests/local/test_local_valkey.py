@@ -224,3 +224,18 @@ def test_a_child_started_in_a_thread_outlives_that_thread() -> None:
             assert client.ping()
     finally:
         server.stop()
+
+
+def test_no_two_processes_take_the_same_ports() -> None:
+    """Nor does one take its own again soon: who gives a port up for a while finds it free."""
+    program = "from tiered_cache.local._process import free_port; print(*(free_port() for _ in range(60)), flush=True); input()"
+    ran = [
+        subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    try:
+        given = [one.stdout.readline().split() for one in ran if one.stdout is not None]
+    finally:
+        for one in ran:
+            one.communicate("\n", timeout=WAIT)
+    assert [60, 60, 120] == [len(set(given[0])), len(set(given[1])), len(set(given[0] + given[1]))]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
+import itertools
 import os
 import random
 import select
@@ -26,22 +28,42 @@ PORTS = range(20_000, 32_000)
 """Where free ports are looked for: below the ports that systems hand out to clients, and so far below 55,535 that a
 Redis cluster's bus port (port + 10,000) exists too."""
 
+BLOCK = 100
+"""How many of them one process has for itself."""
+
 T = TypeVar("T")
 
 
-def bind_somewhere(bind: Callable[[int], T], *, tries: int = 50) -> T:
-    """What `bind(port)` gives for the first port of a random order at which it does not raise 'address in use'."""
-    for port in random.SystemRandom().sample(PORTS, tries):
+def bind_somewhere(bind: Callable[[int], T]) -> T:
+    """What `bind(port)` gives for the next of this process's ports at which it does not raise 'address in use'."""
+    ports = _ports_of(os.getpid())
+    for _ in range(BLOCK):
         try:
-            return bind(port)
+            return bind(next(ports))
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise
-    raise ServiceUnavailable(f"none of {tries} ports tried between {PORTS.start} and {PORTS.stop} is free")
+    raise ServiceUnavailable(
+        f"none of the {BLOCK} ports between {PORTS.start} and {PORTS.stop} of this process is free"
+    )
+
+
+@functools.cache
+def _ports_of(_process: int) -> Iterator[int]:
+    """Ports in turn, without an end, from a block that no other process has while this one lives: its first is held.
+
+    So nobody takes by chance what is given up for a while, such as the port of a server that is started again.
+    """
+    for first in random.SystemRandom().sample(PORTS[::BLOCK], len(PORTS) // BLOCK):
+        with socket.socket() as holding, contextlib.suppress(OSError):
+            holding.bind((HOST, first))
+            holding.detach()  # and not closed before the process ends
+            return itertools.cycle(range(first + 1, first + BLOCK))
+    raise ServiceUnavailable(f"no {BLOCK} ports in a row are free between {PORTS.start} and {PORTS.stop}")
 
 
 def free_port() -> int:
-    """A port of loopback that was free a moment ago; another process may take it before you do."""
+    """A port of loopback that was free a moment ago; a process that does not ask here may take it before you do."""
 
     def probe(port: int) -> int:
         with socket.socket() as probed:
