@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,16 +15,20 @@ from functools import partial
 from math import floor, log10
 from multiprocessing import active_children, get_context
 from statistics import median
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from tiered_cache._simulate_options import Case, cases, trace_of
 from tiered_cache._units import whole
-from tiered_cache.simulation.costs import Costs, Prices, monthly, read_prices
+from tiered_cache.simulation.costs import Costs, Prices, Usage, monthly, read_prices
 from tiered_cache.simulation.fleet import number
 from tiered_cache.simulation.paying import Paying, Refused, paying
-from tiered_cache.simulation.scenario import MOST_RATE, Figures, steady
+from tiered_cache.simulation.scenario import MOST, MOST_RATE, Figures, Scenario, steady
+
+if TYPE_CHECKING:
+    from tiered_cache.simulation.recorded import Recorded
 
 Told: TypeAlias = Callable[[Iterable[Any], int, str], Iterable[Any]]
+DOUBT = " Do not rely on that: at such a rate what is simulated is too short for the TTLs."
 
 
 class Found(NamedTuple):
@@ -35,6 +39,11 @@ class Found(NamedTuple):
     figures: Figures
     costs: Costs
     totals: Sequence[float]
+
+    @property
+    def scenario(self) -> Scenario:
+        """What was simulated."""
+        return self.case.scenario if self.with_l2 else self.case.scenario.without_l2()
 
 
 class Answer(NamedTuple):
@@ -49,16 +58,22 @@ class Answer(NamedTuple):
 
     @property
     def is_steady(self) -> bool:
-        """Whether caches had the time to fill at that rate: a trace that is to come faster is over sooner."""
+        """Whether both fleets' caches had the time to fill at that rate: a trace that is to come faster is over sooner."""
         fastest = max((rate for rate in self.rates if rate is not None), default=self.high)
-        return replace(self.case.scenario, rate=fastest).is_steady
+        scenario = replace(self.case.scenario, rate=fastest)
+        return scenario.is_steady and scenario.without_l2().is_steady
 
     def __str__(self) -> str:
+        """The answer, with what there is to be said against it."""
+        return f"{self._answer}{self._refusing}{'' if self.is_steady else DOUBT}"
+
+    @property
+    def _refusing(self) -> str:
         without, beside = (max((run[which] for run in self.refused), default=0.0) for which in (0, 1))
         if not without and not beside:
-            return self._answer
+            return ""
         shares = f"{_share(without)} of the requests without it and {_share(beside)} with it"
-        return f"{self._answer} Containers run out: {shares} are refused there; costs are those of an answered request."
+        return f" Containers run out: {shares} are refused there; costs are those of an answered request."
 
     @property
     def _answer(self) -> str:
@@ -92,11 +107,12 @@ def simulate(given: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         tasks = [(case, seed) for case in asked for seed in seeds]
         runs = iter(list(told(mapped(pays, tasks), len(tasks), "from which traffic on a Redis pays")))
     answers = [_answer_of(case, [next(runs) for _ in seeds], low, high) for case in asked]
+    notes = list(_notes(found, trace))
     try:
         if given.json:
-            print(json.dumps(_as_json(found, answers, prices), indent=1))
+            print(json.dumps(_as_json(found, answers, prices, notes), indent=1))
         else:
-            _show(found, answers, prices)
+            _show(found, answers, prices, notes)
         sys.stdout.flush()
     except BrokenPipeError:  # who reads it has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else it is tried again when Python ends
@@ -168,7 +184,18 @@ def _progress(*, quiet: bool) -> Generator[Told]:
         yield lambda results, total, what: bars.track(results, total=total, description=what)
 
 
-def _as_json(found: Sequence[Found], answers: Sequence[Answer], prices: Prices) -> dict[str, Any]:
+def _notes(found: Sequence[Found], trace: Recorded | None) -> Iterator[str]:
+    """What is to be known of the fleets, a sentence or two each."""
+    if trace and trace.spread:
+        yield "The trace's times are whole seconds: the requests of each are spread over it, by chance and in their order."
+    if any(one.scenario.is_cut for one in found):
+        yield f"What is simulated is cut at {MOST:,} requests, so that it is shorter than it is meant to be. See --lasts."
+    if not all(one.scenario.is_steady for one in found):
+        more = "It takes a longer trace." if trace else "See --lasts."
+        yield f"What is simulated is too short for the TTLs: the hit rates are not those of full caches. {more}"
+
+
+def _as_json(found: Sequence[Found], answers: Sequence[Answer], prices: Prices, notes: Sequence[str]) -> dict[str, Any]:
     return {
         "prices": {
             name: value if isinstance(value, str) else _fields(value) for name, value in _fields(prices).items()
@@ -177,9 +204,9 @@ def _as_json(found: Sequence[Found], answers: Sequence[Answer], prices: Prices) 
             {
                 "case": one.case.name,
                 "with_l2": one.with_l2,
-                "steady": one.case.scenario.is_steady,
+                "steady": one.scenario.is_steady,
                 **_fields(one.figures),
-                "usage": _fields(one.figures.usage),
+                "usage": _usage(one.figures.usage),
                 "costs": _fields(one.costs),
                 "month": one.costs.total,
                 "months": list(one.totals),
@@ -191,11 +218,17 @@ def _as_json(found: Sequence[Found], answers: Sequence[Answer], prices: Prices) 
                 "case": one.case.name,
                 "pays_from": list(one.rates),
                 "refused": [_fields(run) for run in one.refused],
+                "steady": one.is_steady,
                 "answer": str(one),
             }
             for one in answers
         ],
+        "notes": list(notes),
     }
+
+
+def _usage(usage: Usage) -> dict[str, Any]:
+    return {**_fields(usage), "sized": usage.sized and _fields(usage.sized)}
 
 
 def _fields(one: Any) -> dict[str, Any]:
@@ -221,7 +254,7 @@ ROWS: tuple[tuple[str, Callable[[Found], str]], ...] = (
 )
 
 
-def _show(found: Sequence[Found], answers: Sequence[Answer], prices: Prices) -> None:
+def _show(found: Sequence[Found], answers: Sequence[Answer], prices: Prices, notes: Sequence[str]) -> None:
     from tiered_cache.local._needs import need
     from tiered_cache.local._tables import print_whole
 
@@ -233,20 +266,16 @@ def _show(found: Sequence[Found], answers: Sequence[Answer], prices: Prices) -> 
         _in_rows(table, found, prices)
     print_whole(console, table)
     for answer in answers:
-        doubt = (
-            ""
-            if answer.is_steady
-            else " Do not rely on that: at such a rate what is simulated is too short for the TTLs."
-        )
-        print(f"{answer.case.name}: {answer}{doubt}" if answer.case.name else f"{answer}{doubt}")
-    if not all(one.case.scenario.is_steady for one in found):
-        console.print(
-            "What is simulated is too short for the TTLs: the hit rates are not those of full caches. See --lasts."
-        )
+        print(f"{answer.case.name}: {answer}" if answer.case.name else answer)
+    for note in notes:
+        print(note)
 
 
 def _in_columns(table: Any, found: Sequence[Found], prices: Prices) -> None:
     """One case: a column without L2, and one with it."""
+    from tiered_cache.local._needs import need
+
+    text = need("rich.text").Text  # what the user wrote is no markup
     table.add_column("", no_wrap=True)
     for one in found:
         table.add_column("with L2" if one.with_l2 else "without L2", justify="right", no_wrap=True)
@@ -254,12 +283,15 @@ def _in_columns(table: Any, found: Sequence[Found], prices: Prices) -> None:
         table.add_row(name, *(told(one) for one in found))
     table.add_section()
     for part in Costs._fields:
-        table.add_row(f"{part} a month", *(_money(getattr(one.costs, part), prices) for one in found))
-    table.add_row("all a month", *(_money(one.costs.total, prices) for one in found))
+        table.add_row(f"{part} a month", *(text(_money(getattr(one.costs, part), prices)) for one in found))
+    table.add_row("all a month", *(text(_money(one.costs.total, prices)) for one in found))
 
 
 def _in_rows(table: Any, found: Sequence[Found], prices: Prices) -> None:
     """Many cases: a row for each, without L2 and with it; what was refused only where anything was."""
+    from tiered_cache.local._needs import need
+
+    text = need("rich.text").Text  # what the user wrote is no markup
     refusing = any(one.figures.refused for one in found)
     table.add_column("", min_width=12, overflow="fold")
     for heading in (
@@ -273,11 +305,11 @@ def _in_rows(table: Any, found: Sequence[Found], prices: Prices) -> None:
         f"Redis\n{prices.currency}",
         f"month\n{prices.currency}",
     ):
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(text(heading), justify="right", no_wrap=True)
     for one in found:
         figures = one.figures
         table.add_row(
-            "" if one.with_l2 else one.case.name,
+            text("" if one.with_l2 else one.case.name),
             "yes" if one.with_l2 else "no",
             f"{figures.l1:.1%}",
             f"{figures.l2:.1%}" if one.with_l2 else "-",

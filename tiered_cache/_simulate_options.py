@@ -98,7 +98,7 @@ def _add_money(add: Callable[..., Any]) -> None:
     add("--prices", type=Path, default=EXAMPLE, metavar="FILE", help=f"TOML; an example is {EXAMPLE}")
     add("--memory", type=int, default=512, metavar="MB", help="of the function")
     add("--origin", choices=ORIGINS, default="dynamodb", help="what a load is charged as")
-    add("--value-size", metavar="SIZE", help="of a value; 2 KiB, or the mean of a trace that has sizes")
+    add("--value-size", metavar="SIZE", help="of a value; 2 KiB, or each key's in a trace that has sizes")
     add("--consistent", action="store_true", help="DynamoDB's reads are")
     add("--scanned", default="100 MB", metavar="SIZE", help="by an Athena query")
     add("--redis", choices=REDISES, default="serverless", help="ElastiCache Serverless or nodes")
@@ -203,6 +203,7 @@ def _case(name: str, given: argparse.Namespace, recorded: Recorded | None) -> Ca
         keys=_unrecorded("keys", given.keys, recorded, 1_000),
         skew=_unrecorded("zipf", given.zipf, recorded, 1.0),
         trace=recorded.requests if recorded else (),
+        sizes=recorded.sizes if recorded and given.value_size is None else {},
         service=given.service,
         spread=given.service_spread,
         containers=Containers(
@@ -222,8 +223,7 @@ def _case(name: str, given: argparse.Namespace, recorded: Recorded | None) -> Ca
     workload = Workload(
         memory_mb=given.memory,
         origin=given.origin,
-        value_size=given.value_size
-        or (max(1, round(recorded.mean_bytes)) if recorded and recorded.mean_bytes else 2048),
+        value_size=2048 if given.value_size is None else given.value_size,
         consistent=given.consistent,
         scanned=given.scanned,
         redis=given.redis,

@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tiered_cache import ConfigurationError
+from tiered_cache._l2 import store
 from tiered_cache.simulation import Containers, Freshness, Time, Timings
-from tiered_cache.simulation.costs import EXAMPLE, MONTH, Costs, Prices, Usage, Workload, a_load, monthly, read_prices
+from tiered_cache.simulation.costs import (
+    EXAMPLE,
+    LARGE,
+    MONTH,
+    Costs,
+    Prices,
+    Sized,
+    Usage,
+    Workload,
+    a_load,
+    monthly,
+    read_prices,
+)
 from tiered_cache.simulation.scenario import Scenario, steady
 
 ROUND = """
@@ -79,6 +93,7 @@ def test_a_month_by_hand(prices: Prices) -> None:
         l2_looks=2e4,
         l2_reads=1e5,
         l2_found=6e4,
+        l2_confirmed=1e4,
         l2_writes=5e4,
     )
     workload = Workload(memory_mb=2048, origin="s3", value_size=2048)
@@ -107,7 +122,7 @@ def test_a_tiny_run_by_hand(prices: Prices) -> None:
     assert scenario.spans == (20.0, 80.0)
     figures = steady(scenario)
     # 20 s: L2. 95 s: all tiers, 10 ms to ask, 10 ms for the lease, 2 s, 10 ms to store. 100 s: L1, 10 ms to look
-    used = {"l2_looks": 3, "l2_reads": 3, "l2_found": 1, "l2_writes": 1, "l2_keys": 1}
+    used = {"l2_looks": 3, "l2_reads": 3, "l2_found": 1, "l2_confirmed": 1, "l2_writes": 1, "l2_keys": 1}
     assert figures.usage == Usage(80.0, 3, 110 + 2130 + 110, 1, **used)
     assert (figures.l1, figures.l2, figures.origin) == pytest.approx((1 / 3, 1 / 3, 1 / 3))
     assert (figures.p50, figures.p99) == pytest.approx((0.11, 2.13))
@@ -115,6 +130,49 @@ def test_a_tiny_run_by_hand(prices: Prices) -> None:
     months = MONTH / 80
     redis = 730 * 0.5 * 0.6 + months * (3 + 2 + 2) / 1e6 * 7  # looks, found and stored, asked for in vain
     assert costs == pytest.approx(Costs(months * 2.35 * 0.01, months * 3 / 1e6 * 2, months * 4e-3, redis))
+
+
+def test_a_large_value_that_l1_still_holds_is_not_sent_again(prices: Prices) -> None:
+    """From the library's own size on L2 confirms it by its header, which is one ECPU; below, it is sent."""
+    assert LARGE == store.LARGE
+    usage = Usage(MONTH, 1e6, 0.0, 0.0, l2_reads=1e6, l2_found=1e6, l2_confirmed=9e5)
+    dear = prices._replace(serverless=replace(prices.serverless, gb_hour=0.0))
+
+    def ecpus(value_size: int) -> float:
+        return monthly(usage, dear, Workload(origin="s3", value_size=value_size), with_l2=True).redis / 7 * 1e6
+
+    assert ecpus(LARGE - 1) == pytest.approx(1e6 * (LARGE - 1 + 100) / 1024)
+    assert ecpus(LARGE) == pytest.approx(1e5 * (LARGE + 100) / 1024 + 9e5)
+
+
+def test_each_key_has_its_own_size(prices: Prices) -> None:
+    """A large value that is seldom asked for is stored, sent and loaded as what it is, not as the mean of the requests."""
+    sizes = {"hot": 100, "large": 500_000}
+    trace = [(float(now), "large" if now in {1, 50, 65} else "hot") for now in range(100)]
+    scenario = Scenario(
+        trace=trace,
+        rate=None,
+        sizes=sizes,
+        service=1e-6,
+        containers=Containers(cold_start=0, max_age="1d"),
+        l1=Freshness(10.0),
+        l2=Freshness(40.0),
+    )
+    usage = steady(scenario).usage
+    # counted from 19.8 s on. 50 s: large is loaded, hot has been at 40; 65 s: it is confirmed, as hot is five times
+    assert usage.sized == Sized(500_100, pytest.approx((500_100 / 1024 + 1) + 2 + (usage.l2_confirmed - 1)), 2 + 123)
+    assert (usage.origin_loads, usage.l2_found, usage.l2_keys) == (3, usage.l2_confirmed, 2)
+    dear = prices._replace(serverless=replace(prices.serverless, least_gb=0.0))
+    costs = monthly(usage, dear, Workload(value_size=1), with_l2=True)
+    months = MONTH / usage.seconds
+    assert costs.origin == pytest.approx(months * 125 / 2 / 1e6 * 3)
+    ecpus = usage.sized.l2_kilobytes + usage.l2_looks + usage.l2_reads - usage.l2_found if usage.sized else 0
+    assert costs.redis == pytest.approx(730 * (500_100 + 2 * 230) / 1e9 * 0.6 + months * ecpus / 1e6 * 7)
+    alike = steady(replace(scenario, sizes=dict.fromkeys(sizes, 5_000))).usage
+    for origin in ("dynamodb", "s3"):
+        workload = Workload(origin=origin, value_size=5_000)
+        found = [monthly(one, dear, workload, with_l2=True) for one in (alike, alike._replace(sized=None))]
+        assert found[0] == pytest.approx(found[1])
 
 
 @pytest.mark.parametrize(

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
 import pytest
 
 from tiered_cache import ConfigurationError
-from tiered_cache.simulation import Containers, Freshness, Time, Timings
+from tiered_cache.simulation import Containers, Freshness, Time, Timings, open_loop
 from tiered_cache.simulation.costs import MONTH, Costs, Usage, Workload, a_load, monthly, read_prices
 from tiered_cache.simulation.paying import first_above_zero, gain, paying, pays_from
 from tiered_cache.simulation.recorded import read_requests
@@ -107,6 +109,19 @@ def test_without_an_l2_data_get_as_old_as_with_it() -> None:
     assert replace(scenario, l2=None).without_l2() == replace(scenario, l2=None)
 
 
+def test_both_fleets_are_counted_in_the_same_stretch() -> None:
+    """Whichever keeps its data longer: that of a trace with a busy beginning, too."""
+    scenario = Scenario(l1=Freshness(10.0), l2=Freshness(60.0), alone=Freshness(600.0))
+    trace = [(now * 0.1, now % 5) for now in range(2_000)] + [(200.0 + now, now % 5) for now in range(4_000)]
+    for both in (scenario, replace(scenario, alone=Freshness(20.0)), replace(scenario, trace=trace, rate=None)):
+        without = both.without_l2()
+        assert both.spans == without.spans == without.without_l2().spans
+        assert steady(both).usage.requests == steady(without).usage.requests
+    assert scenario.spans == (600.0, 10_000.0)
+    long = replace(scenario, trace=trace, rate=None, alone=Freshness(6_000.0))
+    assert (long.is_steady, long.without_l2().is_steady) == (True, False)
+
+
 def test_the_same_seed_gives_the_same_figures() -> None:
     """And another seed gives others."""
     scenario = Scenario(requests=3_000, timings=Timings(l2=Time(0.001, 0.3), origin=Time(0.01, 0.5)), spread=0.4)
@@ -128,6 +143,11 @@ def test_a_run_that_would_be_too_long_is_cut_and_says_so() -> None:
     assert Scenario(rate=10.0).is_steady
     assert not Scenario(rate=1_000.0, l2=Freshness(86_400.0)).is_steady
     assert sum(Scenario(rate=1_000.0, l2=Freshness(86_400.0)).spans) * 1_000 == pytest.approx(3_000_000)
+    assert Scenario(rate=1_000.0, l2=Freshness(86_400.0)).is_cut
+    served_longer = Scenario(rate=5_000.0, l2=Freshness(100.0, stale_while_revalidate=100.0))
+    assert (served_longer.is_cut, served_longer.is_steady) == (True, True)
+    assert not replace(served_longer, lasts="1h").is_cut
+    assert not replace(served_longer, rate=3_000.0).is_cut
 
 
 def test_where_a_redis_pays_is_where_the_sums_say() -> None:
@@ -211,6 +231,12 @@ def test_what_comes_of_nothing() -> None:
         ({"trace": [(2.0, "k")]}, "trace must be in the order of time, and last for some time"),
         ({"requests": 0}, "requests must be a whole number of at least 1; got 0"),
         ({"lasts": "long"}, "lasts must be a finite duration"),
+        ({"keys": 3, "sizes": {0: 1, 2: 1}}, "sizes must have every key that is asked for; there is none of 1"),
+        (
+            {"trace": [(1.0, "k"), (2.0, "j")], "sizes": {"k": 1}},
+            "sizes must have every key that is asked for; there is none",
+        ),
+        ({"fills": -1}, "fills must be a finite duration zero or more"),
         ({"refresh": "never"}, "refresh must be one of inline, after_response; got 'never'"),
     ],
 )
@@ -224,9 +250,51 @@ def test_a_recorded_trace(tmp_path: Path) -> None:
     """Lines in any order, times as seconds or as ISO 8601; seconds since the first."""
     path = tmp_path / "trace.csv"
     path.write_text("timestamp,key,bytes\n12.5,b,300\n10,a,100\n11,a,\n", encoding="utf-8")
-    assert read_requests(path) == (((0.0, "a"), (1.0, "a"), (2.5, "b")), pytest.approx(400 / 3))
+    assert read_requests(path) == (((0.0, "a"), (1.0, "a"), (2.5, "b")), {"a": 100, "b": 300}, False)
     path.write_text("key,time\n/x,2026-11-21T10:00:00\n/y,2026-11-21T10:00:02.5\n", encoding="utf-8")
-    assert read_requests(path) == (((0.0, "/x"), (2.5, "/y")), None)
+    assert read_requests(path) == (((0.0, "/x"), (2.5, "/y")), {}, False)
+
+
+def test_the_sizes_of_a_trace(tmp_path: Path) -> None:
+    """A key's largest counts, as an answer may be a part; one of which no line tells it is as large as the others are."""
+    path = tmp_path / "trace.csv"
+    path.write_text("time,key,size\n1.5,a,100\n2,a,900\n3,b,300\n4,a,\n5,c,\n6,c,\n7,a,0\n", encoding="utf-8")
+    assert read_requests(path).sizes == {"a": 900, "b": 300, "c": 600}
+
+
+def test_a_trace_of_whole_seconds(tmp_path: Path) -> None:
+    """As access logs are: the requests of each are spread over it, in their order, the same whenever it is read."""
+    path = tmp_path / "trace.csv"
+    seconds = [1_700_000_000 + number // 40 for number in range(4_000)]
+    for form in ("seconds", "ISO 8601"):
+        told = [datetime.fromtimestamp(one, UTC).isoformat() if form == "ISO 8601" else str(one) for one in seconds]
+        path.write_text("\n".join(["time,key", *(f"{one},{n}" for n, one in enumerate(told))]), encoding="utf-8")
+        found = read_requests(path)
+        assert found.spread
+        assert found == read_requests(path)
+        assert [key for _, key in found.requests] == [str(number) for number in range(4_000)]
+        times = [time for time, _ in found.requests]
+        assert all(earlier < later for earlier, later in pairwise(times))
+        assert all(-1 < time - (one - seconds[0]) < 1 for time, one in zip(times, seconds, strict=True))
+        parts = [later - earlier for earlier, later in pairwise(times)]
+        assert fmean(parts) == pytest.approx(1 / 40, rel=0.05)
+        assert stdev(parts) == pytest.approx(1 / 40, rel=0.2)  # as of what comes by chance
+    path.write_text("time,key\n1,a\n2,b\n4,c\n", encoding="utf-8")
+    assert read_requests(path) == (((0.0, "a"), (1.0, "b"), (3.0, "c")), {}, False)
+
+
+def test_a_trace_of_whole_seconds_is_simulated_as_one_of_exact_times(tmp_path: Path) -> None:
+    """Not as a burst at each second, which would take a container for each of its requests."""
+    path, found = tmp_path / "trace.csv", []
+    asked = list(open_loop(30.0, lasts=400, keys=100, seed=1))
+    for times in ([time for time, _ in asked], [int(time) for time, _ in asked]):
+        lines = [f"{time},{key}" for time, (_, key) in zip(times, asked, strict=True)]
+        path.write_text("\n".join(["time,key", *lines]), encoding="utf-8")
+        trace = read_requests(path).requests
+        found.append(steady(Scenario(trace=trace, rate=None, l1=Freshness(10.0), l2=Freshness(50.0))))
+    exact, spread = found
+    assert spread.l1 == pytest.approx(exact.l1, abs=0.03)
+    assert spread.containers <= exact.containers + 5
 
 
 @pytest.mark.parametrize(
@@ -239,6 +307,10 @@ def test_a_recorded_trace(tmp_path: Path) -> None:
         ("time,key,bytes\n1\n", "trace must be a CSV file of requests"),
         ("time,key\ninf,a\n", "a time must be finite; got 'inf'"),
         ("time,key\nnan,a\n", "a time must be finite; got 'nan'"),
+        (
+            "timestamp,key\n1700000000007,a\n1700000000010,b\n",
+            "timestamp must be ISO 8601 or seconds, at most 100,000,000,000; got '1700000000007', which may be milliseconds",
+        ),
         pytest.param("time,key\n1," + 200_000 * "x" + "\n", "field larger than field limit", id="a long field"),
         ("time,key,size\n1,a,-5\n", "a size in bytes must be a whole number from 0"),
         pytest.param(f"time,key,size\n1,a,{400 * '9'}\n", "a size in bytes must be a whole number", id="a long size"),

@@ -14,12 +14,14 @@ import pytest
 
 from tiered_cache._command import main
 from tiered_cache._simulate import Answer, _digits, _rate, _share, _time, _workers
+from tiered_cache._simulate_options import Case
 from tiered_cache.benchmarks.harness import Result
 from tiered_cache.benchmarks.machine import facts
 from tiered_cache.benchmarks.results import Document, write
-from tiered_cache.simulation.costs import EXAMPLE
+from tiered_cache.simulation.costs import EXAMPLE, Workload
 from tiered_cache.simulation.paying import Refused
 from tiered_cache.simulation.recorded import read_requests
+from tiered_cache.simulation.scenario import Scenario
 
 QUICK = ("--repeat", "2", "--jobs", "1", "--l2-ttl", "30", "--ttl", "10")
 SHORT = ("--requests", "500")
@@ -102,12 +104,12 @@ def test_the_users_prices(capsys: pytest.CaptureFixture[str], tmp_path: Path) ->
 
 
 def test_a_trace_and_its_sizes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """The traffic is the file's, and so is the mean size of a value: 6 kB are one and a half units, so two blocks."""
+    """The traffic is the file's, and so are the sizes of the values: 6 kB are one and a half units, so two blocks."""
     path = tmp_path / "trace.csv"
     lines = [f"{number},k{number % 5},6000" for number in range(400)]
     path.write_text("\n".join(["timestamp,key,bytes", *lines]), encoding="utf-8")
     fleet = as_json(capsys, "--trace", str(path), "--no-answer", "--alone-ttl", "10")["fleets"][0]
-    assert fleet["usage"]["requests"] == pytest.approx(400 - 10, abs=2)  # it takes 10 s to fill
+    assert fleet["usage"]["requests"] == pytest.approx(400 - 30, abs=2)  # it takes 30 s to fill, with L2
     months = 730 * 3600 / fleet["usage"]["seconds"]
     assert fleet["costs"]["origin"] == pytest.approx(months * fleet["usage"]["origin_loads"] * 2 / 2 / 1e6 * 0.125)
 
@@ -175,6 +177,51 @@ def test_an_answer_by_a_trace_that_is_over_too_soon_says_so(capsys: pytest.Captu
     doubt = "Do not rely on that: at such a rate what is simulated is too short for the TTLs."
     assert doubt in told(capsys, "--trace", str(path))
     assert doubt not in told(capsys, "--rate", "5")
+    (answer,) = as_json(capsys, "--trace", str(path))["answers"]
+    assert not answer["steady"]
+    assert answer["answer"].endswith(doubt)
+    (answer,) = as_json(capsys, "--rate", "5", "--up-to", "1")["answers"]
+    assert answer["steady"]
+    (answer,) = as_json(capsys, "--rate", "5", "--up-to", "1", "--lasts", "40", "--alone-ttl", "50")["answers"]
+    assert not answer["steady"]  # L1 alone is not
+
+
+def test_what_is_to_be_known_of_the_fleets(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Below the table, and in JSON: nothing where there is nothing."""
+    assert as_json(capsys, "--no-answer")["notes"] == []
+    cut = "What is simulated is cut at 7,000 requests, so that it is shorter than it is meant to be. See --lasts."
+    short = "What is simulated is too short for the TTLs: the hit rates are not those of full caches."
+    path = tmp_path / "trace.csv"
+    path.write_text("\n".join(["time,key", *(f"{n // 2},k{n % 5}" for n in range(100))]), encoding="utf-8")
+    spread = (
+        "The trace's times are whole seconds: the requests of each are spread over it, by chance and in their order."
+    )
+    for arguments, expected, steady in (
+        (("--lasts", "20"), [f"{short} See --lasts."], [False, False]),
+        (("--lasts", "40", "--alone-ttl", "50"), [f"{short} See --lasts."], [False, True]),
+        (("--trace", str(path)), [spread, f"{short} It takes a longer trace."], [False, False]),
+        (("--rate", "55", "--l2-stale", "3"), [cut], [True, True]),
+    ):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("tiered_cache._simulate.MOST", 7_000)
+            patch.setattr("tiered_cache.simulation.scenario.MOST", 7_000)
+            output, found = told(capsys, "--no-answer", *arguments), as_json(capsys, "--no-answer", *arguments)
+        assert output.splitlines()[-len(expected) :] == found["notes"] == expected
+        assert [fleet["steady"] for fleet in found["fleets"]] == steady
+
+
+def test_names_are_no_markup(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A currency, and a figure's name, are told as they are written."""
+    own = tmp_path / "own.toml"
+    for currency in ("[/]", "[bold]", ":smile:"):
+        own.write_text(EXAMPLE.read_text(encoding="utf-8").replace('"$"', f'"{currency}"'), encoding="utf-8")
+        for varied in ((), ("--vary", "rate=1,2")):
+            assert currency in told(capsys, "--no-answer", "--prices", str(own), *varied)
+    path = tmp_path / "bench.json"
+    results = [Result(group="[/red]", name="ours", unit="s", median=0.2, low=0.2, high=0.2)]
+    write(Document(machine=facts(), quick=True, results=results), path)
+    varied = ("--timings", str(path), "--vary", "origin-time=[/red]: ours,0.1")
+    assert "[/red]" in told(capsys, "--no-answer", "--no-l2", *varied)
 
 
 def test_times_that_were_measured(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -304,14 +351,14 @@ def test_what_cannot_be(capsys: pytest.CaptureFixture[str], arguments: tuple[str
 )
 def test_the_answer_in_words(rates: list[float | None], text: str) -> None:
     """With the spread over the runs, and no more than they show."""
-    case: Any = None
+    case = Case("", Scenario(), Workload())
     assert str(Answer(case, rates, 0.1, 2_000.0)) == text
     assert str(Answer(case, rates, 0.1, 2_000.0, [Refused(0.0, 0.0)] * len(rates))) == text
 
 
 def test_an_answer_about_fleets_that_refuse(capsys: pytest.CaptureFixture[str]) -> None:
     """Both shares are told, in a table of many cases too; where nobody is refused there is no word of it."""
-    case: Any = None
+    case = Case("", Scenario(), Workload())
     assert str(Answer(case, [20.0, 30.0], 0.1, 100.0, [Refused(0.25, 0.0), Refused(0.5, 0.0001)])).endswith(
         " Containers run out: 50.0% of the requests without it and <0.1% with it are refused there; "
         "costs are those of an answered request."

@@ -303,11 +303,28 @@ def test_l1_does_not_outlive_the_data() -> None:
     assert tiers == [(0, "origin"), (1, "origin"), (0, "l1"), (1, "l2"), (0, "l1"), (1, "l1"), (0, "origin")]
 
 
-@pytest.mark.parametrize("l2", [None, Freshness(1_000.0)])
+@pytest.mark.parametrize("l2", [None, Freshness(30.0)])
 def test_what_has_run_out_takes_no_room(l2: Freshness | None) -> None:
-    """An L1 that is asked for ever new keys holds no more than about twice what is fresh, however long L2 keeps them."""
+    """An L1 that is asked for ever new keys holds no more than about twice what is fresh, or may be confirmed by L2."""
     container = Container(0, 0.0, 0.0)
     tiers = Tiers(Freshness(10.0), l2)
     for now in range(10_000):
         tiers.read(container, now, float(now))
-        assert len(container.held) <= 2 * 10 + 1
+        assert len(container.held) <= 2 * (10 if l2 is None else 30) + 1
+
+
+def test_what_l2_confirms() -> None:
+    """The value that L1 took over is confirmed as long as it lives, whatever was swept; another's load is not, nor a new one."""
+    tiers = Tiers(Freshness(1), Freshness(100), coherence="ttl")
+    here, other = Container(0, 0.0, 0.0), Container(1, 0.0, 0.0)
+    tiers.read(here, "k", 0)
+    for now in range(1, 51):
+        tiers.read(other, now, now)
+    assert (dict(tiers.sent), dict(tiers.confirmed), tiers.loaded["k"]) == ({}, {}, 1)
+    for now, container in ((50, here), (60, other), (70, other), (90, here), (101, here), (105, here)):
+        tiers.read(container, "k", now)
+    assert (dict(tiers.sent), dict(tiers.confirmed), tiers.loaded["k"]) == ({"k": 1}, {"k": 4}, 2)
+    assert tiers.l2_found == 5
+    within = Tiers(Freshness(1, 5), Freshness(100), coherence="ttl")
+    read_in(within, (0, 0), (2, 0))
+    assert (dict(within.sent), dict(within.confirmed)) == ({"k": 1}, {})  # a refresh asks for value and lease

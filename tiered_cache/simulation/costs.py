@@ -22,6 +22,8 @@ STORED_BESIDE = 230
 """Bytes that a value takes in the server beside itself: its key, its header and what the server keeps for each; measured."""
 SENT_BESIDE = 100
 """Bytes of its header, which go to the server and back with it."""
+LARGE = 32 * 1024
+"""Bytes of a value from which on L2 sends its header alone where L1 still holds the same."""
 ORIGINS = ("dynamodb", "s3", "athena", "free")
 REDISES = ("serverless", "nodes")
 
@@ -151,6 +153,17 @@ class Workload:
         size("scanned", self.scanned)
 
 
+class Sized(NamedTuple):
+    """What was used by the sizes of the values, where each key has its own."""
+
+    l2_bytes: float
+    """Of the values of all keys that are kept, whenever."""
+    l2_kilobytes: float
+    """That values took on the way from and to L2, see `kilobytes`; one for each that was confirmed by its header."""
+    origin_blocks: float
+    """That were loaded, see `blocks`."""
+
+
 class Usage(NamedTuple):
     """What was used in so many seconds. l2_*: zero where there is no L2."""
 
@@ -162,10 +175,14 @@ class Usage(NamedTuple):
     """For invalidations, along with a read or without one."""
     l2_reads: float = 0.0
     l2_found: float = 0.0
-    """Reads that brought a value."""
+    """Reads for which there was a value."""
+    l2_confirmed: float = 0.0
+    """Those of them that found what L1 still held."""
     l2_writes: float = 0.0
     l2_keys: float = 0.0
     """Keys that are kept, whenever."""
+    sized: Sized | None = None
+    """None where all values have the workload's size."""
 
 
 class Costs(NamedTuple):
@@ -187,7 +204,7 @@ def monthly(usage: Usage, prices: Prices, workload: Workload, *, with_l2: bool) 
     return Costs(
         months * usage.billed_ms / 1e3 * workload.memory_mb / 1024 * prices.function.gb_second,
         months * usage.requests / 1e6 * prices.function.million_requests,
-        months * usage.origin_loads * a_load(prices, workload),
+        months * _loads(usage, prices, workload),
         _redis(usage, prices, workload, months) if with_l2 else 0.0,
     )
 
@@ -196,9 +213,7 @@ def a_load(prices: Prices, workload: Workload) -> float:
     """What the origin charges for one load."""
     match workload.origin:
         case "dynamodb":
-            blocks = ceil(size("value_size", workload.value_size) / 4096)
-            units = blocks if workload.consistent else blocks / 2
-            return units / 1e6 * prices.dynamodb.million_read_units
+            return blocks(size("value_size", workload.value_size)) * _a_block(prices, workload)
         case "s3":
             return prices.s3.thousand_gets / 1e3
         case "athena":
@@ -208,12 +223,38 @@ def a_load(prices: Prices, workload: Workload) -> float:
             return 0.0
 
 
+def blocks(value_size: float) -> int:
+    """Those of 4 KB that DynamoDB charges for an item."""
+    return max(1, ceil(value_size / 4096))
+
+
+def kilobytes(value_size: float, *, again: bool = False) -> float:
+    """What a value takes on the way from or to L2, at least one, as ECPUs are; `again`: if L1 still holds the same."""
+    return 1.0 if again and value_size >= LARGE else max(1.0, (value_size + SENT_BESIDE) / 1024)
+
+
+def _a_block(prices: Prices, workload: Workload) -> float:
+    return (1.0 if workload.consistent else 0.5) / 1e6 * prices.dynamodb.million_read_units
+
+
+def _loads(usage: Usage, prices: Prices, workload: Workload) -> float:
+    if usage.sized is not None and workload.origin == "dynamodb":
+        return usage.sized.origin_blocks * _a_block(prices, workload)
+    return usage.origin_loads * a_load(prices, workload)
+
+
+def _all_alike(usage: Usage, each: int) -> Sized:
+    """What was used where all values take `each` bytes."""
+    whole_values = usage.l2_found - usage.l2_confirmed + usage.l2_writes
+    moved = whole_values * kilobytes(each) + usage.l2_confirmed * kilobytes(each, again=True)
+    return Sized(usage.l2_keys * each, moved, usage.origin_loads * blocks(each))
+
+
 def _redis(usage: Usage, prices: Prices, workload: Workload, months: float) -> float:
     hours = MONTH / 3600
     if workload.redis == "nodes":
         return hours * prices.nodes.nodes * prices.nodes.node_hour
-    each = size("value_size", workload.value_size)
-    small = usage.l2_looks + usage.l2_reads - usage.l2_found
-    ecpus = (usage.l2_found + usage.l2_writes) * max(1.0, (each + SENT_BESIDE) / 1024) + small
-    stored = max(usage.l2_keys * (each + STORED_BESIDE) / 1e9, prices.serverless.least_gb)
+    sized = usage.sized or _all_alike(usage, size("value_size", workload.value_size))
+    ecpus = sized.l2_kilobytes + usage.l2_looks + usage.l2_reads - usage.l2_found
+    stored = max((sized.l2_bytes + usage.l2_keys * STORED_BESIDE) / 1e9, prices.serverless.least_gb)
     return hours * stored * prices.serverless.gb_hour + months * ecpus / 1e6 * prices.serverless.million_ecpus

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from datetime import UTC, datetime
 from math import isfinite
+from random import Random
 from typing import TYPE_CHECKING, NamedTuple
 
 from tiered_cache._errors import ConfigurationError
 from tiered_cache._units import shown, whole
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Hashable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 TIMES = ("timestamp", "time")
@@ -21,13 +23,21 @@ ENCODING = "utf-8-sig"
 """UTF-8, with or without the mark that some programs begin a file with."""
 MOST_BYTES = 10**15
 """Of one value; a column with more in it is of something else."""
+LATEST = 1e11
+"""Seconds, three thousand years: times beyond are of a smaller unit."""
 
 
 class Recorded(NamedTuple):
-    """requests: (seconds since the first, key), in the order of time. mean_bytes: of the answers; None where not told."""
+    """What a file holds.
+
+    requests: (seconds since the first, key), in the order of time. sizes: of each key, the largest that was recorded, or
+    the mean of the others' where none was; empty where none was of any key. spread: whether the file has whole seconds alone,
+    so that the requests of each are spread over it.
+    """
 
     requests: tuple[tuple[float, str], ...]
-    mean_bytes: float | None
+    sizes: Mapping[Hashable, int]
+    spread: bool
 
 
 def read_requests(path: Path) -> Recorded:
@@ -41,7 +51,10 @@ def read_requests(path: Path) -> Recorded:
             time = _column(reader, TIMES)
             size = next((name for name in SIZES if name in (reader.fieldnames or ())), None)
             _column(reader, ("key",))
-            rows = [(moment(row[time]), row["key"], _bytes(row[size]) if size else 0) for row in whole_rows(reader)]
+            rows = [
+                (_second(row[time], time), row["key"], _bytes(row[size]) if size else None)
+                for row in whole_rows(reader)
+            ]
     except (OSError, ValueError, TypeError, csv.Error) as error:
         raise ConfigurationError(f"trace must be a CSV file of requests; {path} is not: {error}") from error
     if not rows:
@@ -51,8 +64,37 @@ def read_requests(path: Path) -> Recorded:
     if first == rows[-1][0]:
         count = "its only request" if len(rows) == 1 else f"all of its {len(rows):,} requests"
         raise ConfigurationError(f"trace must last for some time; {path} has {count} at one moment, {shown(first)}")
-    mean = sum(row[2] for row in rows) / len(rows) if size else None
-    return Recorded(tuple((moment - first, key) for moment, key, _ in rows), mean)
+    moments = [row[0] for row in rows]
+    spread = _is_of_whole_seconds(moments)
+    if spread:
+        moments = _spread(moments)
+    requests = tuple((moment - moments[0], row[1]) for moment, row in zip(moments, rows, strict=True))
+    return Recorded(requests, _sizes(rows), spread)
+
+
+def _is_of_whole_seconds(moments: Sequence[float]) -> bool:
+    """Whether nothing finer is told, and that matters, since some requests would come at one moment."""
+    return all(moment.is_integer() for moment in moments) and len(set(moments)) < len(moments)
+
+
+def _spread(moments: Sequence[float]) -> list[float]:
+    """The same in their order, those of each second at moments within it, by chance: the same at each call."""
+    uniform = Random("within their seconds").random  # noqa: S311  # a simulation is to be repeatable
+    return [
+        second + part for second, count in Counter(moments).items() for part in sorted(uniform() for _ in range(count))
+    ]
+
+
+def _sizes(rows: Sequence[tuple[float, str, int | None]]) -> dict[Hashable, int]:
+    sizes: dict[Hashable, int] = {}
+    for _, key, size in rows:
+        if size is not None:
+            sizes[key] = max(size, sizes.get(key, 0))
+    if sizes:
+        mean = round(sum(sizes.values()) / len(sizes))
+        for _, key, _ in rows:
+            sizes.setdefault(key, mean)
+    return sizes
 
 
 def whole_rows(reader: csv.DictReader[str]) -> Iterator[dict[str, str]]:
@@ -85,6 +127,15 @@ def moment(text: str) -> float:
     return seconds
 
 
-def _bytes(text: str) -> int:
-    """The size in `text`, 0 where there is none."""
-    return whole("a size in bytes", int(text or 0), least=0, most=MOST_BYTES)
+def _second(text: str, column: str) -> float:
+    seconds = moment(text)
+    if not abs(seconds) <= LATEST:
+        raise ValueError(
+            f"{column} must be ISO 8601 or seconds, at most {LATEST:,.0f}; got {shown(text)}, which may be milliseconds"
+        )
+    return seconds
+
+
+def _bytes(text: str) -> int | None:
+    """The size in `text`, None where there is none."""
+    return whole("a size in bytes", int(text), least=0, most=MOST_BYTES) if text else None

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import quantiles
 from typing import TYPE_CHECKING, NamedTuple
 
 from tiered_cache._errors import ConfigurationError
 from tiered_cache._rules import Freshness
-from tiered_cache._units import Duration, seconds, whole
-from tiered_cache.simulation.costs import Usage
+from tiered_cache._units import Duration, seconds, shown, whole
+from tiered_cache.simulation.costs import Sized, Usage, blocks, kilobytes
 from tiered_cache.simulation.fleet import Containers, Fleet, number
 from tiered_cache.simulation.run import simulate
 from tiered_cache.simulation.tiers import Tier, Tiers
@@ -39,18 +39,21 @@ class Scenario:
 
     rate: requests a second, by chance, over `keys` of which that of rank n is asked for in proportion to 1 / n ** `skew`; or
     trace: (time, key) in the order of time, at a speed that makes it `rate` a second (None: at its own).
+    sizes: of each key's value, in bytes; where none are given, all have the workload's.
     service: what a handler takes besides the reading, the median; spread: the deviation of its logarithm. Where all took
     the same, one microsecond more could be a millisecond more for all of them, so that the bill would jump.
     refresh, coherence: see `Tiers`; each request is an invocation with one read.
     alone: the policy of L1 where there is no L2; by default L2's own, under which data get as old as with it.
     lasts: how long is counted; by default `requests` requests, yet at least three times that for which data are served. Before
-    that the caches fill for once that time, uncounted. A trace is counted after the first fifth of it at most.
+    that the caches fill for once that time, uncounted. A trace is counted after the first fifth of it at most. The same is
+    counted with L2 and without, so that time is the longer one. fills: yet longer, for the sake of another fleet.
     """
 
     rate: float | None = 10.0
     keys: int = 1_000
     skew: float = 1.0
     trace: Sequence[tuple[float, Hashable]] = ()
+    sizes: Mapping[Hashable, int] = field(default_factory=dict)
     service: Duration = 0.02
     spread: float = 0.3
     containers: Containers = field(default_factory=Containers)
@@ -62,6 +65,7 @@ class Scenario:
     coherence: str = "invocation"
     requests: int = 100_000
     lasts: Duration | None = None
+    fills: Duration = 0.0
 
     def __post_init__(self) -> None:
         if self.rate is not None:
@@ -76,6 +80,14 @@ class Scenario:
         lognormal(self.service, self.spread)
         if self.lasts is not None:
             seconds("lasts", self.lasts)
+        seconds("fills", self.fills, zero=True)
+        if self.sizes:
+            asked = {key for _, key in self.trace} if self.trace else range(self.keys)
+            for key in asked:
+                if key not in self.sizes:
+                    raise ConfigurationError(
+                        f"sizes must have every key that is asked for; there is none of {shown(key)}"
+                    )
         self.tiers(1)
 
     def tiers(self, seed: object) -> Tiers:
@@ -84,22 +96,26 @@ class Scenario:
 
     def without_l2(self) -> Scenario:
         """The same with no L2."""
-        return replace(self, l1=self.alone or self.l2 or self.l1, l2=None)
+        return replace(
+            self, l1=self.alone or self.l2 or self.l1, l2=None, fills=self._served if self.l2 else self.fills
+        )
 
     @property
     def spans(self) -> tuple[float, float]:
         """The seconds in which the caches fill, and those that are counted."""
-        data = self.l2 or self.l1
-        fresh = data.ttl + data.stale_while_revalidate
+        served = self._served
         if self.trace:
             lasting = (self.trace[-1][0] - self.trace[0][0]) * self._slower
-            return min(fresh, lasting / 5), lasting - min(fresh, lasting / 5)
-        rate = self.rate or 1.0
+            return min(served, lasting / 5), lasting - min(served, lasting / 5)
         if self.lasts is not None:
-            return fresh, seconds("lasts", self.lasts)
-        counted = max(self.requests / rate, LEAST_LIVES * fresh)
-        shorter = min(1.0, MOST / ((fresh + counted) * rate))
-        return fresh * shorter, counted * shorter
+            return served, seconds("lasts", self.lasts)
+        share = self._simulated
+        return served * share, max(self.requests / (self.rate or 1.0), LEAST_LIVES * served) * share
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether less is simulated than is meant to be, since that would be more than `MOST` requests."""
+        return not self.trace and self.lasts is None and self._simulated < 1
 
     @property
     def is_steady(self) -> bool:
@@ -107,6 +123,18 @@ class Scenario:
         data = self.l2 or self.l1
         filling, counted = self.spans
         return filling >= data.ttl and counted >= data.ttl
+
+    @property
+    def _served(self) -> float:
+        """The longest time for which data are served, with L2 or without."""
+        policies = [self.l2 or self.l1, *([self.alone] if self.l2 and self.alone else [])]
+        return max(seconds("fills", self.fills, zero=True), *(one.ttl + one.stale_while_revalidate for one in policies))
+
+    @property
+    def _simulated(self) -> float:
+        """The share of what is meant to be simulated that is."""
+        rate = self.rate or 1.0
+        return min(1.0, MOST / max(self.requests + self._served * rate, (1 + LEAST_LIVES) * self._served * rate))
 
     @property
     def _slower(self) -> float:
@@ -163,6 +191,8 @@ def steady(scenario: Scenario, seed: object = 1) -> Figures:
 
     def begin() -> None:
         del times[:]
+        for counts in (tiers.sent, tiers.confirmed, tiers.loaded):
+            counts.clear()
         before[0] = _counts(tiers, fleet)
 
     def watch(_key: Hashable, _container: Container, _tier: Tier, asked: float, ended: float) -> None:
@@ -171,7 +201,10 @@ def steady(scenario: Scenario, seed: object = 1) -> Figures:
     service = lognormal(scenario.service, scenario.spread, seed)
     simulate(_told(scenario.traffic(seed), filling, begin), fleet, tiers, service, watch)
     since = [now - then for now, then in zip(_counts(tiers, fleet), before[0], strict=True)]
-    return _figures(since, counted, tiers, fleet, times)
+    figures = _figures(since, counted, tiers, fleet, times)
+    if not scenario.sizes:
+        return figures
+    return figures._replace(usage=figures.usage._replace(sized=_sized(tiers, scenario.sizes)))
 
 
 def _told(traffic: Traffic, moment: float, begin: Callable[[], None]) -> Traffic:
@@ -196,13 +229,27 @@ def _counts(tiers: Tiers, fleet: Fleet) -> tuple[float, ...]:
     return *answers, *others, fleet.refused, fleet.cold_starts, fleet.billed_ms
 
 
+def _sized(tiers: Tiers, sizes: Mapping[Hashable, int]) -> Sized:
+    """What the values came to since the counts by key began."""
+    loaded = tiers.loaded.items()
+    ways = [(tiers.sent.items(), False), (tiers.confirmed.items(), True), *([(loaded, False)] if tiers.shared else [])]
+    return Sized(
+        sum(sizes[key] for key in tiers.shared),
+        sum(count * kilobytes(sizes[key], again=again) for counts, again in ways for key, count in counts),
+        sum(count * blocks(sizes[key]) for key, count in loaded),
+    )
+
+
 def _figures(since: Sequence[float], counted: float, tiers: Tiers, fleet: Fleet, times: array[float]) -> Figures:
     l1, l2, loads, refreshes, stale, waited, l2_looks, l2_reads, l2_found, refused, cold_starts, billed_ms = since
     answered = l1 + l2 + loads
     share = 1 / answered if answered else 0.0
     calls = loads + refreshes
     writes = calls if l2_reads else 0.0
-    usage = Usage(counted, answered, billed_ms, calls, l2_looks, l2_reads, l2_found, writes, len(tiers.shared))
+    confirmed = sum(tiers.confirmed.values())
+    usage = Usage(
+        counted, answered, billed_ms, calls, l2_looks, l2_reads, l2_found, confirmed, writes, len(tiers.shared)
+    )
     rates = [one.l1_hits / one.requests for one in fleet.containers if one.requests]
     ordered = sorted(times) or [0.0]
     last = len(ordered) - 1

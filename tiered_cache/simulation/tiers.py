@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from math import inf
 from random import Random
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
@@ -21,8 +22,8 @@ Tier: TypeAlias = Literal["l1", "l2", "origin"]
 Reading: TypeAlias = tuple[Tier, float, float]
 """One read: who answered, after how many seconds, and how many more its container is busy with a refresh."""
 Copy: TypeAlias = tuple[float, float, float, float]
-"""What L1 holds: until when it is a hit, until when it answers while L2 is asked; until when the data are fresh, and until
-when it is of use, which is until they are stale where that is allowed at all."""
+"""What L1 holds: until when it is a hit, until when it answers while L2 is asked; until when the data are fresh, so that L2
+may confirm them, and until when they may be served stale."""
 
 REFRESHES = ("inline", "after_response")
 COHERENCES = ("invocation", "ttl")
@@ -81,8 +82,12 @@ class Tiers:
         """What L2 is asked to look for invalidations, along with a read or without one."""
         self.l2_reads = 0
         """Round trips to L2 that ask for a value, for the lease, or for both."""
-        self.l2_found = 0
-        """Those of them that bring a value."""
+        self.sent: defaultdict[Hashable, int] = defaultdict(int)
+        """How often L2 sent each key's value."""
+        self.confirmed: defaultdict[Hashable, int] = defaultdict(int)
+        """How often L2 had the very value that L1 still held: of a large one its header is sent."""
+        self.loaded: defaultdict[Hashable, int] = defaultdict(int)
+        """How often each key was loaded, and stored in L2 where there is one."""
         self.shared: dict[Hashable, Shared] = {}
         self._local_ttl, self._local_stale, _, self._local_jitter = Freshness(inf) if l2 is None else l1
         self._data = l1 if l2 is None else l2
@@ -93,6 +98,11 @@ class Tiers:
         self._at_once: Reading = "l1", seconds("l1", timings.l1, zero=True), 0.0
         self._l2_time = timings.l2.drawn(f"{seed}/l2")
         self._load_time = timings.origin.drawn(f"{seed}/origin")
+
+    @property
+    def l2_found(self) -> int:
+        """The round trips that find a value."""
+        return sum(self.sent.values()) + sum(self.confirmed.values())
 
     def read(self, container: Container, key: Hashable, now: float) -> Reading:
         """Read `key` in `container` at `now`, which is not before the last read, in whatever container that was."""
@@ -108,10 +118,10 @@ class Tiers:
         if self._alone:
             self.loads += 1
             return "origin", self._load(container, key, now), 0.0
-        return self._read_shared(container, key, now)
+        return self._read_shared(container, key, now, copy)
 
-    def _read_shared(self, container: Container, key: Hashable, now: float) -> Reading:
-        """Ask L2, and do as it says."""
+    def _read_shared(self, container: Container, key: Hashable, now: float, copy: Copy | None) -> Reading:
+        """Ask L2, and do as it says. copy: what L1 holds, which L2 may confirm."""
         found, asked = self.shared.get(key), self._ask()
         is_there = found is not None and now < (found.stale_until if found.stored_at <= now else found.before)
         if container.expects_hit and not is_there:
@@ -120,14 +130,15 @@ class Tiers:
         if found is not None:
             stored_at, fresh_until, stale_until, before = found
             if stored_at <= now < fresh_until:
-                self.l2_found += 1
+                is_same = copy is not None and copy[2] == fresh_until
+                (self.confirmed if is_same else self.sent)[key] += 1
                 self.l2_hits += 1
                 self._keep(container, key, now, found)
                 return "l2", asked, 0.0
             if before <= now < stored_at:
                 return self._wait(container, key, now, found)
             if now < stored_at or now < stale_until:
-                self.l2_found += 1
+                self.sent[key] += 1
                 return self._revalidate(container, key, now, "l2", asked)
         self.loads += 1
         return "origin", asked + self._load(container, key, now + asked), 0.0
@@ -142,7 +153,7 @@ class Tiers:
         if found.stale_until <= ends:
             self.loads += 1
             return "origin", ends - now + asked + self._load(container, key, ends + asked), 0.0
-        self.l2_found += 1
+        self.sent[key] += 1
         self.l2_hits += 1
         self.stale += found.fresh_until <= ends
         container.expects_hit = True
@@ -174,7 +185,7 @@ class Tiers:
         if found is not None and now < found.stored_at:
             return None, asked
         if found is not None and now < found.fresh_until:
-            self.l2_found += 1
+            self.sent[key] += 1
             self._keep(container, key, now, found)
             return "l2", asked
         return "origin", asked + self._load(container, key, now + asked)
@@ -189,6 +200,7 @@ class Tiers:
 
     def _load(self, container: Container, key: Hashable, now: float) -> float:
         """Load `key`, and keep it in all tiers; gives the seconds that it takes. Its life begins with the load."""
+        self.loaded[key] += 1
         data = self._data
         fresh_until = now + jittered(data.ttl, data.jitter, self._uniform())
         taken = self._load_time() + (0.0 if self._alone else self._l2_time())
@@ -217,4 +229,4 @@ class Tiers:
         asked_by = unasked_until + self._local_stale
         if fresh_until < asked_by:  # seldom, and this is done millions of times
             asked_by, unasked_until = fresh_until, min(unasked_until, fresh_until)
-        held[key] = unasked_until, asked_by, fresh_until, stale_until if fresh_until < stale_until else asked_by
+        held[key] = unasked_until, asked_by, fresh_until, stale_until
