@@ -31,6 +31,9 @@ MACHINE = {
 }
 
 
+LONG = ("a name with no room for another beside it", "and another, which is about as long as that")
+
+
 def timed(group, **facts):
     base = Timing("redis-py", [1e-4, 1.1e-4, 1.2e-4], [1e-4 + 1e-6 * n for n in range(2_000)])
     ours = Timing("tiered_cache", [2e-4, 2.2e-4, 2.4e-4], [2e-4 + 1e-6 * n for n in range(2_000)])
@@ -45,7 +48,9 @@ def document():
         for number, name in enumerate(("tiered_cache s3fifo", "lru", "theine")):
             found.append(figure(f"web07, {size:.0%}", name, 0.3 + size + number / 50, "share", at=size, **ratios[1]))
     for entries in (1_000, 1_000_000):
-        found += timed(f"{entries} entries", curve="As it grows", at=entries, axis="entries", suite="tiers")
+        grows = {"curve": "As it grows", "at": entries, "axis": "entries", "suite": "tiers"}
+        first, last = (figure(f"{entries} entries", name, 3e-4, "s", **grows) for name in LONG)
+        found += [first, *timed(f"{entries} entries", **grows), last]
     loads = [("tiered_cache", 1), ("functools.lru_cache", 50), ("a name of <b>markup</b>", 50)]
     found += [figure("stampede", name, count, "loads", suite="peers", budget=1) for name, count in loads]
     found += [figure("outage", "tiered_cache", 1e-3, "s", suite="faults", budget=0.25)]  # the budget is far off
@@ -208,6 +213,25 @@ def test_on_a_narrow_phone_no_table_is_cut(page, browser, tmp_path):
         assert whole == [390, 390]
         assert len(tables) == 7
         assert [clear for clear, needed in tables if needed > clear] == []
+
+
+def test_on_a_narrow_phone_no_label_of_a_plot_is_cut(page, browser, tmp_path):
+    """Legends included, with long names in both columns."""
+    frame = f'<iframe style="width: 390px; height: 800px; border: 0" srcdoc="{html.escape(page.read_text("utf-8"))}"'
+    script = """<script>function look(frame) {
+        const seen = [];
+        for (const plot of frame.contentDocument.querySelectorAll("svg.plot")) {
+            const whole = plot.getBoundingClientRect();
+            for (const text of plot.querySelectorAll("text")) {
+                const box = text.getBoundingClientRect();
+                seen.push([text.textContent, box.left - whole.left, whole.right - box.right]) } }
+        document.title = JSON.stringify(seen) }</script>"""
+    text = f"<title></title>{script}<body>{frame} onload='look(this)'></iframe>"
+    (tmp_path / "frame.html").write_text(text, encoding="utf-8")
+    (title,) = re.findall("<title>(.*?)</title>", browser(tmp_path / "frame.html", "--dump-dom"))[:1]
+    labels = json.loads(html.unescape(title))
+    assert set(LONG) <= {label for label, _, _ in labels}
+    assert [label for label, left, right in labels if min(left, right) < -1] == []
 
 
 @pytest.mark.parametrize(
