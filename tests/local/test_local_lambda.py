@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import Future
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -279,6 +282,51 @@ def test_a_killed_container_never_serves_again():
         assert fn.invoke({}).container == 2
 
 
+@pytest.mark.parametrize("freeze", [True, False])
+def test_a_killed_container_leaves_nothing_behind(freeze):
+    """Idle or frozen: what it listened on is closed, its process has ended; the others go on."""
+    with function(containers=2, freeze=freeze).start(2) as fn:
+        done = fn.invoke({})
+        fn.settle(WAIT)
+        host, port = done.value["environment"]["AWS_LAMBDA_RUNTIME_API"].split(":")
+        fn.containers[done.container - 1].kill()
+        assert poll(lambda: refuses(host, int(port)), seconds=WAIT)
+        assert not alive(done.pid)
+        assert fn.invoke({}).container != done.container
+
+
+def refuses(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port)).close()
+    except OSError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("turns", range(1, 12))
+def test_a_container_killed_at_any_step_of_its_start_leaves_nothing_behind(turns):
+    """Before it listens, before its process is ordered, before that is known to be there."""
+    with function() as fn:
+        fleet, lives = fn._fleet, []
+
+        async def start_and_kill() -> None:
+            starting = asyncio.create_task(fleet.start_ahead(1))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            for environment in fleet.environments:
+                lives.append(environment._life)
+                environment.kill()
+                await environment.end()
+            with suppress(LambdaError):
+                await starting
+
+        fn._keeper.call(start_and_kill)
+        assert not fleet._processes._known
+        for life in filter(None, lives):
+            assert not life._server.address or refuses(*life._server.address.split(":"))
+        assert fn.invoke({}).container == len(fleet.environments)
+
+
 def test_a_container_killed_on_its_way_up_stays_dead(tmp_path):
     """The second try that a failed init has is not made in a container that is gone."""
     (tmp_path / "slow.py").write_text("import time\nprint('trying')\ntime.sleep(600)\n")
@@ -301,6 +349,43 @@ def test_a_process_that_died_in_its_sleep_is_replaced():
         assert poll(lambda: fn.containers[0].pid is None, seconds=WAIT)
         after = fn.invoke({})
         assert (after.container, after.cold) == (1, True)
+
+
+def test_a_container_that_died_in_its_sleep_sleeps_no_longer():
+    """It is idle, and the time that it has stood still does not grow."""
+    with function() as fn:
+        pid = fn.invoke({}).pid
+        (container,) = fn.containers
+        container.wait_frozen(WAIT)
+        os.kill(pid, signal.SIGKILL)
+        assert poll(lambda: container.pid is None, seconds=WAIT)
+        assert container.state == "idle"
+        with pytest.raises(TimeoutError):
+            container.wait_frozen(0.1)
+        fn.settle(WAIT)
+        before = container.frozen_seconds
+        assert container.frozen_seconds == before > 0
+        fn.invoke({})
+        assert container.frozen_seconds >= before
+
+
+def test_an_event_that_meets_a_death_hears_of_it():
+    """The process has hung up, and that it has ended is not known yet."""
+    with function(freeze=False) as fn:
+        pid = fn.invoke({}).pid
+        fn.settle(WAIT)
+        warden, (environment,) = fn._fleet._processes._warden.pid, fn._fleet.environments
+        os.kill(warden, signal.SIGSTOP)
+        try:
+            os.kill(pid, signal.SIGKILL)
+            assert poll(lambda: not environment._life.seats, seconds=WAIT)
+            running = fn.invoke_async({})
+            assert poll(lambda: environment.invocations == 2, seconds=WAIT)
+        finally:
+            os.kill(warden, signal.SIGCONT)
+        with pytest.raises(ContainerCrashed, match="signal 9"):
+            running.result(WAIT)
+        assert fn.invoke({}).cold
 
 
 def test_an_init_that_fails_is_tried_once_more_and_reported(tmp_path):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import json
 import socket
 import sys
+import termios
 import threading
 import time
 from pathlib import Path
@@ -226,6 +229,29 @@ def test_an_external_extension_that_ends_is_a_crash():
         with pytest.raises(ContainerCrashed, match=r"Extension\.Crash") as caught:
             fn.invoke({"sleep": WAIT})
         assert caught.value.status == 7
+
+
+def test_an_extension_that_ends_at_once_fails_the_init():
+    """Even where its beginning and its end are heard of at the same time."""
+    options = {"timeout": WAIT, "init_timeout": WAIT, "extensions": [["true"]]}
+    with LocalLambda("plain.handler", directory=HANDLERS, **options) as fn:
+        reports = fn._fleet._processes._reports
+        longest = len(json.dumps({"key": 1, "pid": 1 << 22})) + 1
+
+        async def hears_both_at_once() -> None:
+            starting = asyncio.create_task(fn._fleet.start_ahead(1))
+            while not fn._fleet._processes._known:
+                await asyncio.sleep(0)
+            assert poll(lambda: waiting_in(reports) > longest, seconds=WAIT)
+            await starting
+
+        with pytest.raises(InitFailed, match="exit status 0"):
+            fn._keeper.call(hears_both_at_once)
+
+
+def waiting_in(pipe) -> int:
+    """Bytes that nobody has read yet."""
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 def test_an_extension_that_cannot_come_up_fails_the_init():

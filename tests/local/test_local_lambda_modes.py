@@ -171,6 +171,21 @@ def test_a_worker_that_dies_while_it_waits_is_missed(tmp_path):
         assert running.result(WAIT).value["pid"] in pids
 
 
+def test_without_workers_a_container_is_not_busy():
+    """Their parent stands still, and has not ended with them: the next event starts another all the same."""
+    with managed(processes=2) as fn:
+        place = [fn.invoke_async({"meet": "here", "of": 2}) for _ in range(2)]
+        pids = {one.result(WAIT).value["pid"] for one in place}
+        (container,) = fn.containers
+        os.kill(container.pid, signal.SIGSTOP)
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        life = fn._fleet.environments[0]._life
+        assert poll(lambda: life.lost == 2, seconds=WAIT)
+        done = fn.invoke({})
+        assert (done.container, done.cold) == (1, True)
+
+
 def test_when_all_workers_are_dead_the_container_comes_up_anew():
     """The parent ends with its last worker, and the next event starts another."""
     with managed(processes=1) as fn:

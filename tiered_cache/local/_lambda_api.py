@@ -62,10 +62,8 @@ class Api:
     async def _next(self, request: Request) -> Reply:
         life = self._life
         seat = Seat(request.line, asyncio.get_running_loop().create_future())
-        life.seats.append(seat)
         request.line.on_close.add(life.worker_hung_up)  # once for each connection
-        life.registration_open = False
-        life.changes.tell()
+        life.sit(seat)
         try:
             invocation = await seat.given
         finally:

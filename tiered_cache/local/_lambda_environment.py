@@ -45,7 +45,7 @@ class Environment:
         self._init_seconds = 0.0
         self._last_log: str | None = None
         self._frozen = 0.0
-        self._frozen_since: float | None = None
+        """Seconds, of the lives before this one."""
 
     # What can be seen
 
@@ -57,17 +57,17 @@ class Environment:
             return "starting"
         if self.taken:
             return "busy"
-        return "frozen" if self._frozen_since is not None and self._life is not None and self._life.still else "idle"
+        return "frozen" if self._life is not None and self._life.still else "idle"
 
     @property
     def settled(self) -> bool:
         """True when nothing runs in it and, if it is to be frozen, it stands still."""
         state = self.state
-        return state in ("frozen", "gone") or (state == "idle" and (self._frozen_since is None or not self._usable))
+        return state in ("frozen", "gone") or (state == "idle" and not (self._life is not None and self._life.frozen))
 
     @property
     def pid(self) -> int | None:
-        return self._life.runtime.pid if self._usable and self._life and self._life.runtime else None
+        return (self._life.runtime.pid or None) if self._usable and self._life and self._life.runtime else None
 
     @property
     def log(self) -> str:
@@ -75,8 +75,7 @@ class Environment:
 
     @property
     def frozen_seconds(self) -> float:
-        since = self._frozen_since
-        return self._frozen + (0.0 if since is None else time.monotonic() - since)
+        return self._frozen + (0.0 if self._life is None else self._life.frozen_seconds)
 
     @property
     def _usable(self) -> bool:
@@ -117,7 +116,7 @@ class Environment:
             invocation.take_error(error := _timed_out(invocation))
             self.place.note(invocation.request_id, str(error))
         except LambdaError as error:
-            if self._life is not None and self._life.failure is not None:
+            if not self._usable:
                 await self._reset("failure")
             invocation.take_error(error)
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller hears of it
@@ -149,15 +148,12 @@ class Environment:
         self.idle_since = time.monotonic()
         if self._function.freezes and self._usable and not self.taken and not self.gone:
             assert self._life is not None
-            self._frozen_since = time.monotonic()
             self._life.freeze()
         self.changes.tell()
 
     def _thaw(self) -> None:
-        if self._frozen_since is not None:
-            self._frozen, self._frozen_since = self.frozen_seconds, None
-            if self._life is not None:
-                self._life.thaw()
+        if self._life is not None and self._life.frozen:
+            self._life.thaw()
 
     # Coming up
 
@@ -239,6 +235,7 @@ class Environment:
         if self._life is not None:
             self._life.fail("Runtime.ExitError", "the container was killed", status=-9)
             self._life.kill()
+            self._begin_end("failure")
         self.changes.tell()
 
     async def end(self, reason: str = "spindown") -> None:
@@ -254,12 +251,15 @@ class Environment:
 
     async def _end_life(self, reason: str) -> None:
         """End it, or wait until it has ended for whoever asked first. It ends to the end, though they be cancelled."""
-        life, self._life = self._life, None
-        self._frozen, self._frozen_since = self.frozen_seconds, None
-        if life is not None:
-            self._ending = asyncio.create_task(life.end(reason))
+        self._begin_end(reason)
         if self._ending is not None:
             await asyncio.shield(self._ending)
+
+    def _begin_end(self, reason: str) -> None:
+        self._frozen = self.frozen_seconds
+        life, self._life = self._life, None
+        if life is not None:
+            self._ending = asyncio.create_task(life.end(reason))
 
 
 def _not_served(error: BaseException) -> LambdaError:

@@ -66,7 +66,6 @@ class Life:
         self.function = function
         self.changes = changes
         self.extensions: dict[str, Extension] = {}
-        self.seats: list[Seat] = []
         self.invocations: dict[str, Invocation] = {}
         self.failure: LambdaError | None = None
         self.registration_open = True
@@ -80,7 +79,10 @@ class Life:
         self.ready = False
         self._processes = processes
         self._place = place
+        self._seats: list[Seat] = []
         self._externals: list[Process] = []
+        self._frozen = 0.0
+        self._frozen_since: float | None = None
         self._server = ApiServer(Api(self).answer)
 
     # Coming up
@@ -92,9 +94,9 @@ class Life:
         """
         await self._server.start()
         for command in self.function.extensions:
-            self._externals.append(await self._start(command))
+            self._externals.append(self._start(command))
         await self._until(lambda: sum(one.external for one in self.extensions.values()) == len(self._externals))
-        self.runtime = await self._start(self.function.command)
+        self.runtime = self._start(self.function.command)
         await self._until(lambda: self.snapshot_waits or self._all_ask())
         self.ready = not self.snapshot_waits
 
@@ -111,31 +113,30 @@ class Life:
         waits = self.snapshot is not None and not self.snapshot.done()
         return waits and all(extension.waits for extension in self.extensions.values())
 
-    async def _start(self, command: Sequence[str]) -> Process:
+    def _start(self, command: Sequence[str]) -> Process:
+        if self.failure is not None:  # it was ended meanwhile, with all that had been started by then
+            raise self.failure
         place = self._place
         environment = self.function.variables(address=self._server.address, scratch=place.scratch, stream=place.stream)
         clock: Path | None = None
         if place.still_clock is not None:
             clock = new_clock(place.log.with_name(f"clock-{uuid.uuid4().hex}"))  # one each: each pauses by itself
             environment |= variables(place.still_clock, clock)
-        try:
-            process = await self._processes.start(
-                command,
-                environment=environment,
-                directory=self.function.directory,
-                log=place.log,
-                changed=self._look,
-                clock=clock,
-            )
-        except OSError as error:
-            raise InitFailed("Runtime.InvalidEntrypoint", f"{command[0]} cannot be started: {error}") from error
-        self._look()
-        return process
+        return self._processes.start(
+            command,
+            environment=environment,
+            directory=self.function.directory,
+            log=place.log,
+            changed=self._look,
+            clock=clock,
+        )
 
     def _look(self) -> None:
-        """See whether a process has ended that should not have."""
+        """See whether a process could not be started, or has ended that should not have."""
         for process in (self.runtime, *self._externals):
-            if process is not None and process.status is not None:
+            if process is not None and process.refused:
+                self.fail("Runtime.InvalidEntrypoint", process.refused)
+            elif process is not None and process.status is not None:
                 kind, what = (
                     ("Runtime.ExitError", "Runtime") if process is self.runtime else ("Extension.Crash", "Extension")
                 )
@@ -144,12 +145,17 @@ class Life:
 
     def fail(self, kind: str, message: str, trace: Sequence[str] = (), *, status: int | None = None) -> None:
         """Nothing more can come of these processes. The first reason is the one that counts."""
-        if self.failure is None:
-            if self.ready:
-                tail = self._place.tail()
-                self.failure = ContainerCrashed(f"{kind}: {message}" + (f"\n{tail}" if tail else ""), status=status)
-            else:
-                self.failure = InitFailed(kind, message, trace or self._place.tail().splitlines())
+        if self.failure is not None:
+            return
+        tail = self._place.tail()
+        if self.ready:
+            self._fail(ContainerCrashed(f"{kind}: {message}" + (f"\n{tail}" if tail else ""), status=status))
+        else:
+            self._fail(InitFailed(kind, message, trace or tail.splitlines()))
+
+    def _fail(self, failure: LambdaError) -> None:
+        self.failure = failure
+        self._frozen, self._frozen_since = self.frozen_seconds, None
         self.changes.tell()
 
     async def _until(self, true: Callable[[], Any]) -> None:
@@ -175,6 +181,7 @@ class Life:
 
         The caller is let go as soon as the runtime, its answer posted, asks for the next event: extensions may go on.
         """
+        await self._until(lambda: self.seats)  # none where the runtime has hung up, whose end is told of next
         self._deliver(invocation)
         await self._until(lambda: invocation.answered and self.seats)
         if not self._all_ask():
@@ -191,21 +198,38 @@ class Life:
         if not invocation.answered:
             raise ContainerCrashed(f"Runtime.ExitError: a worker ended before its answer\n{self._place.tail()}".strip())
 
+    @property
+    def seats(self) -> list[Seat]:
+        """Those on which an event can be given. One whose client has hung up is none, though it was not left yet."""
+        return [seat for seat in self._seats if not seat.given.done()]
+
+    def sit(self, seat: Seat) -> None:
+        """The runtime asks for the next event. Now there are no more extensions to come."""
+        self._seats.append(seat)
+        self.registration_open = False
+        self.changes.tell()
+
     def leave(self, seat: Seat) -> None:
         """The call of `next` on this seat is over: with an event, or since the runtime has hung up."""
-        if seat in self.seats:
-            self.seats.remove(seat)
+        if seat in self._seats:
+            self._seats.remove(seat)
             self.changes.tell()
 
     def worker_hung_up(self) -> None:
-        """A process that has asked for events before has closed its connection: of a Managed Instance, a dead worker."""
+        """A process that has asked for events before has closed its connection: of a Managed Instance, a dead worker.
+
+        Without workers nothing can come of it any more, though their parent may still be there.
+        """
         self.lost += self.function.managed
+        if self.lost == self.function.concurrency:
+            self.fail("Runtime.ExitError", "every worker has ended")
         self.changes.tell()
 
     def _deliver(self, invocation: Invocation) -> Line:
         invocation.begin()
         self.invocations[invocation.request_id] = invocation
-        seat = self.seats.pop(0)
+        seat = self.seats[0]
+        self._seats.remove(seat)
         seat.given.set_result(invocation)
         event = {
             "eventType": "INVOKE",
@@ -222,15 +246,28 @@ class Life:
     # Freeze and thaw
 
     @property
+    def frozen(self) -> bool:
+        """True if it is to stand still. What cannot go on is not: it has ended, or will."""
+        return self._frozen_since is not None
+
+    @property
     def still(self) -> bool:
-        """True once every process stands still."""
-        return all(process.still for process in self._all())
+        """True once it does: every process of it."""
+        return self.frozen and all(process.still for process in self._all())
+
+    @property
+    def frozen_seconds(self) -> float:
+        """For how long it has been frozen, in all."""
+        since = self._frozen_since
+        return self._frozen + (0.0 if since is None else time.monotonic() - since)
 
     def freeze(self) -> None:
+        self._frozen_since = time.monotonic()
         for process in self._all():
             process.stop()
 
     def thaw(self) -> None:
+        self._frozen, self._frozen_since = self.frozen_seconds, None
         for process in self._all():
             process.go_on()
 
@@ -248,6 +285,8 @@ class Life:
     async def end(self, reason: str) -> None:
         """End all processes with the graces that Lambda gives: after a `spindown` more than after a `timeout` or `failure`."""
         deadline = time.monotonic() + SHUTDOWN_GRACE
+        if self.failure is None:  # whoever brings it up or waits for an answer goes no further
+            self._fail(ContainerCrashed("the container was ended"))
         self.thaw()
         runtime = self.runtime
         if runtime is not None:

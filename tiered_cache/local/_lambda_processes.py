@@ -16,6 +16,8 @@ from typing import Any
 
 from tiered_cache.local._needs import ServiceUnavailable
 
+NOT_STARTED = 127
+"""The status of what could not be started, as a shell has it."""
 _GONE = "the process that holds the local Lambda's containers was ended by somebody"
 
 
@@ -37,12 +39,18 @@ class Changes:
 class Process:
     """A process that was started as the leader of its own group. `status` is None until it has ended."""
 
-    def __init__(self, key: int, tell: Callable[..., None], changed: Callable[[], None], clock: Path | None) -> None:
+    def __init__(
+        self, key: int, name: str, tell: Callable[..., None], changed: Callable[[], None], clock: Path | None
+    ) -> None:
         self.pid = 0
+        """0 until it is known to have been started."""
+        self.refused = ""
+        """Why it could not be started; it has a status then."""
         self.status: int | None = None
         self.still = False
         """True once the kernel says that it stands still."""
         self._key = key
+        self._name = name
         self._tell = tell
         self._changed = changed
         self._clock = clock
@@ -86,7 +94,11 @@ class Process:
 
     def hear(self, report: Mapping[str, Any]) -> None:
         """What the warden says of it."""
-        if "ended" in report:
+        if "pid" in report:
+            self.pid = report["pid"]
+        elif "error" in report:
+            self.refused, self.status = f"{self._name} cannot be started: {report['error']}", NOT_STARTED
+        elif "ended" in report:
             self.status, self.still = report["ended"], False
         elif "went_on" in report:
             self._went_on = report["went_on"]
@@ -103,7 +115,6 @@ class Processes:
         self._directory = directory
         self._keys = itertools.count(1)
         self._known: dict[int, Process] = {}
-        self._starting: dict[int, asyncio.Future[Mapping[str, Any]]] = {}
         self._pending = b""
         self._closed = False
         self._gone = False
@@ -122,7 +133,7 @@ class Processes:
         self._orders, self._reports = self._warden.stdin, self._warden.stdout
         asyncio.get_running_loop().add_reader(self._reports.fileno(), self._read)
 
-    async def start(
+    def start(
         self,
         command: Sequence[str],
         *,
@@ -132,12 +143,13 @@ class Processes:
         changed: Callable[[], None],
         clock: Path | None = None,
     ) -> Process:
-        """Start `command` with its output at the end of `log`. Raises OSError where there is no such program."""
-        if self._gone:
+        """Have `command` started with its output at the end of `log`. Orders to the process count from now on; `changed`
+        is called when it has a `pid` or is `refused`.
+        """
+        if self._gone or self._closed:
             raise ServiceUnavailable(_GONE)
         key = next(self._keys)
-        process = self._known[key] = Process(key, self._tell, changed, clock)
-        started = self._starting[key] = asyncio.get_running_loop().create_future()
+        process = self._known[key] = Process(key, command[0], self._tell, changed, clock)
         self._tell(
             "start",
             key,
@@ -146,11 +158,6 @@ class Processes:
             directory=str(directory),
             log=str(log),
         )
-        report = await started
-        if "error" in report:
-            del self._known[key]
-            raise OSError(report["error"])
-        process.pid = report["pid"]
         return process
 
     def close(self) -> None:
@@ -179,24 +186,20 @@ class Processes:
             self._hear(json.loads(line))
 
     def _hear(self, report: Mapping[str, Any]) -> None:
-        key = report["key"]
-        if started := self._starting.pop(key, None):
-            if not started.done():
-                started.set_result(report)
-        elif process := self._known.get(key):
-            if "ended" in report:
-                del self._known[key]
+        if process := self._known.get(report["key"]):
             process.hear(report)
+            if process.status is not None:
+                del self._known[report["key"]]
 
     def _lost(self) -> None:
         asyncio.get_running_loop().remove_reader(self._reports.fileno())
         self._gone = True
-        for started in self._starting.values():
-            started.set_exception(ServiceUnavailable(_GONE))
         for process in self._known.values():
+            if not process.pid:
+                process.hear({"error": _GONE})
+                continue
             # Their parent is gone, so an id may have been given away by now; but that they stay is far more likely.
-            if process.pid:  # 0 until it is known to have been started, which would be our own group
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             process.hear({"ended": -signal.SIGKILL})
         self._known.clear()
