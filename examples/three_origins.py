@@ -30,7 +30,7 @@ accounts_by_customer = warehouse.query(
     "SELECT customer_id, account FROM customer_mapping",
     decode=lambda rows: {row["customer_id"]: row["account"] for row in rows},
     resumable=True,
-    wait=10,
+    wait=60,
 )
 
 

@@ -26,7 +26,7 @@ def run(*arguments):
 def patient(tmp_path):
     """The example that came with the package, but on a busy machine it waits for L2 and for a query, and so do its tests."""
     text = (_examples(None) / "three_origins.py").read_text(encoding="utf-8")
-    for limit, longer in (("timeout=0.5", "timeout=60"), ("wait=10", "wait=600")):
+    for limit, longer in (("timeout=0.5", "timeout=60"), ("wait=60", "wait=600")):
         assert text.count(limit) == 1
         text = text.replace(limit, longer)
     (tmp_path / "three_origins.py").write_text(text, encoding="utf-8")
