@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tiered_cache._command import _examples, main
+from tiered_cache._command import _examples, ended, main
 
 ROOT = Path(__file__).parents[1]
 
@@ -91,3 +91,31 @@ def test_what_a_benchmark_needs_is_named(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "redis", None)
     assert main(["bench", "l1"]) == 1
     assert "needs the package 'redis': pip install 'tiered-cache[local]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_who_reads_no_further_is_told_nothing(unbuffered):
+    """As `head` does: nothing on stderr, neither of the command nor of Python's end."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    code = "import sys; from tiered_cache._command import main; sys.exit(main())"
+    with os.fdopen(writing, "wb") as pipe:
+        ran = subprocess.run(
+            [sys.executable, "-c", code, "sessions", "--repeat", "1", "--json"],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+            stdout=pipe,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert (ran.returncode, ran.stderr) == (1, "")
+
+
+def test_another_broken_pipe_is_told(capsys):
+    """Such as that to a server which has gone."""
+
+    def fails():
+        raise BrokenPipeError(32, "Broken pipe")
+
+    assert ended(fails, "tiered-cache") == 1
+    assert capsys.readouterr().err == "tiered-cache: [Errno 32] Broken pipe\n"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from math import isnan
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
-from tiered_cache._errors import TieredCacheError
+from tiered_cache._errors import ConfigurationError, TieredCacheError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -36,15 +37,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def ended(run: Callable[[], int], name: str) -> int:
-    """What `run` gives as exit code. An error for people is one line, begun by the command's `name`, and so is Ctrl-C."""
+    """What `run` gives as exit code. An error for people is one line, begun by the command's `name`, and so is Ctrl-C.
+
+    1 without a word where nobody reads the output to its end.
+    """
     try:
-        return int(run())
+        code = int(run())
+        print(end="", flush=True)
+    except BrokenPipeError as error:
+        if not _is_read_no_longer(sys.stdout):
+            print(f"{name}: {error}", file=sys.stderr)
+        return 1
     except (ImportError, OSError, RuntimeError, TieredCacheError) as error:
         print(f"{name}: {str(error) or type(error).__name__}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
         return 130
+    return code
+
+
+def _is_read_no_longer(output: TextIO) -> bool:
+    """Whether its reader, such as `head`, has seen enough. Nothing more is written then, nor when Python ends."""
+    try:
+        print(file=output, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), output.fileno())
+        return True
+    return False
 
 
 def _examples(given: Path | None) -> Path:
@@ -123,8 +143,33 @@ def _duration(text: str) -> Duration:
         return text
 
 
+TYPED = {"lasts": "seconds", "most": "containers", "cold_start": "cold-start"}
+"""The options of `sessions` whose values go by another name in an experiment."""
+
+
 def _sessions(given: argparse.Namespace) -> int:
     from tiered_cache._units import whole
+
+    seeds = range(given.seed, given.seed + whole("repeat", given.repeat, least=1))
+    try:
+        found = _found(given, seeds)
+    except ConfigurationError as error:
+        argument, _, wrong = str(error).partition(" ")
+        raise ConfigurationError(f"{TYPED.get(argument, argument)} {wrong}") from error
+    if given.json:
+        print(json.dumps({where: [_as_json(run) for run in runs] for where, runs in found.items()}, indent=2))
+        return 0
+    from tiered_cache.local import sessions
+    from tiered_cache.local._needs import need
+
+    console = need("rich.console").Console()
+    for where, runs in found.items():
+        sessions.show(f"{where}: {given.users} users, routing {given.routing}", runs, given.seed, given.users, console)
+    return 0
+
+
+def _found(given: argparse.Namespace, seeds: Sequence[int]) -> dict[str, list[Sessions]]:
+    """What each run showed, by where it ran."""
     from tiered_cache.simulation import Containers, Experiment, simulated
 
     experiment = Experiment(
@@ -139,20 +184,10 @@ def _sessions(given: argparse.Namespace) -> int:
             most=given.containers, routing=given.routing, warm=given.warm, cold_start=given.cold_start
         ),
     )
-    seeds = range(given.seed, given.seed + whole("repeat", given.repeat, least=1))
     found = {"simulator": [simulated(experiment, seed) for seed in seeds]}
     if given.real:
         found["local Lambda"] = _on_the_local_lambda(experiment, seeds)
-    if given.json:
-        print(json.dumps({where: [_as_json(run) for run in runs] for where, runs in found.items()}, indent=2))
-        return 0
-    from tiered_cache.local import sessions
-    from tiered_cache.local._needs import need
-
-    console = need("rich.console").Console()
-    for where, runs in found.items():
-        sessions.show(f"{where}: {given.users} users, routing {given.routing}", runs, given.seed, given.users, console)
-    return 0
+    return found
 
 
 def _on_the_local_lambda(experiment: Experiment, seeds: Sequence[int]) -> list[Sessions]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
+from tiered_cache import ConfigurationError
 from tiered_cache._command import main
 from tiered_cache.local.awslambda import LocalLambda
 from tiered_cache.local.sessions import real
@@ -163,6 +164,14 @@ def test_l1_has_the_session_wherever_its_user_was_before() -> None:
     first = sum(len(shares) for shares in run.shares.values())
     assert run.l1_hit_rate == (run.requests - first) / run.requests
     assert 1 <= run.containers <= 3
+
+
+def test_nobody_waits_for_what_comes_after_the_end() -> None:
+    """Each first pause may last an hour: no user sits it out, and that there was no request is said as in the simulator."""
+    experiment = Experiment(users=2, lasts=0.1, pause="1h", together=False)
+    for run in (simulated, real):
+        with pytest.raises(ConfigurationError, match="^lasts must be long enough for a request; nobody came to one"):
+            run(experiment, seed=1)
 
 
 def test_a_user_that_is_refused_tries_again() -> None:

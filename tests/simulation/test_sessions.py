@@ -162,7 +162,9 @@ def test_figures_that_are_not_known_are_null(capsys: pytest.CaptureFixture[str])
     ("option", "given", "text"),
     [
         ("--users", "0", "users must be a whole number of at least 1; got 0"),
-        ("--seconds", "soon", "lasts must be a finite duration above zero"),
+        ("--seconds", "soon", "seconds must be a finite duration above zero"),
+        ("--containers", "0", "containers must be a whole number of at least 1; got 0"),
+        ("--cold-start", "-1", "cold-start must be a finite duration zero or more"),
         ("--routing", "best", "routing must be one of newest, oldest, recent, rested, random; got 'best'"),
         ("--repeat", "0", "repeat must be a whole number of at least 1; got 0"),
         ("--spread", "nan", "spread must be a finite number of zero or more, at most 10; got nan"),
@@ -174,6 +176,15 @@ def test_an_option_that_cannot_be(option: str, given: str, text: str, capsys: py
     """One line says which, and what is allowed."""
     assert main(["sessions", option, given]) == 1
     assert capsys.readouterr().err.startswith(f"tiered-cache: {text}")
+
+
+def test_an_experiment_that_ends_before_anybody_asks(capsys: pytest.CaptureFixture[str]) -> None:
+    """The first pause of the one user is longer: nothing can be said, in a line."""
+    options = "--users 1 --apart --pause 1h --seconds 1ms --repeat 1 --json"
+    assert main(["sessions", *options.split()]) == 1
+    told = capsys.readouterr()
+    assert told.err == "tiered-cache: seconds must be long enough for a request; nobody came to one in 1ms\n"
+    assert not told.out
 
 
 def test_json_needs_nothing_but_the_library() -> None:

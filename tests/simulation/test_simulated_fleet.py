@@ -29,6 +29,7 @@ from tiered_cache.simulation import (
     sessions,
     simulate,
 )
+from tiered_cache.simulation.traffic import pauses
 
 COLD_START = 0.25
 AS_LONG_AS_IT_TAKES = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -269,6 +270,16 @@ def test_a_closed_loop_waits_for_its_answers() -> None:
     outcome, events = run(closed_loop(2, pause=0, lasts=1), Containers(cold_start=0.25), constant(0.25))
     assert [event.asked for event in events if event.key == 0] == [0, 0.5, 0.75]
     assert outcome.requests == 6
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_nobody_asks_when_the_time_is_up(together: bool) -> None:
+    """Nor for the first time: who begins with a longer pause comes to no request."""
+    _, events = run(closed_loop(200, pause=60, lasts=10, together=together, seed=1), Containers(), constant(0.05))
+    assert max(event.asked for event in events) < 10
+    in_time = {user for user in range(200) if together or next(pauses(user, 60, 1)) < 10}
+    assert {event.key for event in events} == in_time
+    assert 0 < len(in_time) <= 200
 
 
 def test_the_rate_and_the_keys_of_an_open_loop() -> None:

@@ -13,7 +13,7 @@ from tiered_cache._units import seconds
 from tiered_cache.local._needs import need
 from tiered_cache.local._tables import print_whole
 from tiered_cache.local.awslambda import LocalLambda, Throttled
-from tiered_cache.simulation.sessions import Request, sessions
+from tiered_cache.simulation.sessions import Request, check_that_somebody_asked, sessions
 from tiered_cache.simulation.traffic import lognormal, pauses
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def real(experiment: Experiment, seed: int = 1) -> Sessions:
 
     The users' pauses are those of the simulator with the same seed. How long a cold start takes, and when a container
     leaves, is not asked of the options: the one takes what it takes here, and none leaves while the experiment lasts.
+    Raises ConfigurationError where nobody asked.
     """
     containers = experiment.containers
     routing: Any = containers.routing  # which of the simulator's it has, the local Lambda knows
@@ -46,7 +47,9 @@ def real(experiment: Experiment, seed: int = 1) -> Sessions:
         begun = time.monotonic()
         with ThreadPoolExecutor(experiment.users) as threads:
             users = [threads.submit(_user, function, experiment, user, seed, begun) for user in range(experiment.users)]
-        return sessions(chain.from_iterable(user.result() for user in users))
+        requests = list(chain.from_iterable(user.result() for user in users))
+    check_that_somebody_asked(experiment, requests)
+    return sessions(requests)
 
 
 def _user(function: LocalLambda, experiment: Experiment, user: int, seed: int, begun: float) -> list[Request]:
@@ -55,16 +58,24 @@ def _user(function: LocalLambda, experiment: Experiment, user: int, seed: int, b
     service = lognormal(experiment.service, experiment.spread, f"{seed}/{user}")
     end = begun + seconds("lasts", experiment.lasts)
     answers: list[Request] = []
-    if not experiment.together:
-        time.sleep(next(waits))
-    while (asked := time.monotonic()) < end:
+
+    def comes_again() -> bool:
+        """Pause, unless the experiment is over before the pause is."""
+        pause = next(waits)
+        if time.monotonic() + pause >= end:
+            return False
+        time.sleep(pause)
+        return True
+
+    goes_on = experiment.together or comes_again()
+    while goes_on and (asked := time.monotonic()) < end:
         try:
             told = function.invoke({"user": user, "seconds": service("origin")}).value
         except Throttled:
             pass  # all containers are busy: the user tries again after a pause
         else:
             answers.append(Request(user, told["container"], told["tier"] == "l1", time.monotonic() - asked))
-        time.sleep(next(waits))
+        goes_on = comes_again()
     return answers
 
 

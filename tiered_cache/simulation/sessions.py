@@ -12,6 +12,7 @@ from math import nan
 from statistics import fmean, median
 from typing import TYPE_CHECKING, NamedTuple
 
+from tiered_cache._errors import ConfigurationError
 from tiered_cache._rules import Freshness
 from tiered_cache._units import Duration, seconds, whole
 from tiered_cache.simulation.fleet import Containers, Fleet
@@ -20,7 +21,7 @@ from tiered_cache.simulation.tiers import Tiers
 from tiered_cache.simulation.traffic import closed_loop, lognormal
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Sequence
+    from collections.abc import Hashable, Iterable, Sequence, Sized
 
     from tiered_cache.simulation.fleet import Container
     from tiered_cache.simulation.tiers import Tier
@@ -116,7 +117,7 @@ def sessions(requests: Iterable[Request]) -> Sessions:
 
 
 def simulated(experiment: Experiment, seed: int = 1) -> Sessions:
-    """The experiment in the simulator; the same seed gives the same result."""
+    """The experiment in the simulator; the same seed gives the same result. Raises ConfigurationError where nobody asked."""
     requests: list[Request] = []
 
     def watch(user: Hashable, container: Container, tier: Tier, now: float, ended: float) -> None:
@@ -132,7 +133,14 @@ def simulated(experiment: Experiment, seed: int = 1) -> Sessions:
     tiers = Tiers(Freshness(seconds("ttl", experiment.ttl)), seed=seed)
     service = lognormal(experiment.service, experiment.spread, seed)
     simulate(traffic, Fleet(experiment.containers, seed), tiers, service, watch)
+    check_that_somebody_asked(experiment, requests)
     return sessions(requests)
+
+
+def check_that_somebody_asked(experiment: Experiment, requests: Sized) -> None:
+    """Raises ConfigurationError where it was over before anybody's first request."""
+    if not len(requests):
+        raise ConfigurationError(f"lasts must be long enough for a request; nobody came to one in {experiment.lasts}")
 
 
 def expected_hit_rate(shares: Sequence[float], rate: float, ttl: Duration) -> float:

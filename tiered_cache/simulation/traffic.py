@@ -35,14 +35,15 @@ def pauses(user: int, pause: float, seed: object) -> Iterator[float]:
 
 
 def closed_loop(users: int, *, pause: Duration, lasts: Duration, together: bool = True, seed: object = 0) -> Traffic:
-    """Users that request, wait for the answer, pause, and so on until `lasts`; a user is the key of what it asks.
+    """Users that request, wait for the answer, pause, and so on; a user is the key of what it asks. None asks from `lasts` on.
 
-    together: all begin at once; otherwise each begins with a pause.
+    together: all begin at once; otherwise each begins with a pause, and comes to no request where that is longer.
     """
     end = seconds("lasts", lasts)
     each = seconds("pause", pause, zero=True)
     waits = [pauses(user, each, seed) for user in range(whole("users", users, least=1))]
-    due = sorted((0.0 if together else next(waiting), user) for user, waiting in enumerate(waits))
+    first = ((0.0 if together else next(waiting), user) for user, waiting in enumerate(waits))
+    due = sorted(one for one in first if one[0] < end)
     while due:
         now, user = due[0]
         answered = yield now, user
