@@ -319,7 +319,7 @@ def test_what_l2_confirms() -> None:
     here, other = Container(0, 0.0, 0.0), Container(1, 0.0, 0.0)
     tiers.read(here, "k", 0)
     for now in range(1, 51):
-        tiers.read(other, now, now)
+        tiers.read(here, f"{now}", now)  # so many that the L1 is swept, again and again
     assert (dict(tiers.sent), dict(tiers.confirmed), tiers.loaded["k"]) == ({}, {}, 1)
     for now, container in ((50, here), (60, other), (70, other), (90, here), (101, here), (105, here)):
         tiers.read(container, "k", now)
