@@ -101,6 +101,27 @@ def test_the_environment_is_lambdas_own(monkeypatch):
     assert value["client"] == {"a": "b"}
 
 
+def test_relative_folders_are_those_of_where_the_function_is_made(tmp_path, monkeypatch):
+    """The directory's and PYTHONPATH's, though the test goes elsewhere before the start and after it."""
+    for folder in ("src", "lib", "elsewhere", "farther"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "lib" / "of_the_test.py").write_text("PLACE = __file__\n")
+    code = "import os, of_the_test\n"
+    code += "def handler(event, context): return os.getcwd(), os.environ['LAMBDA_TASK_ROOT'], of_the_test.PLACE\n"
+    (tmp_path / "src" / "app.py").write_text(code)
+    kept = os.environ.get("PYTHONPATH")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["lib", *([kept] if kept else [])]))
+    expected = [str(tmp_path / place) for place in ("src", "src", "lib/of_the_test.py")]
+    monkeypatch.chdir(tmp_path)
+    fn = function("app.handler", directory="src")
+    monkeypatch.chdir("elsewhere")
+    with fn:
+        assert fn.invoke({}).value == expected
+        fn.containers[0].kill()
+        monkeypatch.chdir("../farther")
+        assert fn.invoke({}).value == expected
+
+
 def test_a_frozen_container_does_nothing():
     """A thread stands still between two events, and goes on with the second."""
     with function() as fn:
@@ -504,6 +525,15 @@ def test_large_events_answers_and_errors_pass():
         assert len(caught.value.message) == 500_000
 
 
+def test_a_clients_context_passes_up_to_lambdas_limit():
+    """3583 bytes in base64 are 2685 of JSON at most."""
+    with function() as fn:
+        longest = {"custom": {"a": "x" * (2685 - len('{"custom": {"a": ""}}'))}}
+        assert fn.invoke({}, client_context=longest).value["client"] == longest["custom"]
+        with pytest.raises(ConfigurationError, match="^client_context must be at most 3583 bytes"):
+            fn.invoke({}, client_context={"custom": {"a": longest["custom"]["a"] + "x"}})
+
+
 def test_an_answer_above_six_megabytes_is_refused():
     """Lambda's limit; the client takes the refusal for a reason to end."""
     with function() as fn:
@@ -717,10 +747,17 @@ def test_what_the_platform_sets_is_kept(name):
 def test_bad_calls_are_named():
     """An event that JSON cannot carry, a time that cannot be, more containers than there may be."""
     with function() as fn:
-        with pytest.raises(TypeError, match="event"):
-            fn.invoke({"set": {1}})
+        for wrong in ({"set": {1}}, float("nan"), {"most": float("inf")}):
+            with pytest.raises(TypeError, match="^event must be something that JSON can carry"):
+                fn.invoke(wrong)
+        with pytest.raises(TypeError, match="^client_context must be something that JSON can carry"):
+            fn.invoke({}, client_context=float("-inf"))
         for said, options in (
             ("event must be at most", {"event": "x" * (6 << 20)}),
+            (
+                "client_context must be at most 3583 bytes of base64, as it is sent; got 3584, of 2686 of JSON",
+                {"client_context": "x" * 2684},
+            ),
             ("timeout must be a finite duration above zero: .* got -1", {"timeout": -1}),
             ("tenant must be text: 1 to 256 letters, .* got 5", {"tenant": 5}),
             ("tenant must be text", {"tenant": "a\r\nX: b"}),

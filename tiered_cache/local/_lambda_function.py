@@ -19,8 +19,6 @@ Initialization: TypeAlias = Literal["on-demand", "provisioned-concurrency", "sna
 
 ACCOUNT = "123456789012"
 VERSION = "$LATEST"
-_INHERITED = ("PATH", "HOME", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
-"""Of the test's own environment, what a container's processes need to start here; nothing else gets to them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +31,7 @@ class Function:
     timeout: float
     memory: int
     environment: Mapping[str, str]
+    inherited: Mapping[str, str]
     initialization: Initialization
     processes: int
     freeze: bool
@@ -88,12 +87,11 @@ class Function:
 
     def variables(self, *, address: str, scratch: Path, stream: str) -> dict[str, str]:
         """The environment of a container's processes, `environment` on top of what Lambda sets."""
-        kept = {name: os.environ[name] for name in _INHERITED if name in os.environ}
         root = str(self.directory.resolve())
         version = self.python_version or f"{sys.version_info.major}.{sys.version_info.minor}"
         variables = {
-            **kept,
-            "PYTHONPATH": os.pathsep.join(filter(None, (root, kept.get("PYTHONPATH")))),
+            **self.inherited,
+            "PYTHONPATH": os.pathsep.join(filter(None, (root, self.inherited.get("PYTHONPATH")))),
             "LANG": "en_US.UTF-8",
             "TZ": ":UTC",
             "TMPDIR": str(scratch),

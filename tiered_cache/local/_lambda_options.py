@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -14,6 +15,8 @@ from tiered_cache._units import seconds, shown
 
 MOST_BYTES = 6 << 20
 """Of a synchronous invocation's event (Developer Guide, "Lambda quotas")."""
+MOST_CONTEXT = 3583
+"""Bytes of a client's context in base64 (API reference, Invoke)."""
 LONGEST = 900
 """Seconds that an invocation may have at most (ibid.)."""
 LEAST_MEMORY, MOST_MEMORY = 128, 10_240
@@ -40,10 +43,26 @@ region, which it keeps too, are a function's own here: they lead to local servic
 """
 
 
+_INHERITED = ("HOME", "PYTHONDONTWRITEBYTECODE")
+_INHERITED_FOLDERS = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH")
+"""Of the test's own environment, what a container's processes need to start here; nothing else gets to them."""
+
+
+def inherited() -> dict[str, str]:
+    """What the containers' processes have of this one's environment. Folders are as seen from here: those processes have
+    another working directory, and this one may get another.
+    """
+    kept = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+    for name in _INHERITED_FOLDERS:
+        if folders := os.environ.get(name):
+            kept[name] = os.pathsep.join(str(Path(one).absolute()) for one in folders.split(os.pathsep))
+    return kept
+
+
 def folder(name: str, given: object) -> Path:
-    """A path. Raises ConfigurationError."""
+    """A path, as seen from here. Raises ConfigurationError."""
     if isinstance(given, str | os.PathLike):
-        return Path(os.fsdecode(given))
+        return Path(os.fsdecode(given)).absolute()
     raise ConfigurationError(f"{name} must be the path of a folder; got {shown(given)}")
 
 
@@ -96,9 +115,19 @@ def commands(given: object) -> list[list[str]]:
 def encoded(name: str, value: Any) -> bytes:
     """`value` as JSON. Raises TypeError, naming the argument, where JSON cannot carry it; ConfigurationError if too long."""
     try:
-        text = json.dumps(value).encode()
+        text = json.dumps(value, allow_nan=False).encode()
     except (TypeError, ValueError) as error:
         raise TypeError(f"{name} must be something that JSON can carry: {error}") from error
     if len(text) > MOST_BYTES:
         raise ConfigurationError(f"{name} must be at most {MOST_BYTES} bytes of JSON; got {len(text)}")
+    return text
+
+
+def client_context(given: Any) -> bytes | None:
+    """The client's context as JSON, or None. Raises as `encoded` does."""
+    text = None if given is None else encoded("client_context", given)
+    if text is not None and (sent := len(base64.b64encode(text))) > MOST_CONTEXT:
+        raise ConfigurationError(
+            f"client_context must be at most {MOST_CONTEXT} bytes of base64, as it is sent; got {sent}, of {len(text)} of JSON"
+        )
     return text

@@ -149,7 +149,8 @@ class LocalLambda:
 
     `containers`: how many at most, Lambda's reserved concurrency. `timeout`: seconds, or such as `"3s"`, 15 minutes at
     most. `memory`: megabytes, told to the function only. `environment`: variables on top of Lambda's, such as
-    `services.environment()`; nothing but PATH, PYTHONPATH and the like comes from this process. `routing`: which idle
+    `services.environment()`; nothing but PATH, PYTHONPATH and the like comes from this process. Relative folders, there
+    and as `directory`, are those of the working directory in which the function is made. `routing`: which idle
     container gets an event: `"newest"` or `"oldest"` made, most `"recent"` in use or most `"rested"`, `"random"` by
     `seed`, or a callable that chooses from a list of `Container`. AWS does not say which it is.
 
@@ -197,6 +198,7 @@ class LocalLambda:
             timeout=checked.function_seconds("timeout", timeout),
             memory=memory,
             environment=checked.variables({} if environment is None else environment),
+            inherited=checked.inherited(),
             initialization=initialization,
             processes=processes,
             freeze=freeze,
@@ -289,7 +291,7 @@ class LocalLambda:
             checked.encoded("event", event),
             timeout=self._function.timeout if timeout is None else checked.function_seconds("timeout", timeout),
             tenant=checked.tenant_id(tenant),
-            client_context=None if client_context is None else checked.encoded("client_context", client_context),
+            client_context=checked.client_context(client_context),
             keeper=keeper.ident,
         )
         keeper.ask(lambda: fleet.begin(invocation, wait=wait))
