@@ -160,9 +160,9 @@ def chosen(paths=(), form=None, limit=None, sizes=None, *, quick):
     """
     most = limit or (8_000 if quick else traces.MOST)
     found = [traces.read(path, form, most) for path in paths]
-    names = Counter(path.name for path in paths)
+    names = Counter(trace.name for trace in found)
     named = [
-        trace if names[trace.name] == 1 else trace._replace(name=str(path))
+        trace if names[trace.name] == 1 else trace._replace(name=traces.printable(path))
         for path, trace in zip(paths, found, strict=True)
     ]
     made = () if paths else (make(limit or min(most, 60_000)) for make in traces.MADE)

@@ -57,8 +57,12 @@ def read(path, form=None, limit=MOST):
         raise ValueError(f"{path} cannot be read as {form}: {error}") from error
     if not keys:
         raise ValueError(f"{path} holds no access")
-    name = path.name.encode("utf-8", errors="backslashreplace").decode()  # any bytes are a name, and it is to be shown
-    return Trace(name, keys, sizes)
+    return Trace(printable(path.name), keys, sizes)
+
+
+def printable(path):
+    """The path as text that can be shown: what of it is none, for any bytes are a name, is written as its escape."""
+    return str(path).encode("utf-8", errors="backslashreplace").decode()
 
 
 def format_of(path, form=None):

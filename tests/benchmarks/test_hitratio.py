@@ -9,7 +9,6 @@ import sys
 import tracemalloc
 from collections import OrderedDict
 from itertools import combinations
-from pathlib import Path
 from random import Random
 
 import pytest
@@ -68,13 +67,18 @@ def test_an_access_log_is_read_in_the_order_of_time(tmp_path, times, columns):
 
 
 def test_a_file_may_be_called_any_bytes(tmp_path):
-    """Its name stands in all that is shown, so it becomes one that can be."""
-    file = Path(os.fsdecode(os.fsencode(tmp_path) + b"/bad\xff.txt"))
+    """Its name stands in all that is shown, so it becomes one that can be; and its path, where two have that name."""
+    (tmp_path / "folder").mkdir()
+    name = os.fsdecode(b"bad\xff.txt")
+    files = [tmp_path / name, tmp_path / "folder" / name]
     try:
-        file.write_text("a\n", encoding="utf-8")
+        for file in files:
+            file.write_text("a\n", encoding="utf-8")
     except OSError as error:
         pytest.skip(f"no such name can be here: {error}")
-    assert traces.read(file).name == "bad\\udcff.txt"
+    told = f"{tmp_path}/bad\\udcff.txt", f"{tmp_path}/folder/bad\\udcff.txt"
+    assert [trace.name for trace in hitratio.chosen(files, quick=True)] == [*told]
+    assert [trace.name for trace in hitratio.chosen(files[:1], quick=True)] == ["bad\\udcff.txt"]
 
 
 def test_a_file_may_begin_with_the_mark_of_its_encoding(tmp_path):
