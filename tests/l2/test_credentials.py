@@ -10,6 +10,7 @@ import sys
 import threading
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from queue import Queue
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote
 
@@ -22,6 +23,8 @@ from rig import TLSServer, wait_until, within
 
 from tiered_cache import ConfigurationError, RedisTier
 from tiered_cache._l2.credentials import MAX_AGE
+from tiered_cache._l2.faults import Failure, Unavailable
+from tiered_cache._l2.link import Deadline, _Attempt
 from tiered_cache.adapters.elasticache import ElastiCacheIAM
 from tiered_cache.local.cluster import ValkeyCluster, ValkeySentinel
 from tiered_cache.local.valkey import ask
@@ -197,17 +200,23 @@ def test_a_provider_that_fails_is_a_failure_of_l2(
     assert rig.recovers()
 
 
+class Slow(Provider):
+    """Answers when the test says so."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.is_asked, self.answers = threading.Event(), threading.Event()
+
+    def get_credentials(self) -> Any:
+        super().get_credentials()
+        self.is_asked.set()
+        assert self.answers.wait(60)
+        return self.given
+
+
 def test_a_provider_that_hangs_ends_at_the_timeout(rig_of: RigOf, server: ValkeyServer) -> None:
     """It is asked within the call's own time, in one thread at most; what it gives too late opens no connection for long."""
     admit(server, "first")
-    answers = threading.Event()
-
-    class Slow(Provider):
-        def get_credentials(self) -> Any:
-            super().get_credentials()
-            assert answers.wait(60)
-            return self.given
-
     provider = Slow("app", "first")
     rig = rig_of(url(server), server.url, credentials=provider)
     for _ in range(2):
@@ -216,9 +225,41 @@ def test_a_provider_that_hangs_ends_at_the_timeout(rig_of: RigOf, server: Valkey
         rig.clock.advance(31)
     wait_until(lambda: provider.asked > 0)
     assert (rig.errors, provider.asked) == ({"timeout": 2}, 1)
-    answers.set()
+    provider.answers.set()
     wait_until(lambda: not any(thread.name == "tiered_cache-connect" for thread in threading.enumerate()))
     assert rig.recovers()
+
+
+def test_who_waits_for_a_provider_is_told_so(rig_of: RigOf, server: ValkeyServer) -> None:
+    """Nothing in it leads to TLS, as the words for a server that does not answer do."""
+    admit(server, "first")
+    provider = Slow("app", "first")
+    tier = rig_of(url(server), server.url, credentials=provider).tier
+    slot = threading.Lock()
+    assert slot.acquire()
+    attempt = _Attempt(tier.address.maker(60), Deadline(60, 0.0), slot)  # whose time is up
+    assert provider.is_asked.wait(60)
+    with pytest.raises(Unavailable, match="^the provider of the credentials was too slow$") as caught:
+        attempt.result()
+    assert caught.value.failure is Failure.TIMEOUT
+    provider.answers.set()
+    wait_until(lambda: isinstance(attempt.late(), TimeoutError))
+
+
+def test_who_waits_behind_another_for_a_provider_is_told_so(rig_of: RigOf, server: ValkeyServer) -> None:
+    """There is one attempt to connect at a time."""
+    admit(server, "first")
+    provider = Slow("app", "first")
+    rig = rig_of(url(server), server.url, credentials=provider)
+    link, replies = rig.tier.link(), Queue[object]()
+    first = threading.Thread(target=lambda: replies.put(link.call([(b"PING",)], rig.clock(), 60)))
+    first.start()
+    assert provider.is_asked.wait(60)
+    with pytest.raises(Unavailable, match="^the provider of the credentials was too slow$"):
+        link.call([(b"PING",)], rig.clock(), 0.0)
+    provider.answers.set()
+    first.join(60)
+    assert replies.get_nowait() == [b"PONG"]
 
 
 @pytest.mark.parametrize(

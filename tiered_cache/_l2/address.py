@@ -349,8 +349,8 @@ def _maker(kind: type[Any], options: dict[str, Any], timeout: float) -> Callable
     known = signature(AbstractConnection.__init__).parameters
     for name in ("driver_info",) if "driver_info" in known else ("lib_name", "lib_version"):
         how[name] = None  # no CLIENT SETINFO, which would be two messages more
-    provider = options.get("credential_provider")
-    if provider is not None:
-        how["credential_provider"] = Asked(provider)
     bounded = deadline_connection(kind)
-    return lambda **place: bounded(**(options | how | place))
+    provider = options.get("credential_provider")
+    if provider is None:
+        return lambda **place: bounded(**(options | how | place))
+    return lambda **place: bounded(**(options | how | place | {"credential_provider": Asked(provider)}))

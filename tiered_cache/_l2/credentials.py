@@ -16,6 +16,8 @@ MAX_AGE = 11 * 3600.0
 It is not spread: a connection's age counts from its own beginning, which containers do not share.
 """
 
+TOO_SLOW = "the provider of the credentials was too slow"
+
 
 class CredentialProvider(Protocol):
     """As redis-py's. It is asked once for each connection, from a thread of its own, within the call's time limit.
@@ -30,21 +32,26 @@ class CredentialProvider(Protocol):
 
 
 class Asked:
-    """A provider as a connection is to see it: what is wrong with it is told apart from what the server says."""
+    """A provider as one connection is to see it: what is wrong with it is told apart from what the server says."""
 
     def __init__(self, provider: CredentialProvider) -> None:
         self._provider = provider
+        self.is_under_way = False
+        """Whether the connection waits for the provider, and for nobody else."""
 
     def get_credentials(self) -> tuple[str | bytes, ...]:
         """What the provider gives. Raises Unavailable, in whose text nothing stands that the provider said."""
+        self.is_under_way = True
         try:
             given: Any = self._provider.get_credentials()
         except TimeoutError:
-            raise Unavailable(Failure.TIMEOUT, "the provider of the credentials was too slow") from None
+            raise Unavailable(Failure.TIMEOUT, TOO_SLOW) from None
         except BaseException as error:  # noqa: BLE001  # nobody else is in this thread
             own = f": {error}" if isinstance(error, TieredCacheError) else ""
             hint = f"the provider of the credentials raised {type(error).__name__}{own}"
             raise Unavailable(Failure.AUTH, hint) from None
+        finally:
+            self.is_under_way = False
         if isinstance(given, tuple) and len(given) in (1, 2) and all(isinstance(part, str | bytes) for part in given):
             return given
         raise Unavailable(Failure.AUTH, "the provider of the credentials gave no (user, password), nor a (password,)")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import ResponseError
 
+from tiered_cache._l2.credentials import TOO_SLOW
 from tiered_cache._l2.faults import Failure, Unavailable, classify, classify_connecting
 from tiered_cache._l2.scripts import in_full
 
@@ -117,6 +118,7 @@ class Link:
         self._max_age = max_age
         self._idle: deque[Any] = deque()
         self._connecting = threading.Lock()
+        self._attempt: _Attempt | None = None  # the one under way, or the last that came to nothing
         self.connects = 0
 
     def call(self, commands: Sequence[Command], now: float, limit: float | None = None) -> list[Any]:
@@ -244,9 +246,12 @@ class Link:
         """
         slot = self._connecting
         if not slot.acquire(timeout=max(0.0, ends - time.monotonic())):
-            raise TimeoutError("an earlier attempt to connect still hangs")
+            raise TimeoutError("an earlier attempt to connect hangs") if self._attempt is None else self._attempt.late()
         home = self._idle  # that of now: who drops all connections meanwhile means this one too
-        connection = _Attempt(self._make, Deadline(self._timeout, ends), slot).result()
+        self._attempt = attempt = _Attempt(self._make, Deadline(self._timeout, ends), slot)
+        connection = attempt.result()
+        if self._attempt is attempt:
+            self._attempt = None
         connection.home, connection.made_at = home, now
         self.connects += 1
         return connection
@@ -297,7 +302,8 @@ class _Attempt:
         self._done = threading.Event()
         self._lock = threading.Lock()
         self._abandoned = False
-        self._connection: Any = None
+        self._made: Any = None
+        self._connection: Any = None  # the same, once it is open
         self._error: Unavailable | None = None
         try:
             threading.Thread(target=self._run, name="tiered_cache-connect", daemon=True).start()
@@ -308,7 +314,7 @@ class _Attempt:
     def _run(self) -> None:
         connection = None
         try:
-            connection = self._make()
+            connection = self._made = self._make()
             connection.deadline = self._deadline
             connection.connect()
             with self._lock:
@@ -324,12 +330,18 @@ class _Attempt:
             self._done.set()
 
     def result(self) -> Any:
-        """The connection, once there. Raises Unavailable, or TimeoutError at the deadline."""
+        """The connection, once there. Raises Unavailable, or TimeoutError where that is for the deadline."""
         if not self._done.wait(max(0.0, self._deadline.at - time.monotonic())):
             with self._lock:
                 self._abandoned = self._connection is None
             if self._abandoned:
-                raise TimeoutError("connecting took longer than the timeout")
+                raise self.late()
         if self._error is not None:
             raise self._error
         return self._connection
+
+    def late(self) -> Exception:
+        """What is to be raised by who can wait for it no longer."""
+        if getattr(getattr(self._made, "credential_provider", None), "is_under_way", False):
+            return Unavailable(Failure.TIMEOUT, TOO_SLOW)
+        return TimeoutError("connecting takes longer than the timeout")
