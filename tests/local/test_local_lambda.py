@@ -18,8 +18,10 @@ from pathlib import Path
 import pytest
 
 from tiered_cache import ConfigurationError
-from tiered_cache.local import LocalLambda, ServiceUnavailable, awslambda
+from tiered_cache.local import LocalLambda, ServiceUnavailable, _lambda_life, awslambda
 from tiered_cache.local._lambda_fleet import RULES
+from tiered_cache.local._lambda_http import ApiServer
+from tiered_cache.local._lambda_invocation import Invocation
 from tiered_cache.local._lambda_options import RESERVED
 from tiered_cache.local._process import poll
 from tiered_cache.local.awslambda import (
@@ -324,10 +326,21 @@ def refuses(host: str, port: int) -> bool:
     return False
 
 
-@pytest.mark.parametrize("turns", range(1, 12))
-def test_a_container_killed_at_any_step_of_its_start_leaves_nothing_behind(turns):
-    """Before it listens, before its process is ordered, before that is known to be there."""
-    with function() as fn:
+@pytest.mark.parametrize("how", ["killed", "ended"])
+@pytest.mark.parametrize("turns", [1, 2, 3, 4, 5, 7, 11])
+@pytest.mark.parametrize("slower", [0, 30])
+def test_a_container_ended_at_any_step_of_its_start_leaves_nothing_behind(slower, turns, how, monkeypatch):
+    """Before it listens, before its process is ordered, before that is known to be there; `slower`: after it has ended."""
+    start = ApiServer.start
+
+    async def start_slower(self: ApiServer) -> None:
+        await start(self)
+        for _ in range(slower):
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(ApiServer, "start", start_slower)
+    monkeypatch.setattr(_lambda_life, "SHUTDOWN_GRACE", 0.0)  # an extension that has not registered hears of no end
+    with function(extensions=[["sleep", "600"]]) as fn:
         fleet, lives = fn._fleet, []
 
         async def start_and_kill() -> None:
@@ -336,7 +349,8 @@ def test_a_container_killed_at_any_step_of_its_start_leaves_nothing_behind(turns
                 await asyncio.sleep(0)
             for environment in fleet.environments:
                 lives.append(environment._life)
-                environment.kill()
+                if how == "killed":
+                    environment.kill()
                 await environment.end()
             with suppress(LambdaError):
                 await starting
@@ -345,7 +359,6 @@ def test_a_container_killed_at_any_step_of_its_start_leaves_nothing_behind(turns
         assert not fleet._processes._known
         for life in filter(None, lives):
             assert not life._server.address or refuses(*life._server.address.split(":"))
-        assert fn.invoke({}).container == len(fleet.environments)
 
 
 def test_a_container_killed_on_its_way_up_stays_dead(tmp_path):
@@ -407,6 +420,23 @@ def test_an_event_that_meets_a_death_hears_of_it():
         with pytest.raises(ContainerCrashed, match="signal 9"):
             running.result(WAIT)
         assert fn.invoke({}).cold
+
+
+def test_an_event_that_meets_a_hanging_up_hears_of_it():
+    """In the very turn in which the connection is over, and the runtime's call of `next` has not been left yet."""
+    with function(freeze=False) as fn:
+        fn.invoke({})
+        fn.settle(WAIT)
+        invocation = Invocation(b"{}", timeout=WAIT, tenant=None, client_context=None, keeper=fn._keeper.ident)
+
+        async def meet() -> None:
+            fn._fleet.begin(invocation, wait=False)  # whose first step comes before what the next line brings about
+            fn._fleet.environments[0]._life.seats[0].given.cancel()
+
+        fn._keeper.call(meet)
+        error = invocation.answer.exception(WAIT)  # none where the client asks again on another connection
+        assert error is None or isinstance(error, ContainerCrashed)
+        assert fn.invoke({}, wait=True).container == 1
 
 
 def test_an_init_that_fails_is_tried_once_more_and_reported(tmp_path):
