@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import signal
-import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -108,15 +106,10 @@ def simulate(given: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         runs = iter(list(told(mapped(pays, tasks), len(tasks), "from which traffic on a Redis pays")))
     answers = [_answer_of(case, [next(runs) for _ in seeds], low, high) for case in asked]
     notes = list(_notes(found, trace))
-    try:
-        if given.json:
-            print(json.dumps(_as_json(found, answers, prices, notes), indent=1))
-        else:
-            _show(found, answers, prices, notes)
-        sys.stdout.flush()
-    except BrokenPipeError:  # who reads it has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else it is tried again when Python ends
-        return 1
+    if given.json:
+        print(json.dumps(_as_json(found, answers, prices, notes), indent=1))
+    else:
+        _show(found, answers, prices, notes)
     return 0
 
 
