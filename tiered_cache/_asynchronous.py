@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from tiered_cache._cache import TieredCache
 from tiered_cache._errors import OriginError
 from tiered_cache._forks import ForkSafe
-from tiered_cache._load import check_batch_loader, run_batch_loader
-from tiered_cache._options import check_key, check_loader
+from tiered_cache._load import run_batch_loader
+from tiered_cache._options import check_batch_loader, check_key, check_loader
 from tiered_cache._values import MISSING
 from tiered_cache._waits import WAITS, acting_for
 from tiered_cache._whose import goes_on

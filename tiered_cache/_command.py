@@ -10,7 +10,7 @@ from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from tiered_cache._errors import ConfigurationError, TieredCacheError
+from tiered_cache._errors import TieredCacheError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -148,14 +148,12 @@ TYPED = {"lasts": "seconds", "most": "containers", "cold_start": "cold-start"}
 
 
 def _sessions(given: argparse.Namespace) -> int:
+    from tiered_cache._simulate_options import as_typed
     from tiered_cache._units import whole
 
     seeds = range(given.seed, given.seed + whole("repeat", given.repeat, least=1))
-    try:
+    with as_typed(TYPED):
         found = _found(given, seeds)
-    except ConfigurationError as error:
-        argument, _, wrong = str(error).partition(" ")
-        raise ConfigurationError(f"{TYPED.get(argument, argument)} {wrong}") from error
     if given.json:
         print(json.dumps({where: [_as_json(run) for run in runs] for where, runs in found.items()}, indent=2))
         return 0

@@ -106,10 +106,7 @@ def run_loader(loader: Any, context: LoadContext) -> Loaded | Outcome | Pending:
         return given
     if (absence := absence_of(given)) is not None:
         raise absence
-    if isinstance(given, Loaded):
-        checked_value(given.value)
-        return given
-    return Loaded(checked_value(given))
+    return loaded_of(given)
 
 
 def run_batch_loader(loader: Any, keys: Sequence[str], context: BatchContext) -> Any:
@@ -118,20 +115,19 @@ def run_batch_loader(loader: Any, keys: Sequence[str], context: BatchContext) ->
     return load(keys, context) if callable(load) else loader(keys)
 
 
-def check_batch_loader(loader: object) -> None:
-    """Refuse what cannot load many keys: neither callable nor an object with `load_many(keys, context)`. Raises TypeError."""
-    if not callable(loader) and not callable(getattr(loader, "load_many", None)):
-        raise TypeError(
-            "loader must be a callable of the missing keys that gives a mapping, or an object with "
-            f"load_many(keys, context); got {shown(loader)}"
-        )
-
-
 def absence_of(given: Any) -> NotFound | None:
     """The NotFound that `given` is, or is the class of; None where it is a value."""
     if isinstance(given, NotFound):
         return given
     return given() if isinstance(given, type) and issubclass(given, NotFound) else None
+
+
+def loaded_of(given: Any) -> Loaded:
+    """What a loader gave, a bare value wrapped. Raises TypeError for what is no value."""
+    if isinstance(given, Loaded):
+        checked_value(given.value)
+        return given
+    return Loaded(checked_value(given))
 
 
 def checked_value(value: Any) -> Any:

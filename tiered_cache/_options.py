@@ -282,3 +282,12 @@ def check_loader(loader: object, *, asynchronous: bool = False) -> None:
         if wants_context:
             wanted, hint = "load(context) must take the context alone", ""
         raise TypeError(f"{wanted}: bind what it needs, for example with lambda: fetch(customer_id){hint}")
+
+
+def check_batch_loader(loader: object) -> None:
+    """Refuse what cannot load many keys: neither callable nor an object with `load_many(keys, context)`. Raises TypeError."""
+    if not callable(loader) and not callable(getattr(loader, "load_many", None)):
+        raise TypeError(
+            "loader must be a callable of the missing keys that gives a mapping, or an object with "
+            f"load_many(keys, context); got {shown(loader)}"
+        )

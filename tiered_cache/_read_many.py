@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from tiered_cache._errors import NotFound, OriginMalformed
 from tiered_cache._keeping import Begun
-from tiered_cache._load import Call, absence_of, check_batch_loader, checked_value, is_passing, run_batch_loader
-from tiered_cache._options import check_key, refuse_options
+from tiered_cache._load import Call, absence_of, is_passing, loaded_of, run_batch_loader
+from tiered_cache._options import check_batch_loader, check_key, refuse_options
 from tiered_cache._read_through import REASONS, ReadThrough
 from tiered_cache._reply import Claim, Filled, Right
 from tiered_cache._rules import Move, Verdict, judge, kept_for, longest
@@ -359,6 +359,4 @@ def _checked_value(given: Any) -> Loaded | NotFound:
         return absence
     if isinstance(given, Outcome | Pending):
         raise TypeError("a batch loader gives values: 'not modified' and 'pending' are for loaders of one key")
-    loaded = given if isinstance(given, Loaded) else Loaded(given)
-    checked_value(loaded.value)
-    return loaded
+    return loaded_of(given)

@@ -6,6 +6,7 @@ import argparse
 import csv
 import itertools
 import os
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -20,7 +21,7 @@ from tiered_cache.simulation.scenario import Scenario
 from tiered_cache.simulation.tiers import COHERENCES, REFRESHES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator, Mapping
 
     from tiered_cache._units import Duration
     from tiered_cache.simulation.recorded import Recorded
@@ -137,13 +138,20 @@ def cases(
         for option, _, value in combination:
             setattr(varied, option, value)
         name = ", ".join(f"{option.replace('_', '-')} {text}" for option, text, _ in combination)
-        try:
+        with as_typed(TYPED):
             found.append(_case(name, varied, trace))
-        except ConfigurationError as error:
-            argument, _, wrong = str(error).partition(" ")
-            raise ConfigurationError(f"{TYPED.get(argument, argument)} {wrong}") from error
     _refuse_unused_timings(given, axes)
     return found
+
+
+@contextmanager
+def as_typed(options: Mapping[str, str]) -> Generator[None]:
+    """Name what is refused here as the option that it was typed as: `options` by the names that it has here."""
+    try:
+        yield
+    except ConfigurationError as error:
+        argument, _, wrong = str(error).partition(" ")
+        raise ConfigurationError(f"{options.get(argument, argument)} {wrong}") from error
 
 
 def _refuse_what_is_passed_over(given: argparse.Namespace, axes: Axes) -> None:

@@ -72,13 +72,14 @@ class Waits(ForkSafe):
         """This thread waits for what runs in the event loop of that thread, and so behind whatever holds that up."""
         me = threading.get_ident()
         with self._lock:
-            self._behind.setdefault(loop_thread, set()).add(me)
+            waiting = self._behind.setdefault(loop_thread, set())
+            waiting.add(me)
         try:
             yield
         finally:
             with self._lock:
-                self._behind.get(loop_thread, set()).discard(me)
-                if not self._behind.get(loop_thread):
+                waiting.discard(me)
+                if not waiting:
                     self._behind.pop(loop_thread, None)
 
     def begin(self, flight: Flight[Any]) -> None:

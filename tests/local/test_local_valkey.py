@@ -18,7 +18,7 @@ from redis.retry import Retry
 
 from tiered_cache import local
 from tiered_cache.local import ServiceUnavailable, ValkeyServer
-from tiered_cache.local._process import PORTS, poll
+from tiered_cache.local._process import PORTS, free_port, poll
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -239,3 +239,28 @@ def test_no_two_processes_take_the_same_ports() -> None:
         for one in ran:
             one.communicate("\n", timeout=WAIT)
     assert [60, 60, 120] == [len(set(given[0])), len(set(given[1])), len(set(given[0] + given[1]))]
+
+
+def test_the_ports_of_a_process_are_its_own_while_it_lives() -> None:
+    """Of two that have but one block between them, the second finds none until the first has ended."""
+    first = free_port()
+    while (second := free_port()) != first + 1:
+        first = second
+    program = (
+        "from tiered_cache.local import _process\n"
+        f"_process.BLOCK, _process.PORTS = 3, range({first}, {first + 3})\n"
+        "print(_process.free_port(), flush=True)\n"
+        "input()"
+    )
+    command, pipes = (
+        [sys.executable, "-c", program],
+        {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True},
+    )
+    with subprocess.Popen(command, stdin=subprocess.PIPE, **pipes) as one:
+        try:
+            assert one.stdout is not None
+            assert str(second) == one.stdout.readline().strip()
+            assert "no 3 ports in a row are free" in subprocess.run(command, input="\n", **pipes, check=False).stderr
+        finally:
+            one.communicate("\n", timeout=WAIT)
+    assert str(second) == subprocess.run(command, input="\n", **pipes, check=False).stdout.strip()
